@@ -1,0 +1,37 @@
+"""What can go wrong, said in one line to a person."""
+
+import importlib
+from types import ModuleType
+
+
+class MienError(Exception):
+    """The base of every error that mien raises on purpose; its text is meant to be shown as it is."""
+
+
+class ReadError(MienError):
+    """A source that could not be read: `source` names it, `reason` says why."""
+
+    def __init__(self, source: object, reason: str):
+        super().__init__(f"{source}: {reason}")
+        self.source, self.reason = str(source), reason
+
+    def __reduce__(self):
+        return type(self), (self.source, self.reason)
+
+
+class CheckpointError(MienError):
+    """A model file that is not what it says, or not what was asked for."""
+
+
+class MissingExtra(MienError):
+    """A part of mien whose packages are not installed."""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import `module`, or say which extra of mien brings it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise  # the package is there, and something inside it is broken
+        raise MissingExtra(f'this needs {module.partition(".")[0]}: pip install "mien[{extra}]"') from error
