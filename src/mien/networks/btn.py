@@ -1,0 +1,145 @@
+"""BTN, the Batch Transformer network: POSTER++ with multi-level attention, and in training a batch branch."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from mien.networks.ir50 import IR50
+from mien.networks.mobilefacenet import MobileFaceNet
+from mien.networks.poster import Poster
+from mien.nn.class_batch_attention import BatchTransformer
+from mien.nn.grid import to_tokens
+from mien.nn.multi_level_attention import LevelAttention
+
+Encoding = Literal["learned", "sinusoidal", "scalar", "none"]
+
+
+class BTN(Poster):
+    """Images (B, 3, 112, 112) -> logits (B, C), of the ViT alone.
+
+    Between POSTER++'s levels and its tokens stands multi-level attention: low asks mid, the result asks high. In
+    training the batch transformer adds two sets of logits, `bt` and `cba`, computed across the batch, and
+
+        L = λ · L_vit + L_bt + L_cba
+
+    The size of the batch is the size of that attention: at least 64 is advised, and a batch of one has nobody to ask.
+
+    Certain: the order of the parts, the loss, `bt = cba + logits`, inference by the ViT alone. *Inferred*: that the ViT
+    still reads 147 tokens (`vit_tokens="fused49"`: the 49 of the fused map), λ = 2 (the paper studies 1 to 3), and what
+    `LevelAttention`, `BatchTransformer` and `ClassEncoding` say of themselves. `mla="none"` leaves the levels alone,
+    `bt=False` leaves the batch alone.
+
+    Paper: Her et al., Batch Transformer, arXiv 2407.04218; IEEE Access 13, 2025. Reference: README of
+    SeoulTech-HCIRLab/BTN.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        dims: Sequence[int] = (64, 128, 256),
+        head_dim: int = 32,
+        mla: Literal["levels", "none"] = "levels",
+        mla_residual: Literal["both", "query"] = "both",
+        mla_gate_lower: bool = False,
+        mla_init_values: float | None = None,
+        vit_tokens: Literal["levels147", "fused49"] = "levels147",
+        bt: bool = True,
+        bt_encoding: Encoding = "learned",
+        bt_shared: bool = False,
+        bt_value_softmax: bool = False,
+        bt_detach_value: bool = False,
+        vit_loss_weight: float = 2.0,
+        **poster,
+    ):
+        if mla not in ("levels", "none"):
+            raise ValueError(f"mla must be 'levels' or 'none', not {mla!r}")
+        if vit_tokens not in ("levels147", "fused49"):
+            raise ValueError(f"vit_tokens must be 'levels147' or 'fused49', not {vit_tokens!r}")
+        num_tokens = 147 if vit_tokens == "levels147" else 49
+        super().__init__(num_classes=num_classes, dims=dims, head_dim=head_dim, num_tokens=num_tokens, **poster)
+        low, mid, high = dims
+        options = {"residual": mla_residual, "gate_lower": mla_gate_lower, "init_values": mla_init_values}
+        self.mla_mid = self.mla_high = self.batch_transformer = None
+        if mla == "levels":
+            self.mla_mid = LevelAttention(low, mid, mid // head_dim, **options)
+            self.mla_high = LevelAttention(mid, high, high // head_dim, **options)
+        if vit_tokens == "fused49":
+            self.embed_low = self.embed_mid = None
+        if bt:
+            self.batch_transformer = BatchTransformer(
+                high,
+                num_classes,
+                encoding=bt_encoding,
+                shared=bt_shared,
+                value_softmax=bt_value_softmax,
+                detach_value=bt_detach_value,
+            )
+        self.loss_weights = {"vit": vit_loss_weight, "bt": 1.0, "cba": 1.0} if bt else {"vit": 1.0}
+
+    def fuse(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        low, mid, high = self.levels(images)
+        if self.mla_mid is not None:
+            mid = self.mla_mid(low, mid)
+            high = self.mla_high(mid, high)
+        tokens = to_tokens(self.embed_high(high)) if self.embed_low is None else self.embed(low, mid, high)
+        return tokens, high
+
+    def training_logits(self, images: Tensor) -> dict[str, Tensor]:
+        tokens, fused = self.fuse(images)
+        logits = self.vit(tokens)
+        if self.batch_transformer is None:
+            return {"vit": logits}
+        return {"vit": logits, **self.batch_transformer(fused, logits)}
+
+
+def btn(
+    *,
+    num_classes: int = 7,
+    mla: Literal["levels", "none"] = "levels",
+    mla_residual: Literal["both", "query"] = "both",
+    mla_gate_lower: bool = False,
+    mla_init_values: float | None = None,
+    vit_tokens: Literal["levels147", "fused49"] = "levels147",
+    bt: bool = True,
+    bt_encoding: Encoding = "learned",
+    bt_shared: bool = False,
+    bt_value_softmax: bool = False,
+    bt_detach_value: bool = False,
+    vit_loss_weight: float = 2.0,
+    freeze_landmarks: bool = True,
+    landmark_bn_train: bool = False,
+) -> BTN:
+    """BTN at the size of POSTER++ and 1.36 M parameters more: IR-50 and a frozen MobileFaceNet."""
+    return BTN(image=IR50(), landmarks=MobileFaceNet("prelu"), **locals())
+
+
+def btn_mobile(
+    *,
+    num_classes: int = 8,
+    mla: Literal["levels", "none"] = "levels",
+    mla_residual: Literal["both", "query"] = "both",
+    mla_gate_lower: bool = False,
+    mla_init_values: float | None = None,
+    vit_tokens: Literal["levels147", "fused49"] = "levels147",
+    bt: bool = True,
+    bt_encoding: Encoding = "learned",
+    bt_shared: bool = False,
+    bt_value_softmax: bool = False,
+    bt_detach_value: bool = False,
+    vit_loss_weight: float = 2.0,
+) -> BTN:
+    """BTN at the size of a phone, ours: two trained MobileFaceNets, levels 32/64/96, a ViT of one block 128 wide."""
+    return BTN(
+        image=MobileFaceNet("relu6"),
+        landmarks=MobileFaceNet("relu6"),
+        dims=(32, 64, 96),
+        adapt_kernel=1,
+        embed_dim=128,
+        depth=1,
+        num_heads=4,
+        drop_path=(0.0, 0.0, 0.0),
+        freeze_landmarks=False,
+        **locals(),
+    )

@@ -1,0 +1,75 @@
+"""MobileFaceNet as a trunk: three levels of feature maps, no embedding."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+
+class Unit(nn.Sequential):
+    """Convolution without bias, batch norm, and an activation or none."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, groups: int = 1, act: str | None = None):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(c_out)
+        if act == "prelu":
+            self.act = nn.PReLU(c_out)
+        elif act is not None:
+            self.act = {"relu": nn.ReLU, "relu6": nn.ReLU6}[act](inplace=True)
+
+
+class InvertedResidual(nn.Module):
+    """1×1 to `hidden`, 3×3 depthwise with `stride`, 1×1 to `c_out`; the identity is added where shapes allow."""
+
+    def __init__(self, c_in: int, c_out: int, hidden: int, stride: int, act: str):
+        super().__init__()
+        self.expand = Unit(c_in, hidden, 1, act=act)
+        self.depthwise = Unit(hidden, hidden, 3, stride, groups=hidden, act=act)
+        self.project = Unit(hidden, c_out, 1)
+        self.residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y
+
+
+# c_in, c_out, hidden, number of blocks, stride of the first
+STAGES = ((64, 64, 128, 5, 2), (64, 128, 256, 1, 2), (128, 128, 256, 6, 1), (128, 128, 512, 1, 2), (128, 128, 256, 2, 1))
+
+
+class MobileFaceNet(nn.Module):
+    """(B, 3, 112, 112) -> maps (B, 64, 28, 28), (B, 128, 14, 14), (B, 512, 7, 7).
+
+    `variant="prelu"` is the landmark network of POSTER++ (PReLU, a bare depthwise second layer). `variant="relu6"` is
+    the identity network of foamliu/MobileFaceNet (ReLU6, a pointwise convolution after the second layer). The layers
+    behind the last map (landmarks, embedding) are left out.
+
+    Paper: Chen et al., MobileFaceNets, arXiv 1804.07573. Reference: Talented-Q/POSTER_V2, 18de559;
+    foamliu/MobileFaceNet.
+    """
+
+    levels = ((64, 28), (128, 14), (512, 7))  # channels and side of each map
+
+    def __init__(self, variant: Literal["prelu", "relu6"] = "relu6"):
+        super().__init__()
+        if variant not in ("prelu", "relu6"):
+            raise ValueError(f"variant must be 'prelu' or 'relu6', not {variant!r}")
+        self.stem = Unit(3, 64, 3, 2, act=variant)
+        if variant == "prelu":
+            self.stem_dw = nn.Sequential(Unit(64, 64, 3, groups=64, act="prelu"))
+        else:
+            self.stem_dw = nn.Sequential(Unit(64, 64, 3, groups=64, act="relu"), Unit(64, 64, 1, act="relu"))
+        stages = []
+        for c_in, c_out, hidden, repeats, stride in STAGES:
+            blocks = [InvertedResidual(c_in, c_out, hidden, stride, variant)]
+            # within a stage the expansion factor stays, and so does `hidden` once c_in equals c_out
+            blocks += [InvertedResidual(c_out, c_out, hidden, 1, variant) for _ in range(repeats - 1)]
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.ModuleList(stages)
+        self.last = Unit(128, 512, 1, act=variant)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        one, two, three, four, five = self.stages
+        low = one(self.stem_dw(self.stem(images)))
+        mid = three(two(low))
+        return low, mid, self.last(five(four(mid)))

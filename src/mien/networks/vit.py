@@ -1,0 +1,69 @@
+"""The ViT at the end of POSTER++ and BTN: tokens in, logits out."""
+
+import torch
+from torch import Tensor, nn
+
+from mien.nn.base import MakeMixer
+from mien.nn.block import Block
+from mien.nn.self_attention import SelfAttention
+
+
+class Gate(nn.Module):
+    """`x · sigmoid(W2 relu(W1 x))`: (B, D) -> (B, D)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.linear1, self.linear2 = nn.Linear(dim, dim), nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.linear2(self.linear1(x).relu()).sigmoid()
+
+
+class ViT(nn.Module):
+    """Tokens (B, N, D) -> logits (B, C): a class token, learned positions, pre-norm blocks, a gate, a linear head.
+
+    `forward_features` gives the gated class token (B, D), `forward_head` the logits.
+
+    Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559 (models/vit_model.py),
+    without the parameters there that no forward pass reads.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 7,
+        num_tokens: int = 147,
+        embed_dim: int = 768,
+        depth: int = 2,
+        num_heads: int = 8,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        mixer: MakeMixer = SelfAttention,
+    ):
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, num_tokens + 1, embed_dim))
+        rates = torch.linspace(0, drop_path, depth).tolist()
+        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate, mixer) for rate in rates)
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        self.gate = Gate(embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def forward_features(self, tokens: Tensor) -> Tensor:
+        x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return self.gate(self.norm(x[:, 0]))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(tokens))

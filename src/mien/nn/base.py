@@ -1,0 +1,38 @@
+"""The contracts that let one mechanism take another's place.
+
+Shapes, everywhere in `mien.nn` and `mien.networks`:
+
+    B batch   N tokens   D width (`dim` of a layer, `embed_dim` of a network)   (H, W) grid   C classes
+    images (B, 3, H, W)   maps (B, D, H, W)   tokens (B, N, D), row-major over the grid
+    q k v (B, heads, N, head_dim)   scores before the softmax, attn after it   logits never softmaxed
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+Grid = tuple[int, int]
+
+
+class Mixer(Protocol):
+    """Mixes tokens with one another: `(B, N, D), grid -> (B, N, D)`."""
+
+    def __call__(self, tokens: Tensor, grid: Grid | None = None) -> Tensor: ...
+
+
+class MakeMixer(Protocol):
+    """Builds a mixer for a width and a number of heads; a mixer's class is one."""
+
+    def __call__(self, dim: int, num_heads: int) -> Mixer: ...
+
+
+class Pool(Protocol):
+    """Gathers tokens into one vector a face: `(B, N, D) -> (B, D)`."""
+
+    def __call__(self, tokens: Tensor) -> Tensor: ...
+
+
+class BatchBranch(Protocol):
+    """Looks across the batch, in training only: `features, logits (B, C) -> further logits for the loss`, by name."""
+
+    def __call__(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]: ...

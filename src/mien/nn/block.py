@@ -1,0 +1,74 @@
+"""The residual block around any mixer, and its parts."""
+
+import torch
+from torch import Tensor, nn
+
+from mien.nn.base import Grid, MakeMixer
+from mien.nn.self_attention import SelfAttention
+
+
+class Mlp(nn.Module):
+    """`W2 gelu(W1 x)` with the exact (erf) GELU: (…, dim) -> (…, dim)."""
+
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training a residual branch is dropped for a whole sample with probability `rate`.
+
+    What is kept is divided by `1 - rate`. Paper: Huang et al., Deep Networks with Stochastic Depth, 2016.
+    """
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"drop_path must be in [0, 1), not {rate}")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0 or not self.training:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1 - self.rate)
+
+
+class LayerScale(nn.Module):
+    """A learnable factor a channel, last axis. Paper: Touvron et al., Going deeper with Image Transformers, 2021."""
+
+    def __init__(self, dim: int, init: float = 1e-5):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), init))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """`x += mixer(norm1(x)); x += mlp(norm2(x))`, each branch under stochastic depth: (B, N, D), grid -> (B, N, D)."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        mixer: MakeMixer = SelfAttention,
+        eps: float = 1e-6,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = mixer(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))

@@ -1,0 +1,95 @@
+"""BTN's batch transformer: attention across the batch, a class at a time."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+def class_batch_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """For every class, the faces of a batch vouch for one another: query, key (B, C, F), value (B, C) -> (B, C), attn.
+
+        scores[c] = query[:, c] key[:, c]ᵀ / √C      (B, B);   C is the number of classes, as published, not F
+        attn[c] = softmax(scores[c]) over the keys;      out[i, c] = Σ_j attn[c, i, j] · value[j, c]
+
+    attn is (C, B, B). Scores are computed in at least fp32. The axis of the softmax is *inferred*: the published text
+    of the function ends at the product. Nothing in here is learned.
+
+    Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    with torch.autocast(query.device.type, enabled=False):
+        scores = torch.einsum("icf,jcf->cij", query.to(dtype), key.to(dtype)) / math.sqrt(query.shape[1])
+        attn = scores.softmax(dim=-1)
+        return torch.einsum("cij,jc->ic", attn, value.to(dtype)), attn
+
+
+class ClassEncoding(nn.Module):
+    """A position for every class, added: (B, C, F) -> (B, C, F).
+
+    *Inferred*: the paper's encoder is built from the number of classes alone; its form was not published. `learned`
+    (C, F) starts at trunc-normal 0.02; `sinusoidal` is a fixed table over the class's index; `scalar` is one learnable
+    number a class; `none` adds nothing. The encoding has no part in inference.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        features: int = 49,
+        kind: Literal["learned", "sinusoidal", "scalar", "none"] = "learned",
+    ):
+        super().__init__()
+        if kind == "sinusoidal":
+            pair = torch.arange(features) // 2 * 2
+            angle = torch.arange(num_classes)[:, None] / 10000 ** (pair / (features + features % 2))
+            table = torch.where(torch.arange(features) % 2 == 0, angle.sin(), angle.cos())
+            self.register_buffer("table", table[None], persistent=False)
+        elif kind in ("learned", "scalar"):
+            self.table = nn.Parameter(torch.empty(1, num_classes, features if kind == "learned" else 1))
+            nn.init.trunc_normal_(self.table, std=0.02)
+        elif kind == "none":
+            self.table = None
+        else:
+            raise ValueError(f"the encoding must be learned, sinusoidal, scalar or none, not {kind!r}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.table is None else x + self.table
+
+
+class BatchTransformer(nn.Module):
+    """The batch branch of BTN: fused map (B, dim, h, w), logits (B, C) -> {"bt", "cba"}, each (B, C). Training only.
+
+        q, k = encoding(E_q(map)), encoding(E_k(map))   (B, C, h · w)
+        cba = class_batch_attention(q, k, value);   bt = cba + value
+
+    Certain: the shapes, that query and key and not the value are encoded, and `bt = cba + value`. *Inferred*: E is a
+    1×1 convolution to the classes (`shared=True`: one for query and key), and the value is the logits
+    (`value_softmax`, `detach_value` change that). A batch of one gives cba = value.
+
+    Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        features: int = 49,
+        encoding: Literal["learned", "sinusoidal", "scalar", "none"] = "learned",
+        shared: bool = False,
+        value_softmax: bool = False,
+        detach_value: bool = False,
+    ):
+        super().__init__()
+        self.embed_q = nn.Conv2d(dim, num_classes, 1)
+        self.embed_k = self.embed_q if shared else nn.Conv2d(dim, num_classes, 1)
+        self.encoding = ClassEncoding(num_classes, features, encoding)
+        self.value_softmax, self.detach_value = value_softmax, detach_value
+
+    def forward(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]:
+        value = logits.detach() if self.detach_value else logits
+        if self.value_softmax:
+            value = value.softmax(dim=-1)
+        query, key = (self.encoding(embed(features).flatten(2)) for embed in (self.embed_q, self.embed_k))
+        cba, _ = class_batch_attention(query, key, value)
+        return {"bt": cba + value, "cba": cba}

@@ -1,0 +1,27 @@
+"""Between maps and tokens, and positions on a grid."""
+
+import torch
+from torch import Tensor
+
+from mien.nn.base import Grid
+
+
+def to_tokens(maps: Tensor) -> Tensor:
+    """(B, D, H, W) -> (B, H · W, D), row-major."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def to_map(tokens: Tensor, grid: Grid) -> Tensor:
+    """(B, H · W, D) -> (B, D, H, W); the inverse of `to_tokens`."""
+    return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def relative_index(size: int) -> Tensor:
+    """Where the offset between two places of a `size × size` grid stands in a table of `(2 · size - 1)²`: (N, N) int64.
+
+    Entry (i, j), query i and key j, is `(y_i - y_j + size - 1) · (2 · size - 1) + (x_i - x_j + size - 1)`.
+    """
+    place = torch.arange(size)
+    offset = place[:, None] - place[None, :] + size - 1  # (size, size)
+    index = offset[:, None, :, None] * (2 * size - 1) + offset[None, :, None, :]  # (y_i, x_i, y_j, x_j)
+    return index.reshape(size * size, size * size)

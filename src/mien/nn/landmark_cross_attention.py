@@ -1,0 +1,54 @@
+"""POSTER++'s cross attention from landmarks to image, at one level."""
+
+import torch
+from torch import Tensor, nn
+
+from mien.nn.attend import Attend, merge_heads, split_heads
+from mien.nn.block import DropPath, LayerScale, Mlp
+from mien.nn.grid import relative_index, to_map, to_tokens
+
+
+class LandmarkCrossAttention(nn.Module):
+    """Landmark features ask, image features answer: maps (B, dim, size, size) twice -> (B, dim, size, size).
+
+    With `x = norm(image)` and `f` the landmark map, both as tokens (B, size², dim):
+
+        a = softmax(head_dim^-1/2 · f kᵀ + R) v,   k, v = kv(x)
+        y = x + drop_path(ls1(proj(a)))
+        z = y + drop_path(ls2(mlp(norm2(y))))
+
+    The query has no projection and no norm, and the residual is the *normalised* image, as published. R is a relative
+    position bias. The published code cuts windows of `size`; at 112 pixels every level is one window, so there are none
+    here.
+
+    Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
+    """
+
+    def __init__(self, dim: int, num_heads: int, size: int, mlp_ratio: float = 4.0, drop_path: float = 0.0):
+        super().__init__()
+        self.num_heads, self.size = num_heads, size
+        self.norm1 = nn.LayerNorm(dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.relative_bias = nn.Parameter(torch.empty((2 * size - 1) ** 2, num_heads))
+        nn.init.trunc_normal_(self.relative_bias, std=0.02)
+        self.register_buffer("relative_index", relative_index(size), persistent=False)
+        self.attend = Attend()
+        self.proj = nn.Linear(dim, dim)
+        self.ls1 = LayerScale(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls2 = LayerScale(dim)
+        self.drop_path = DropPath(drop_path)
+
+    def bias(self) -> Tensor:
+        """R (heads, size², size²)."""
+        return self.relative_bias[self.relative_index].permute(2, 0, 1)
+
+    def forward(self, image: Tensor, landmarks: Tensor) -> Tensor:
+        x = self.norm1(to_tokens(image))
+        k, v = (split_heads(t, self.num_heads) for t in self.kv(x).chunk(2, dim=-1))
+        q = split_heads(to_tokens(landmarks), self.num_heads).to(k.dtype)
+        a = self.attend(q, k, v, self.bias())
+        y = x + self.drop_path(self.ls1(self.proj(merge_heads(a))))
+        z = y + self.drop_path(self.ls2(self.mlp(self.norm2(y))))
+        return to_map(z, (self.size, self.size))
