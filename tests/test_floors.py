@@ -1,0 +1,59 @@
+"""What imports what: the floors of the package, and what reading may bring into memory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+READING = ["faces", "engines", "checkpoint", "classifier", "reader", "commands.read"]
+LOWER = [*READING[:-1], "labels", "errors", "nn", "networks", "losses", "data"]
+TRAINING_ONLY = {"lightning", "pytorch_lightning", "torchmetrics", "matplotlib", "jsonargparse"}
+
+
+def packages_after(statement: str) -> set[str]:
+    """Top-level packages in memory after `statement` in a new interpreter."""
+    return {name.partition(".")[0] for name in modules_after(statement)}
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint('\\n'.join(sorted(sys.modules)), file=sys.stderr)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=os.sep)
+    assert run.returncode == 0, run.stderr
+    return set(run.stderr.split())
+
+
+def test_import_contracts():
+    lint = Path(sys.executable).with_name("lint-imports")
+    run = subprocess.run([lint, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("module", READING)
+def test_reading_brings_in_no_torch(module):
+    extra = {"torch", "safetensors", "onnx", "onnxruntime", "pyarrow", "kornia", "huggingface_hub"}
+    assert not packages_after(f"import mien.{module}") & (extra | TRAINING_ONLY)
+
+
+@pytest.mark.parametrize("module", LOWER)
+def test_lower_floors_bring_in_no_training_library(module):
+    assert not packages_after(f"import mien.{module}") & TRAINING_ONLY
+
+
+def test_importing_mien_brings_in_next_to_nothing():
+    new = modules_after("import mien") - modules_after("")
+    heavy = {"numpy", "cv2", "PIL", "openvino", "tqdm", "asyncio", "http", "email"}
+    assert not {name.partition(".")[0] for name in new} & heavy
+    assert len(new) <= 40, sorted(new)
+
+
+def test_public_names_arrive_when_first_used():
+    assert "openvino" not in packages_after("import mien; dir(mien)")
+    assert "mien.reader" in modules_after("import mien; mien.Reader")
+
+
+def test_help_brings_in_no_numbers():
+    ask = "from mien.__main__ import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code"
+    assert not packages_after(ask) & {"numpy", "cv2", "openvino", "torch", *TRAINING_ONLY}
