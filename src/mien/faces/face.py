@@ -1,0 +1,24 @@
+"""A face that was read."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One face in a picture, and what it shows.
+
+    box: x, y, width and height in pixels of the upright picture; None where the picture was taken as a face crop.
+    score: how sure the detector is, 0 to 1; None without a detector.
+    landmarks: (5, 2) float32, x and y in the same pixels: the eye on the left of the picture, the eye on the right,
+        the tip of the nose, the corners of the mouth on the left and on the right; None without a detector.
+    expression: the likeliest label; probability: its share of the whole, 0 to 1; probabilities: every label's.
+    """
+
+    box: tuple[float, float, float, float] | None
+    score: float | None
+    landmarks: np.ndarray | None
+    expression: str
+    probability: float
+    probabilities: dict[str, float]

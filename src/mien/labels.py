@@ -1,0 +1,16 @@
+"""The names of the expressions, and the order in which each data set and published checkpoint numbers them."""
+
+EXPRESSIONS = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
+"""Every expression that mien speaks of, in the order of its own models."""
+
+ORDERS: dict[str, tuple[str, ...]] = {
+    # folders 1 to 7 of the basic set; POSTER++, APViT and the other checkpoints trained on it count the same way from 0
+    "rafdb": ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"),
+    "affectnet7": EXPRESSIONS[:7],
+    "affectnet8": EXPRESSIONS,
+    # the ten columns of fer2013new.csv, without "unknown" and "NF"
+    "ferplus": ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
+    # the column "emotion" of fer2013.csv
+    "fer2013": ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"),
+}
+"""What class 0, 1, … means, by data set."""
