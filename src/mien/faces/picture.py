@@ -19,8 +19,8 @@ SUFFIXES = frozenset(
 )
 """What a file in a folder is called that is taken for a picture."""
 
-# Not every format of Pillow: EPS, for one, would start Ghostscript on a stranger's program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "MPO", "PPM", "JPEG2000", "AVIF", "ICO")
+# Not every format of Pillow: EPS, for one, would start Ghostscript on a stranger's program. JPEG includes MPO.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
 MAX_PIXELS = 178_956_970
 """The largest picture that is decoded: where Pillow's own default stops, held whatever Pillow was told elsewhere."""
@@ -154,16 +154,16 @@ def _decode(image: Image.Image, source: object) -> np.ndarray:
         raise ReadError(source, f"{width}×{height}, more than {MAX_PIXELS // 10**6} million pixels")
     image.load()  # first, since TIFF turns itself upright and PNG may carry its EXIF behind the pixels
     turn = _UPRIGHT.get(_orientation(image))
-    if turn is not None:
-        image = image.transpose(turn)
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
-    if image.has_transparency_data:
+    elif image.has_transparency_data:
         image = image.convert("RGBA")
-        opaque = Image.new("RGBA", image.size, "white")
-        opaque.alpha_composite(image)
-        image = opaque
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image)
+        image = paper
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.asarray(image if turn is None else image.transpose(turn))
 
 
 def _orientation(image: Image.Image) -> int:
