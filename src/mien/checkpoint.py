@@ -1,0 +1,175 @@
+"""What a checkpoint says about itself: labels, preprocessing, network and training, read without its weights."""
+
+import json
+import os
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mien.errors import CheckpointError
+
+KEY = "mien"
+"""Under which a checkpoint's metadata holds the header, as JSON."""
+
+VERSION = 1
+
+_LONGEST = 100_000_000  # bytes of a header; safetensors sets the same limit
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header of a .safetensors or .onnx file, checked; needs neither torch nor onnx and skips over the weights.
+
+    Raises CheckpointError, with the file's name, for a file that is missing, damaged or not mien's.
+    """
+    path = Path(path)
+    readers = {".safetensors": _safetensors_metadata, ".onnx": _onnx_metadata}
+    if path.suffix not in readers:
+        raise CheckpointError(f"{path}: a checkpoint is a .safetensors or .onnx file")
+    try:
+        with open(path, "rb") as file:
+            text = readers[path.suffix](file, os.fstat(file.fileno()).st_size).get(KEY)
+        header = None if text is None else json.loads(text)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, EOFError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged or cut short ({error})") from error
+    if header is None:
+        raise CheckpointError(f'{path}: not one of mien\'s checkpoints: no "{KEY}" in its metadata')
+    check_header(header, path)
+    return header
+
+
+def check_header(header: Any, path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError, naming `path`, unless `header` says all that a reader has to know.
+
+    {"mien": 1, "model": {"class_path", "init_args"}, "id2label": {"0": label, …}, "preprocess": {"align", "resize":
+    [{"size", "interpolation"}], "input_size", "color", "mean", "std"}}, and optionally "temperature" (1.0) and
+    "training".
+    """
+
+    def need(fine: Any, reason: str) -> None:
+        if not fine:
+            raise CheckpointError(f"{path}: its header {reason}")
+
+    need(isinstance(header, dict), "is not a JSON object")
+    version = header.get(KEY)
+    need(version == VERSION, f"is of version {version!r}, and this mien reads version {VERSION}")
+    model = header.get("model")
+    need(
+        isinstance(model, dict)
+        and isinstance(model.get("class_path"), str)
+        and isinstance(model.get("init_args", {}), dict),
+        'has no "model" of a class_path and init_args',
+    )
+    labels = header.get("id2label")
+    need(isinstance(labels, dict) and labels, 'has no "id2label"')
+    need(set(labels) == {str(i) for i in range(len(labels))}, 'does not number its "id2label" from 0 up')
+    need(all(isinstance(label, str) and label for label in labels.values()), 'has an "id2label" without a name')
+    need(len(set(labels.values())) == len(labels), 'names one label twice in "id2label"')
+    need(_positive(header.get("temperature", 1.0)), 'has a "temperature" that is not above 0')
+    _check_preprocess(header.get("preprocess"), need)
+
+
+def labels_of(header: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of a checked header, in the order of the classes."""
+    return tuple(header["id2label"][str(i)] for i in range(len(header["id2label"])))
+
+
+def _check_preprocess(preprocess: Any, need: Callable[[Any, str], None]) -> None:
+    need(isinstance(preprocess, dict), 'has no "preprocess"')
+    need(preprocess.get("align") in ("arcface112", "none"), 'has a "preprocess" that aligns in no known way')
+    need(preprocess.get("color") in ("rgb", "grey"), 'has a "preprocess" whose color is neither "rgb" nor "grey"')
+    for name in ("mean", "std"):
+        values = preprocess.get(name)
+        need(
+            isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values),
+            f'has a "preprocess" without the three numbers of {name}',
+        )
+    need(all(map(_positive, preprocess["std"])), 'has a "preprocess" whose std is not above 0')
+    steps = preprocess.get("resize")
+    need(
+        isinstance(steps, list)
+        and steps
+        and all(
+            isinstance(step, dict)
+            and isinstance(step.get("size"), int)
+            and step["size"] > 0
+            and step.get("interpolation", "auto") in ("auto", "linear", "nearest")
+            for step in steps
+        ),
+        'has a "preprocess" with no steps of resize that are known',
+    )
+    need(preprocess.get("input_size") == steps[-1]["size"], 'resizes to another size than its "input_size"')
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 0
+
+
+def _safetensors_metadata(file: BinaryIO, size: int) -> dict[str, str]:
+    (length,) = struct.unpack("<Q", _exactly(file, 8))
+    if length > min(size - 8, _LONGEST):
+        raise EOFError("the header ends behind the file")
+    header = json.loads(_exactly(file, length))
+    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
+        raise ValueError("the header is no table of tensors")
+    return metadata
+
+
+def _onnx_metadata(file: BinaryIO, size: int) -> dict[str, str]:
+    """ModelProto.metadata_props, field 14: a list of messages of a key (field 1) and a value (field 2)."""
+    metadata = {}
+    while file.tell() < size:
+        field, length = _protobuf_field(file, size - file.tell())
+        if field == 14:
+            entry = {}
+            end = file.tell() + length
+            while file.tell() < end:
+                name, part = _protobuf_field(file, end - file.tell())
+                entry[name] = _exactly(file, part)
+            metadata[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
+        else:
+            file.seek(length, os.SEEK_CUR)
+    return metadata
+
+
+def _protobuf_field(file: BinaryIO, left: int) -> tuple[int, int]:
+    """The number of the next field of a message with `left` bytes left, and how many bytes of it follow."""
+    start = file.tell()
+    tag = _varint(file)
+    match tag & 7:
+        case 0:
+            _varint(file)
+            length = 0
+        case 1:
+            length = 8
+        case 2:
+            length = _varint(file)
+        case 5:
+            length = 4
+        case _:
+            raise ValueError("not an ONNX model")
+    if not tag >> 3 or file.tell() + length > start + left:
+        raise EOFError("a field ends behind its message")
+    return tag >> 3, length
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = _exactly(file, 1)[0]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value
+    raise ValueError("not an ONNX model")
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise EOFError("the file ends too early")
+    return data
