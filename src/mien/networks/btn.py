@@ -130,12 +130,16 @@ def btn_mobile(
     bt_detach_value: bool = False,
     vit_loss_weight: float = 2.0,
 ) -> BTN:
-    """BTN at the size of a phone, ours: two trained MobileFaceNets, levels 32/64/96, a ViT of one block 128 wide."""
+    """BTN at the size of a phone, ours: two trained MobileFaceNets, levels 32/64/96, a ViT of one block 128 wide.
+
+    At every level the landmarks ask 7×7 places of the image (`key_stride` 4, 2, 1). 2.9 M parameters, 0.58 GMAC.
+    """
     return BTN(
         image=MobileFaceNet("relu6"),
         landmarks=MobileFaceNet("relu6"),
         dims=(32, 64, 96),
         adapt_kernel=1,
+        key_strides=(4, 2, 1),
         embed_dim=128,
         depth=1,
         num_heads=4,

@@ -46,6 +46,7 @@ class Poster(Network):
         dims: Sequence[int] = (64, 128, 256),
         head_dim: int = 32,
         adapt_kernel: int = 3,
+        key_strides: Sequence[int] = (1, 1, 1),
         embed_dim: int = 768,
         depth: int = 2,
         num_heads: int = 8,
@@ -65,8 +66,8 @@ class Poster(Network):
             for trunk in (image, landmarks)
         )
         self.cross = nn.ModuleList(
-            LandmarkCrossAttention(dim, dim // head_dim, side, drop_path=rate)
-            for dim, side, rate in zip(dims, SIDES, drop_path, strict=True)
+            LandmarkCrossAttention(dim, dim // head_dim, side, drop_path=rate, key_stride=stride)
+            for dim, side, rate, stride in zip(dims, SIDES, drop_path, key_strides, strict=True)
         )
         low, mid, high = dims
         self.embed_low = nn.Sequential(
