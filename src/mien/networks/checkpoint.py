@@ -1,0 +1,113 @@
+"""Networks in and out of files: a header that says everything, and weights that must all fit."""
+
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mien.checkpoint import KEY, check_header, read_header
+from mien.errors import CheckpointError
+
+
+def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.Module:
+    """The module that a `model` block names: {"class_path", "init_args"}, a class or a function of keyword arguments.
+
+    Only names of mien's are imported unless `trust` is given. Raises CheckpointError.
+    """
+    path = model["class_path"]
+    if not trust and not path.startswith("mien."):
+        raise CheckpointError(f"{path} is not one of mien's networks; trust=True imports it all the same")
+    module, _, name = path.rpartition(".")
+    try:
+        make = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"there is no network {path}") from error
+    if not callable(make):
+        raise CheckpointError(f"{path} is not a network")
+    arguments = {**model.get("init_args", {}), **overrides}
+    try:
+        inspect.signature(make).bind(**arguments)
+        return make(**arguments)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be built: {error}") from error
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Load `tensors` into `module`; every one must find its place and every place its tensor.
+
+    Raises CheckpointError that lists what is missing, left over or of another shape.
+    """
+    places = module.state_dict()
+    optional = {name for name in places if name.endswith("num_batches_tracked")}
+    missing = sorted(places.keys() - tensors.keys() - optional)
+    over = sorted(tensors.keys() - places.keys())
+    other = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(places[name].shape)}"
+        for name in sorted(places.keys() & tensors.keys())
+        if tensors[name].shape != places[name].shape
+    ]
+    problems = [
+        f"{len(names)} tensors {what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+        for what, names in (("missing", missing), ("without a place", over), ("of another shape", other))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{source}: {'; '.join(problems)}")
+    module.load_state_dict(tensors, strict=False)  # counters of batch norm may be absent
+
+
+def load_tensors(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Tensor]:
+    """The weights of a .safetensors file in fp32, those under `prefix` alone and without it."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: damaged or cut short ({error})") from error
+    prefix = prefix and prefix.rstrip(".") + "."
+    return {
+        name.removeprefix(prefix): tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrides) -> nn.Module:
+    """The torch network of a .safetensors checkpoint, in eval mode and fp32.
+
+    It takes float images (B, 3, 112, 112), normalised as the header's `preprocess` says, and gives logits (B, C); a
+    trunk gives its maps. `overrides` replace arguments of its constructor that leave the weights alone.
+
+    Raises CheckpointError, naming the file: not a checkpoint, an unknown network, a tensor missing or without a place.
+    """
+    header = read_header(path)
+    try:
+        network = build(header["model"], trust=trust, **overrides)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    fill(network, load_tensors(path), path)
+    return network.eval()
+
+
+def save_network(
+    path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the network's weights as `dtype` and its header to a .safetensors file, whole or not at all."""
+    path = Path(path)
+    check_header(header, path)
+    tensors = {
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+        for name, tensor in network.state_dict().items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    save_file(tensors, part, metadata={KEY: json.dumps(header, ensure_ascii=False)})
+    os.replace(part, path)
