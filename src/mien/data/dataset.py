@@ -1,0 +1,108 @@
+"""What every data set does with the rows that its reader finds."""
+
+import hashlib
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mien.data.row import Row
+from mien.data.spelling import spell_split
+from mien.errors import MienError, ReadError
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 20  # messages about single rows; a file that is bad throughout should not fill the screen
+
+
+@dataclass(slots=True)
+class Findings:
+    """What reading one split brought to light.
+
+    malformed: one error for each row that cannot be used. repeated: how many rows show the very pixels of an earlier
+    row of the split. shared: how many show those of a row in another split, by that split, of those read before.
+    """
+
+    malformed: list[ReadError] = field(default_factory=list)
+    repeated: int = 0
+    shared: Counter[str] = field(default_factory=Counter)
+
+
+class DataSet(ABC):
+    """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
+
+    check: decode each picture once when its split is first read, so that the unreadable are left out and told, and
+        repeated ones counted; without it an unreadable picture raises ReadError when it is used.
+    """
+
+    labels: tuple[str, ...]
+    splits: tuple[str, ...]
+
+    def __init__(self, check: bool = True):
+        self.check = check
+        self.findings: dict[str, Findings] = {}
+        self._rows: dict[str, list[Row]] = {}
+        self._seen: dict[str, set[bytes]] = {}  # by split, a digest of each picture
+
+    @abstractmethod
+    def read(self, split: str) -> Iterable[Row | ReadError]:
+        """Each row of a split in order, or an error that says where and why one cannot be used."""
+
+    def rows(self, split: str) -> list[Row]:
+        """The usable rows of a split. Malformed ones are logged, one message each, and counted in `findings`.
+
+        Raises MienError where there is no such split, or not one usable row in it.
+        """
+        split = spell_split(split)
+        if split not in self.splits:
+            raise MienError(f"{self}: no split {split!r}, only {', '.join(self.splits)}")
+        if split not in self._rows:
+            found = self.findings[split] = Findings()
+            self._seen[split] = set()
+            rows = []
+            for row in self.read(split):
+                error = row if isinstance(row, ReadError) else self._check(row, found)
+                if error is None:
+                    rows.append(row)
+                else:
+                    found.malformed.append(error)
+            self._tell(split, rows, found)
+            self._rows[split] = rows
+        return self._rows[split]
+
+    def class_counts(self, split: str) -> np.ndarray:
+        """(C,) int64: how many rows of the split have each label."""
+        return np.bincount([row.label for row in self.rows(split)], minlength=len(self.labels))
+
+    def _check(self, row: Row, found: Findings) -> ReadError | None:
+        if not self.check:
+            return None
+        try:
+            image = row.image()
+        except ReadError as error:
+            return ReadError(error.source, error.reason)  # without the frames that the caught one holds on to
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=str(image.shape[1]).encode()).digest()
+        for split, seen in self._seen.items():
+            if digest in seen and split == row.split:
+                found.repeated += 1
+            elif digest in seen:
+                found.shared[split] += 1
+        self._seen[row.split].add(digest)
+        return None
+
+    def _tell(self, split: str, rows: list[Row], found: Findings) -> None:
+        bad = len(found.malformed)
+        if not rows:
+            why = f"all {bad} are malformed, the first: {found.malformed[0]}" if bad else "it is empty"
+            raise MienError(f"{self}: no usable row in {split!r}: {why}")
+        for error in found.malformed[:_SHOWN]:
+            logger.warning("left out: %s", error)
+        if bad:
+            logger.warning("%s: %d malformed of %d rows left out of %r", self, bad, bad + len(rows), split)
+        if found.repeated:
+            logger.warning("%s: %d rows of %r repeat the picture of an earlier one", self, found.repeated, split)
+        for other, count in found.shared.items():
+            logger.warning("%s: %d rows of %r show a picture that is in %r, too", self, count, split, other)

@@ -1,0 +1,59 @@
+"""Find the reader of a data set by name, by class path, or by looking at it."""
+
+import glob
+import importlib
+import os
+from typing import Any
+
+from mien.data.dataset import DataSet
+from mien.data.ferplus import FERPlus
+from mien.data.folder import Folder
+from mien.data.parquet import Parquet
+from mien.errors import MienError, require
+
+FORMATS: dict[str, type[DataSet]] = {"folder": Folder, "parquet": Parquet, "ferplus": FERPlus}
+
+
+def open_dataset(path: str | os.PathLike[str], format: str | None = None, **options: Any) -> DataSet:
+    """Open the data set at `path` with the reader `format`: one of FORMATS, or the path of a class ("my.set.Reader").
+
+    Without `format`: a folder with parquet files in it, or a file, is parquet (FER+'s when it has FER+'s columns), and
+    any other folder is a tree of split/label/picture.
+
+    Raises MienError where there is no such reader, no such data, or an option that the reader does not take.
+    """
+    path = os.fspath(path)
+    reader = _find_reader(format or _guess(path))
+    try:
+        return reader(path, **options)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+            raise
+        raise MienError(f"{reader.__name__}: {error}") from error
+
+
+def _guess(path: str) -> str:
+    if os.path.isdir(path) and not glob.glob(os.path.join(glob.escape(path), "**", "*.parquet"), recursive=True):
+        return "folder"
+    if os.path.isfile(path) and path.endswith(".parquet"):
+        parquet, errors = require("pyarrow.parquet", "parquet"), require("pyarrow", "parquet").ArrowException
+        try:
+            columns = set(parquet.read_schema(path).names)
+        except (OSError, errors) as error:
+            raise MienError(f"{path}: not a parquet file, or damaged ({error})") from error
+        if {"not_a_face", "contempt", "duplicate_of_validation"} <= columns:
+            return "ferplus"
+    return "parquet"
+
+
+def _find_reader(format: str) -> type[DataSet]:
+    if format in FORMATS:
+        return FORMATS[format]
+    module, _, name = format.rpartition(".")
+    try:
+        reader = getattr(importlib.import_module(module), name) if module else None
+    except (ImportError, AttributeError) as error:
+        raise MienError(f"no reader of data sets {format!r}: {error}") from error
+    if not (isinstance(reader, type) and issubclass(reader, DataSet)):
+        raise MienError(f"no reader of data sets {format!r}: one of {', '.join(FORMATS)}, or the path of a class")
+    return reader

@@ -1,0 +1,229 @@
+"""Pictures in the rows of parquet files, with the votes of several people or with one label."""
+
+import glob
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mien.data.dataset import DataSet
+from mien.data.row import Row
+from mien.data.spelling import class_order, sort_classes, spell, spell_split
+from mien.errors import MienError, ReadError, require
+from mien.labels import EXPRESSIONS
+
+LABEL_COLUMNS = ("label", "labels", "expression", "emotion")
+"""Where a label is looked for when neither votes nor a label column is named."""
+
+REJECTED = ("unknown", "not_a_face", "nf")
+"""Columns of votes that stand for no class."""
+
+_BATCH = 1024  # rows in memory beside those that are kept
+
+
+class Parquet(DataSet):
+    """Rows with a picture (a file's bytes, or {bytes, path} as on the Hugging Face Hub) and votes or a label.
+
+    The label of votes is the first largest in the order of the file's columns; a row where that is one of `reject` is
+    left out, and the target is the share of each class among the votes for classes.
+
+    path: a file, a folder of files, or a glob. image: the column of the pictures.
+    votes: the columns of vote counts, each named after its class; reject: those of votes for no class.
+        By default the columns that are named after expressions, and those of REJECTED beside them.
+    label: the column of labels, names or numbers; by default the first of LABEL_COLUMNS that there is.
+    labels: the classes in order, by name, or a data set of mien.labels.ORDERS. By default the names that the file gives
+        its numbers (as on the Hub), else the classes found, in the order of mien.labels.EXPRESSIONS.
+    first: what the first class is numbered in the label column.
+    split: the column of the splits; in a file without it the word that its name begins with ("train-00000-of-1").
+    subject: the column that says who is in the picture. drop: columns that are true where a row is to be left out.
+    min_votes: votes for a class with fewer count as none (FER+'s makers: 2), unless none at all would be left.
+    check: decode each picture once, to leave out the unreadable and to count the repeated.
+
+    Raises MienError for a file that is no parquet, and for columns that are missing or cannot be told.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image: str = "image",
+        votes: list[str] | None = None,
+        reject: list[str] | None = None,
+        label: str | None = None,
+        labels: list[str] | str | None = None,
+        first: int = 0,
+        split: str = "split",
+        subject: str | None = None,
+        drop: list[str] | None = None,
+        min_votes: int = 1,
+        check: bool = True,
+    ):
+        super().__init__(check)
+        self.path, self._image, self._split, self._subject = str(path), image, split, subject
+        self._drop, self._first, self._min_votes = list(drop or ()), first, min_votes
+        self._files = _find(self.path)
+        columns = self._schema(0).names
+        if votes is not None and label is not None:
+            raise MienError(f"{path}: say either votes or a label column, not both")
+        if votes is None and label is None:
+            label = next((name for name in LABEL_COLUMNS if name in columns), None)
+        if votes is None and label is None:
+            votes = [name for name in columns if spell(name) in EXPRESSIONS]
+            reject = [name for name in columns if name.lower() in REJECTED] if reject is None else reject
+            if len(votes) < 2:
+                raise MienError(f"{path}: columns {', '.join(columns)}: say which are votes, or which is the label")
+        self._label = label
+        chosen = [*(votes or ()), *(reject or ())]
+        self._votes = [name for name in columns if name in chosen]
+        self._values = [*self._votes, *([label] if label else []), *self._drop, *([subject] if subject else [])]
+        for index, file in enumerate(self._files):
+            names = self._schema(index).names
+            missing = [name for name in [image, *chosen, *self._values] if name not in names]
+            if missing:
+                raise MienError(f"{file}: no column {missing[0]!r}, only {', '.join(names)}")
+        self._file_splits = [self._splits_in(index) for index in range(len(self._files))]
+        self.splits = tuple(dict.fromkeys(name for names in self._file_splits for name in names))
+        self.labels = class_order(labels) if labels is not None else self._find_labels(votes or ())
+        rejected = set(reject or ())
+        # the class of each column of votes, -1 for those rejected; and of one that is not among the labels, likewise
+        self._class_of = np.array(
+            [-1 if name in rejected or spell(name) not in self.labels else self.labels.index(spell(name))
+             for name in self._votes], int
+        )  # fmt: skip
+
+    def __str__(self) -> str:
+        return self.path
+
+    def read(self, split: str) -> Iterator[Row | ReadError]:
+        columns = list(dict.fromkeys([self._image, *self._values]))
+        for index, file in enumerate(self._files):
+            if split not in self._file_splits[index]:
+                continue
+            has_split = self._split in self._schema(index).names
+            number = -1
+            for batch in self._batches(index, [*columns, *([self._split] if has_split else [])]):
+                for values in batch.to_pylist():
+                    number += 1
+                    if has_split and (values[self._split] is None or spell_split(str(values[self._split])) != split):
+                        continue
+                    if any(values[name] for name in self._drop):
+                        continue
+                    row = self._row(values, split, f"{file} row {number}")
+                    if row is not None:
+                        yield row
+
+    def _row(self, values: dict[str, Any], split: str, name: str) -> Row | ReadError | None:
+        try:
+            judged = self._one_label(values) if self._label else self._count_votes(values)
+            if judged is None:
+                return None
+            source = _picture(values[self._image], self.path)
+        except ValueError as error:
+            return ReadError(name, str(error))
+        label, target = judged
+        subject = values[self._subject] if self._subject else None
+        return Row(source, target, split, None if subject is None else str(subject), label, name)
+
+    def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
+        value = values[self._label]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, str) and spell(value) in self.labels:
+            label = self.labels.index(spell(value))
+        elif isinstance(value, int) and 0 <= value - self._first < len(self.labels):
+            label = value - self._first
+        else:
+            raise ValueError("no label" if value is None else f"label {value!r} is none of {', '.join(self.labels)}")
+        return label, np.eye(len(self.labels), dtype=np.float32)[label]
+
+    def _count_votes(self, values: dict[str, Any]) -> tuple[int, np.ndarray] | None:
+        """The label and the target (C,); None where no class won."""
+        try:
+            votes = np.array([values[name] or 0 for name in self._votes], np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError("votes that are no numbers") from error
+        if not np.isfinite(votes).all() or (votes < 0).any():
+            raise ValueError("votes that are no counts")
+        if not votes.any():
+            raise ValueError("no votes")
+        label = self._class_of[votes.argmax()]
+        if label < 0:
+            return None
+        cleaned = np.where(votes < self._min_votes, 0, votes)
+        target = np.zeros(len(self.labels), np.float32)
+        kept = self._class_of >= 0
+        np.add.at(target, self._class_of[kept], (cleaned if cleaned[kept].any() else votes)[kept])
+        return int(label), target / target.sum()
+
+    def _schema(self, index: int) -> Any:
+        return self._open(index).schema_arrow
+
+    def _open(self, index: int) -> Any:
+        parquet = require("pyarrow.parquet", "parquet")
+        errors = require("pyarrow", "parquet").ArrowException
+        try:
+            return parquet.ParquetFile(self._files[index])
+        except OSError as error:
+            raise MienError(f"{self._files[index]}: {(error.strerror or str(error)).lower()}") from error
+        except errors as error:
+            raise MienError(f"{self._files[index]}: not a parquet file, or damaged ({error})") from error
+
+    def _batches(self, index: int, columns: list[str]) -> Iterator[Any]:
+        errors = require("pyarrow", "parquet").ArrowException
+        try:
+            with self._open(index) as file:
+                yield from file.iter_batches(_BATCH, columns=columns)
+        except (OSError, errors) as error:
+            raise MienError(f"{self._files[index]}: damaged ({error})") from error
+
+    def _values_in(self, index: int, column: str) -> list[Any]:
+        """The different values of a column, in the order in which they come."""
+        batches = self._batches(index, [column])
+        return list(dict.fromkeys(value for batch in batches for value in batch.column(0).unique().to_pylist()))
+
+    def _splits_in(self, index: int) -> tuple[str, ...]:
+        if self._split in self._schema(index).names:
+            names = [str(name) for name in self._values_in(index, self._split) if name is not None]
+        else:
+            names = [Path(self._files[index]).stem.partition("-")[0]]
+        return tuple(dict.fromkeys(map(spell_split, names)))
+
+    def _find_labels(self, votes: list[str] | tuple[()]) -> tuple[str, ...]:
+        if not self._label:
+            return sort_classes(map(spell, votes))
+        schema = self._schema(0)
+        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = told.get("info", {}).get("features", {}).get(self._label, {}).get("names")
+        if names:
+            return class_order(names)
+        found = [value for index in range(len(self._files)) for value in self._values_in(index, self._label)]
+        if any(isinstance(value, str) for value in found):
+            labels = sort_classes({spell(value) for value in found if isinstance(value, str)} & set(EXPRESSIONS))
+            if labels:
+                return labels
+        raise MienError(
+            f'{self.path}: column {self._label!r} does not name expressions: say labels, such as "rafdb" or a list'
+        )
+
+
+def _find(path: str) -> list[str]:
+    if os.path.isdir(path):
+        found = sorted(glob.glob(os.path.join(glob.escape(path), "**", "*.parquet"), recursive=True))
+    else:
+        found = [path] if os.path.exists(path) else sorted(glob.glob(path, recursive=True))
+    if not found:
+        raise MienError(f"{path}: no parquet file there" if os.path.isdir(path) else f"{path}: no such file")
+    return found
+
+
+def _picture(value: Any, path: str) -> bytes | str:
+    if isinstance(value, dict):
+        if value.get("bytes") is None and value.get("path"):
+            beside = path if os.path.isdir(path) else os.path.dirname(path)
+            return os.path.join(beside, value["path"])
+        value = value.get("bytes")
+    if not isinstance(value, bytes) or not value:
+        raise ValueError("no picture")
+    return value
