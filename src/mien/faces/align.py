@@ -92,8 +92,9 @@ def crop(
     """What a network with this `preprocess` is shown of a face: the one way from a picture to its input, everywhere.
 
     image: (H, W, 3) uint8 RGB. landmarks: (5, 2), box: x, y, width, height, in its pixels.
-    Returns (input_size, input_size, 3) uint8 RGB: aligned where `preprocess["align"]` is "arcface112" and there are
-    landmarks; else the square around the box, or without a box the whole picture, through `preprocess["resize"]`.
+    Returns (input_size, input_size, 3) uint8 RGB: the face aligned to the size of the first step where
+    `preprocess["align"]` is "arcface112" and there are landmarks; else the square around the box, or without a box the
+    whole picture; then through the steps of `preprocess["resize"]`.
 
     Raises ValueError for an unknown alignment, and for landmarks that cannot be a face where no box stands in for them.
     """
@@ -101,7 +102,7 @@ def crop(
         raise ValueError(f"no such alignment: {preprocess['align']!r}")
     if preprocess["align"] == "arcface112" and landmarks is not None:
         try:
-            return align(image, landmarks, preprocess["input_size"])
+            return resize(align(image, landmarks, int(preprocess["resize"][0]["size"])), preprocess["resize"])
         except ValueError:
             if box is None:
                 raise
