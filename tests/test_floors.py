@@ -57,3 +57,22 @@ def test_public_names_arrive_when_first_used():
 def test_help_brings_in_no_numbers():
     ask = "from mien.__main__ import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code"
     assert not packages_after(ask) & {"numpy", "cv2", "openvino", "torch", *TRAINING_ONLY}
+
+
+def test_reading_tells_nobody(tmp_path):
+    """No connection, no lookup of a name, and no file outside the cache: OpenVINO would report its own import."""
+    code = f"""
+import os, sys
+def watch(event, arguments):
+    if event.startswith(("socket.connect", "socket.getaddrinfo", "socket.gethostby", "subprocess.", "os.fork")):
+        sys.stderr.write(f"{{event}} {{arguments}}\\n")
+        os._exit(3)
+sys.addaudithook(watch)
+import mien
+assert mien.Reader.from_pretrained()({str(ROOT / "examples" / "hopper.jpg")!r})
+assert "openvino_telemetry" not in sys.modules
+"""
+    home = {"HOME": str(tmp_path), "PATH": os.defpath, "MIEN_CACHE": str(tmp_path / "cache")}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=home)
+    assert run.returncode == 0, run.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
