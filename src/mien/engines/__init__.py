@@ -1,0 +1,51 @@
+"""Engines: run a model file. What goes in is one array, the batch first; what comes out are arrays by name."""
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Protocol
+
+import numpy as np
+
+from mien.engines.onnxruntime import OnnxRuntimeEngine
+from mien.engines.openvino import OpenVINOEngine
+from mien.engines.torch import TorchEngine
+from mien.errors import MienError
+
+__all__ = ["Engine", "OnnxRuntimeEngine", "OpenVINOEngine", "TorchEngine", "open_model"]
+
+
+class Engine(Protocol):
+    """A model ready to run; any number of threads may share one."""
+
+    outputs: tuple[str, ...]
+
+    def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Every output by its name, for one batch x (B, …); row i depends on row i of x alone."""
+        ...
+
+
+def open_model(
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    cache: bool = True,
+    shape: Sequence[int] | None = None,
+) -> Engine:
+    """Make an ONNX file ready to run: in OpenVINO, or in onnxruntime where that is missing or device is "cuda".
+
+    device: "auto" and "cpu" are the same. precision: "fp32" | "bf16"; "auto" is fp32. cache: keep what OpenVINO
+    compiles in the user's cache folder. shape: replaces the input's, -1 where it varies (OpenVINO only).
+
+    Raises CheckpointError, naming the file, where no model can be made of it, and MienError for what is not here.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise MienError(f'no such device: {device!r}; there are "auto", "cpu" and "cuda"')
+    if precision not in ("auto", "fp32", "bf16"):
+        raise MienError(f'no such precision: {precision!r}; there are "auto", "fp32" and "bf16"')
+    if device != "cuda" and find_spec("openvino") is not None:
+        return OpenVINOEngine(path, precision=precision, cache=cache, shape=shape)
+    if precision == "bf16" or shape is not None:
+        raise MienError(f"{path}: bf16 and other shapes need OpenVINO, which runs on the CPU")
+    return OnnxRuntimeEngine(path, device=device)

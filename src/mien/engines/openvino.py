@@ -1,0 +1,184 @@
+"""OpenVINO on the CPU, and the folder that keeps what it compiled."""
+
+import hashlib
+import importlib
+import io
+import os
+import sys
+import tempfile
+import threading
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mien.errors import CheckpointError
+
+STREAMS = 4
+"""How many requests run at once, each on one thread, where there are as many cores; memory grows with each."""
+
+CHUNK = 4
+"""Rows of a request: a larger batch is cut, since every row at once takes 10 MB and none is faster for it."""
+
+_importing = threading.Lock()
+_core: Any = None
+
+
+class OpenVINOEngine:
+    """A model file in OpenVINO, on the CPU, one thread a request.
+
+    One thread spends the least CPU time on a picture: two that wait for each other took 13 ms together where one took
+    10. Cores are put to use by rows of a batch, and by threads that share the engine, running side by side.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        precision: str = "auto",
+        cache: bool = True,
+        shape: Sequence[int] | None = None,
+    ):
+        settings = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": STREAMS,
+            "INFERENCE_NUM_THREADS": STREAMS,
+            "ENABLE_CPU_PINNING": False,
+            # left alone, OpenVINO takes bf16 wherever the CPU has it
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        }
+        self._model = _compile(Path(path), settings, cache, None if shape is None else list(shape))
+        self._streams = int(self._model.get_property("NUM_STREAMS"))
+        self._names = [sorted(port.get_names()) for port in self._model.outputs]
+        self._splits = self._model.input(0).get_partial_shape()[0].is_dynamic
+        self._mine = threading.local()  # requests, since one serves one thread at a time
+        self.outputs = tuple(name for names in self._names for name in names)
+
+    def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """x (B, …) -> every output by each of its names."""
+        x = np.require(x, requirements=("C", "W"))  # OpenVINO reads the array itself, and wants it writable
+        parts = [x]
+        if self._splits and len(x) > 1:
+            parts = np.array_split(x, max(-(-len(x) // CHUNK), min(self._streams, len(x))))
+        if len(parts) == 1:
+            columns = [[value] for value in self._run(parts)[0]]
+        else:
+            runs = []
+            for first in range(0, len(parts), self._streams):
+                runs += self._run(parts[first : first + self._streams])
+            columns = [list(column) for column in zip(*runs, strict=True)]
+        values = [column[0] if len(column) == 1 else np.concatenate(column) for column in columns]
+        return {name: value for names, value in zip(self._names, values, strict=True) for name in names}
+
+    def _run(self, parts: list[np.ndarray]) -> list[list[np.ndarray]]:
+        """Side by side, as many parts as there are streams at most."""
+        tensor = sys.modules["openvino"].Tensor
+        requests = self._mine.__dict__.setdefault("requests", [])
+        while len(requests) < len(parts):
+            requests.append(self._model.create_infer_request())
+        busy = requests[: len(parts)]
+        for request, part in zip(busy, parts, strict=True):
+            request.set_input_tensor(tensor(part, shared_memory=True))
+            request.start_async()
+        for request in busy:
+            request.wait()
+        return [[output.data.copy() for output in request.output_tensors] for request in busy]
+
+
+def cache_folder() -> Path:
+    """Where compiled models are kept: $MIEN_CACHE, else mien in $XDG_CACHE_HOME or ~/.cache; it may be emptied.
+
+    Raises RuntimeError where the user has no home.
+    """
+    if named := os.environ.get("MIEN_CACHE"):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "mien"
+
+
+def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int] | None) -> Any:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    core = _shared_core()
+    kept = _kept_at(core, data, settings, shape, path.stem) if cache else None
+    model = None if kept is None else _recall(core, kept, settings)
+    if model is None:
+        try:
+            network = core.read_model(data)
+            if shape is not None:
+                network.reshape(shape)
+            model = core.compile_model(network, "CPU", settings)
+        except RuntimeError as error:
+            reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+            raise CheckpointError(f"{path}: no model that OpenVINO can run ({reason})") from error
+        if kept is not None:
+            _keep(model, kept)
+    return model
+
+
+def _kept_at(core: Any, data: bytes, settings: dict[str, Any], shape: list[int] | None, stem: str) -> Path | None:
+    """The file for just this model, its settings, this OpenVINO and this CPU.
+
+    OpenVINO's own cache would do, but for two things: it has no checksum, so that a block of zeros in it changes
+    probabilities in silence, and it parses the model before it looks.
+    """
+    version = sys.modules["openvino"].__version__
+    maker = (version, core.get_property("CPU", "FULL_DEVICE_NAME"), sorted(settings.items()), shape)
+    key = hashlib.sha256(repr(maker).encode() + data).hexdigest()[:32]
+    try:
+        return cache_folder() / f"{stem}-{key}.compiled"
+    except RuntimeError:
+        return None
+
+
+def _recall(core: Any, kept: Path, settings: dict[str, Any]) -> Any | None:
+    """The compiled model that `kept` holds behind a checksum of 4 bytes; None where there is none that is whole."""
+    try:
+        data = memoryview(kept.read_bytes())
+        if len(data) > 4 and int.from_bytes(data[:4]) == zlib.crc32(data[4:]):
+            return core.import_model(io.BytesIO(data[4:]), "CPU", settings)
+    except (OSError, RuntimeError):
+        pass  # compiled anew, which costs a third of a second and overwrites it
+    return None
+
+
+def _keep(model: Any, kept: Path) -> None:
+    """Write whole or not at all; a folder that cannot be written to costs a slower start, and nothing else."""
+    data = model.export_model().getvalue()
+    part = None
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=kept.parent, prefix=".")
+        with os.fdopen(handle, "wb") as file:
+            file.write(zlib.crc32(data).to_bytes(4))
+            file.write(data)
+        os.replace(part, kept)
+    except OSError:
+        if part is not None:
+            Path(part).unlink(missing_ok=True)
+
+
+def _shared_core() -> Any:
+    """OpenVINO's core, imported when first needed and without its telemetry: `import openvino` reports to Google.
+
+    Of the package that reports only the absence is pretended, and only meanwhile; OpenVINO then has nothing to call.
+    """
+    global _core
+    with _importing:
+        if _core is None:
+            name = "openvino_telemetry"
+            before = sys.modules.get(name)
+            sys.modules[name] = None  # type: ignore[assignment]
+            try:
+                _core = importlib.import_module("openvino").Core()
+            finally:
+                del sys.modules[name]
+                if before is not None:
+                    sys.modules[name] = before
+        return _core
