@@ -1,0 +1,19 @@
+"""`mien train RECIPE`: the only command that imports lightning."""
+
+import argparse
+import sys
+
+from mien.errors import require
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="RECIPE [--OPTION VALUE ...]")
+
+
+def run(args: argparse.Namespace) -> int:
+    for module in ("torch", "lightning", "kornia", "jsonargparse"):
+        require(module, "train")
+    from mien.training.run import train
+
+    print(train(args.arguments), file=sys.stdout)
+    return 0

@@ -1,0 +1,150 @@
+"""Labelled faces in batches: uint8 crops and targets."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from tqdm import tqdm
+
+from mien.data import DataSet, Row
+from mien.errors import MienError, ReadError
+from mien.faces import crop
+
+logger = logging.getLogger(__name__)
+
+GREY48 = {
+    "align": "arcface112",
+    "resize": [{"size": 48, "interpolation": "auto"}, {"size": 112, "interpolation": "auto"}],
+    "input_size": 112,
+    "color": "grey",
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+    "trained_on": ["as is", "arcface112"],
+}
+"""Luma at 48 pixels, enlarged: what small grey training pictures hold, and all that is shown of larger ones."""
+
+
+class Crops(Dataset):
+    """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64).
+
+    Where a row has landmarks the crop is aligned to them with probability `aligned`, otherwise it is the whole picture.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        preprocess: Mapping[str, Any],
+        landmarks: np.ndarray | None = None,
+        aligned: float = 0.0,
+        majority: bool = False,
+    ):
+        self.rows, self.preprocess, self.landmarks = rows, preprocess, landmarks
+        self.aligned, self.majority = aligned, majority
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        row = self.rows[i]
+        landmarks = None if self.landmarks is None else self.landmarks[i]
+        if landmarks is not None and (np.isnan(landmarks).any() or torch.rand(()) >= self.aligned):
+            landmarks = None
+        image = row.image()
+        try:
+            face = crop(image, self.preprocess, landmarks)
+        except ValueError:  # landmarks that cannot be a face
+            face = crop(image, self.preprocess)
+        target = np.eye(len(row.target), dtype=np.float32)[row.label] if self.majority else row.target
+        return torch.from_numpy(np.ascontiguousarray(face)), torch.from_numpy(target), row.label
+
+
+class Faces(LightningDataModule):
+    """Training and validation batches of a data set.
+
+    data: the set; `train_split` and `validation_split` name its splits.
+    preprocess: how a picture becomes a network's input, kept in every checkpoint.
+    aligned: the share of training faces that are aligned to landmarks, where the detector finds some; the others are
+        shown as they are, and validation faces always are. The landmarks are found once and kept in `landmarks_cache`.
+    targets: the votes' distribution, or one class, the label.
+    balance: 0 draws every row once an epoch; above 0 rows are drawn with replacement, each with probability
+        proportional to `count(class) ** -balance`.
+    subset: train on the first rows of a seeded shuffle only, for trying things.
+    """
+
+    def __init__(
+        self,
+        data: DataSet,
+        preprocess: dict[str, Any] | None = None,
+        batch_size: int = 128,
+        aligned: float = 0.5,
+        landmarks_cache: str | None = None,
+        targets: Literal["votes", "label"] = "votes",
+        balance: float = 0.0,
+        subset: int | None = None,
+        num_workers: int = 0,
+        train_split: str = "train",
+        validation_split: str = "validation",
+    ):
+        super().__init__()
+        self.data, self.preprocess, self.batch_size = data, preprocess or GREY48, batch_size
+        self.aligned, self.landmarks_cache, self.majority = aligned, landmarks_cache, targets == "label"
+        self.balance, self.subset, self.num_workers = balance, subset, num_workers
+        self.train_split, self.validation_split = train_split, validation_split
+
+    def setup(self, stage: str | None = None) -> None:
+        rows = list(self.data.rows(self.train_split))
+        landmarks = self._landmarks(rows) if self.aligned else None
+        if self.subset is not None:
+            keep = np.random.default_rng(0).permutation(len(rows))[: self.subset]
+            rows = [rows[i] for i in keep]
+            landmarks = None if landmarks is None else landmarks[keep]
+        self.train_faces = Crops(rows, self.preprocess, landmarks, self.aligned, self.majority)
+        self.validation_faces = Crops(self.data.rows(self.validation_split), self.preprocess, majority=self.majority)
+
+    def _landmarks(self, rows: Sequence[Row]) -> np.ndarray:
+        """(n, 5, 2) float32 in pixels of each picture, not a number where the detector found no face."""
+        cache = None if self.landmarks_cache is None else Path(self.landmarks_cache)
+        if cache is not None and cache.exists():
+            landmarks = np.load(cache)
+            if len(landmarks) != len(rows):
+                raise MienError(f"{cache}: landmarks of {len(landmarks)} rows, but the data has {len(rows)}; remove it")
+            return landmarks
+        from mien.faces.detect import YuNet, find_landmarks
+
+        detector = YuNet()
+        landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
+        for i, row in enumerate(tqdm(rows, desc="landmarks", unit="face")):
+            found = find_landmarks(row.image(), detector)
+            if found is not None:
+                landmarks[i] = found
+        missed = int(np.isnan(landmarks[:, 0, 0]).sum())
+        logger.info("landmarks found in %d of %d pictures", len(rows) - missed, len(rows))
+        if cache is not None:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            part = cache.with_name(cache.name + ".part.npy")
+            np.save(part, landmarks)
+            part.replace(cache)
+        return landmarks
+
+    def train_dataloader(self) -> DataLoader:
+        sampler = None
+        if self.balance:
+            labels = np.array([row.label for row in self.train_faces.rows])
+            weight = np.bincount(labels).clip(1) ** -float(self.balance)
+            sampler = WeightedRandomSampler(weight[labels].tolist(), len(labels))
+        return DataLoader(
+            self.train_faces,
+            self.batch_size,
+            shuffle=sampler is None,
+            sampler=sampler,
+            drop_last=len(self.train_faces) > self.batch_size,  # an attention set of full size
+            num_workers=self.num_workers,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.validation_faces, self.batch_size, num_workers=self.num_workers)

@@ -1,0 +1,124 @@
+"""One training step and one validation step, for any network."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from mien.losses import weighted_cross_entropy
+from mien.networks import Network, Normalize
+from mien.networks.deploy import to_float
+from mien.training.augment import Augment
+from mien.training.sam import SAM
+
+MakeOptimizer = Callable[[Iterable], Optimizer]
+
+
+def learning_rate(
+    schedule: Literal["cosine", "exponential", "constant"], warmup: float, gamma: float, steps: int, epochs: int
+) -> Callable[[int], float]:
+    """The factor of the learning rate at a step of `steps`: a linear rise over the share `warmup`, then the schedule.
+
+    `cosine` falls to 0 at the last step, `exponential` is multiplied by `gamma` after each of `epochs`.
+    """
+    rise = max(1, round(warmup * steps)) if warmup else 0
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        if schedule == "cosine":
+            done = min(1.0, (step - rise) / max(1, steps - rise))
+            return 0.5 * (1 + math.cos(math.pi * done))
+        if schedule == "exponential":
+            return gamma ** (step * epochs // steps)
+        return 1.0
+
+    return factor
+
+
+class Task(LightningModule):
+    """Teaches a network to name expressions.
+
+    optimizer: built with the parameters (a callable, such as a partial of AdamW).
+    lr_scale: a factor of the learning rate for every parameter whose name begins with the key.
+    sam_rho: above 0 wraps the optimizer in SAM with that radius; `sam_adaptive` makes it ASAM.
+    decay_bias: without it, parameters of fewer than two dimensions have no weight decay.
+    augment: changes training images; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        preprocess: Mapping[str, Any],
+        num_classes: int,
+        optimizer: MakeOptimizer,
+        schedule: Literal["cosine", "exponential", "constant"] = "cosine",
+        warmup: float = 0.05,
+        gamma: float = 0.98,
+        lr_scale: Mapping[str, float] | None = None,
+        sam_rho: float = 0.0,
+        sam_adaptive: bool = False,
+        decay_bias: bool = False,
+        label_smoothing: float = 0.0,
+        augment: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.network, self.normalize, self.augment = network, Normalize(preprocess), augment
+        self.make_optimizer, self.schedule, self.warmup, self.gamma = optimizer, schedule, warmup, gamma
+        self.lr_scale, self.decay_bias, self.label_smoothing = lr_scale or {}, decay_bias, label_smoothing
+        self.sam_rho, self.sam_adaptive = sam_rho, sam_adaptive
+        self.metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "macro_f1": MulticlassF1Score(num_classes, average="macro"),
+            },
+            prefix="val_",
+        )
+
+    def images(self, faces: Tensor) -> Tensor:
+        """uint8 (B, 112, 112, 3) -> what the network reads, augmented in training."""
+        images = to_float(faces)
+        if self.training and self.augment is not None:
+            images = self.augment(images)
+        return self.normalize(images).contiguous(memory_format=torch.channels_last)
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
+        faces, target, _ = batch
+        logits = self.network.training_logits(self.images(faces))
+        loss, parts = weighted_cross_entropy(
+            logits, target, self.network.loss_weights, label_smoothing=self.label_smoothing
+        )
+        self.log_dict({f"loss_{name}": part.detach() for name, part in parts.items()}, on_step=True, on_epoch=False)
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
+        faces, target, label = batch
+        logits = self.network(self.images(faces)).float()
+        self.metrics.update(logits, label)
+        self.log_dict(self.metrics, prog_bar=True)
+        self.log("val_loss", nn.functional.cross_entropy(logits, target), batch_size=len(label))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, p in self.network.named_parameters():
+            if p.requires_grad:
+                scale = next((f for prefix, f in self.lr_scale.items() if name.startswith(prefix)), 1.0)
+                groups.setdefault((scale, self.decay_bias or p.ndim > 1), []).append(p)
+        optimizer = self.make_optimizer([{"params": params} for params in groups.values()])
+        for group, (scale, decay) in zip(optimizer.param_groups, groups, strict=True):
+            group["lr"] *= scale
+            if not decay:
+                group["weight_decay"] = 0.0
+        if self.sam_rho:
+            optimizer = SAM(optimizer, self.sam_rho, self.sam_adaptive)
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = learning_rate(self.schedule, self.warmup, self.gamma, steps, max(1, self.trainer.max_epochs or 1))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
