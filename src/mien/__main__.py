@@ -1,0 +1,75 @@
+"""`mien COMMAND ...`: find the command, run it, and say in one line what went wrong."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from mien.errors import MienError, MissingExtra
+
+# name: (module, imported when the command is called; the extra that it needs, if any; what `mien --help` says of it)
+COMMANDS = {
+    "read": ("mien.commands.read", "", "find the faces in pictures and read their expressions"),
+    "list": ("mien.commands.list", "", "list the models that came with mien"),
+    "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
+    "train": ("mien.commands.train", "train", "train a network as a recipe says"),
+    "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
+    "export": ("mien.commands.export", "export", "turn a checkpoint into ONNX"),
+}
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser, *_):
+        import mien
+
+        print(f"mien {mien.__version__}")
+        parser.exit()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command: 0 if all went well, 1 if something could not be done, 2 for misuse, 130 if interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog="mien", description="Reads facial expressions from photographs.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (_, _, purpose) in COMMANDS.items():
+        commands.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
+    name = argv[0] if argv and argv[0] in COMMANDS else None
+    try:
+        if name is None:
+            parser.parse_args(argv)  # help, version and misuse end here
+            parser.error("the command comes first")
+        command = _load(name)
+        command.add_arguments(commands.choices[name])
+        code = command.run(parser.parse_args(argv))
+        sys.stdout.flush()
+        return code
+    except MienError as error:
+        return _fail(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        return 141
+    except OSError as error:
+        return _fail(f"{error.filename or error}: {(error.strerror or 'failed').lower()}" if error.errno else error)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def _load(name: str):
+    module, extra, _ = COMMANDS[name]
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not extra or (error.name or "mien").partition(".")[0] == "mien":
+            raise
+        raise MissingExtra(f'mien {name} needs {error.name}: pip install "mien[{extra}]"') from error
+
+
+def _fail(reason: object, code: int = 1) -> int:
+    print("mien:", " ".join(str(reason).split("\n")), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

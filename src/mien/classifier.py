@@ -1,0 +1,232 @@
+"""From face crops to expressions: an engine, labels and preprocessing out of one checkpoint."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mien.checkpoint import labels_of, read_header
+from mien.engines import Engine, TorchEngine, open_model
+from mien.errors import CheckpointError, MienError, require
+from mien.faces import crop, open_picture
+from mien.files import whole
+
+MODELS = Path(__file__).with_name("models")
+"""The folder of the models that come with mien, a folder each."""
+
+DEFAULT_MODEL = "btn_mobile_ferplus"
+
+_FILES = ("model.onnx", "model.safetensors")  # in the order of preference: ONNX needs no torch
+_NOTES = ("README.md", "config.json")
+
+
+class Classifier:
+    """Reads the expression of faces that were cut out already.
+
+    classifier = Classifier.from_pretrained()
+    classifier.predict([face])        # ["happiness"]
+    classifier.predict_proba([face])  # (1, C) float32, a column for each of classifier.labels
+
+    May be shared by threads. engine: uint8 (N, S, S, 3) RGB -> "probs" (N, C); header: as `mien.checkpoint` describes;
+    path: the file that both come from, which saving copies.
+    """
+
+    def __init__(self, engine: Engine, header: Mapping[str, Any], path: Path | None = None):
+        self.engine, self.header, self.path = engine, header, path
+        self.labels = labels_of(header)
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | os.PathLike[str] | None = None, *, device: str = "auto", precision: str = "auto"
+    ) -> "Classifier":
+        """Open a model: the name of one that comes with mien (by default its best), a .onnx or .safetensors file,
+        a folder with model.onnx or model.safetensors, or "owner/name" on the Hugging Face Hub.
+
+        device: "auto", "cpu" or "cuda". precision: "auto", "fp32" or "bf16".
+
+        Raises CheckpointError for what is not there, damaged or unknown, and MissingExtra where a .safetensors file
+        is to be run without torch, or a model to be fetched without huggingface_hub.
+        """
+        path = find_model(model)
+        header = read_header(path)
+        if path.suffix == ".onnx":
+            engine = open_model(path, device=device, precision=precision)
+        else:
+            require("torch", "torch")
+            require("safetensors", "torch")
+            from mien.networks import Deployed, load_network
+
+            deployed = Deployed(load_network(path), header["preprocess"], header.get("temperature", 1.0))
+            engine = TorchEngine(deployed, device=device, precision=precision)
+        return cls(engine, header, path)
+
+    def predict_proba(self, images: Any, *, batch_size: int = 32) -> np.ndarray:
+        """The share of each label, (N, C) float32, of N face crops of any size, read as they are.
+
+        images: a list of arrays, uint8, (H, W, 3) RGB or (H, W) grey, or of Pillow pictures; or one tensor or array
+        (N, 3, H, W), uint8 or float from 0 to 1. `batch_size` of them go through the network at a time.
+
+        Raises ValueError for anything else, and ReadError for a picture of another kind.
+        """
+        images = _pictures(images)
+        probs = [np.empty((0, len(self.labels)), np.float32)]
+        for start in range(0, len(images), batch_size):
+            chunk = images[start : start + batch_size]
+            probs.append(self.run(np.stack([self.crop(open_picture(image)) for image in chunk])))
+        return np.concatenate(probs)
+
+    def predict(self, images: Any, *, batch_size: int = 32) -> list[str]:
+        """The likeliest label of each face crop; images as for `predict_proba`."""
+        return [self.labels[best] for best in self.predict_proba(images, batch_size=batch_size).argmax(1)]
+
+    def crop(
+        self, image: np.ndarray, landmarks: np.ndarray | None = None, box: Sequence[float] | None = None
+    ) -> np.ndarray:
+        """What the network is shown of a face in image (H, W, 3) uint8 RGB: (S, S, 3) uint8; see `mien.faces.crop`."""
+        return crop(image, self.header["preprocess"], landmarks, box)
+
+    def run(self, crops: np.ndarray) -> np.ndarray:
+        """The share of each label, (N, C) float32, of crops (N, S, S, 3) uint8 as `crop` makes them."""
+        probs = self.engine(crops)["probs"]
+        if probs.shape != (len(crops), len(self.labels)):
+            raise CheckpointError(f"{self.path}: answers {probs.shape} for {len(self.labels)} labels")
+        return probs
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the model into `folder`, made if it is not there: its files, config.json (the header) and README.md.
+
+        `from_pretrained(folder)` opens it again. Raises MienError for a classifier that was not opened from a file.
+        """
+        if self.path is None:
+            raise MienError("a classifier that was not opened from a file cannot be saved")
+        folder, source = Path(folder), self.path.parent
+        whole = self.path.name in _FILES  # else a single file of a folder of others, such as a training run's
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _FILES if whole else [f"model{self.path.suffix}"]:
+            origin = source / name if whole else self.path
+            if origin.exists():
+                _write(folder / name, origin.read_bytes())
+        card = source / "README.md"
+        text = card.read_text("utf-8") if whole and card.exists() else model_card(self.header)
+        _write(folder / "README.md", text.encode())
+        _write(folder / "config.json", json.dumps(self.header, indent=2).encode())
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, message: str = "Upload model"
+    ) -> str:
+        """Put the model on the Hugging Face Hub as "owner/name", made if it is not there; returns its address.
+
+        Needs the extra [hub]; raises MienError where the Hub refuses.
+        """
+        hub = require("huggingface_hub", "hub")
+        api = hub.HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            with _hub_errors(repo_id):
+                address = api.create_repo(repo_id, private=private, exist_ok=True)
+                api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+        return str(address)
+
+
+def find_model(model: str | os.PathLike[str] | None = None) -> Path:
+    """The file that a model's name stands for; see `Classifier.from_pretrained`. Raises CheckpointError."""
+    name = os.fspath(DEFAULT_MODEL if model is None else model)
+    path = Path(name)
+    if path.is_dir():
+        return _file_in(path)
+    if path.suffix in (".onnx", ".safetensors") or path.exists():
+        return path  # reading it tells what is wrong with it
+    if re.fullmatch(r"\w[\w.-]*", name) and (MODELS / name).is_dir():
+        return _file_in(MODELS / name)
+    if isinstance(model, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return _file_in(_download(name))
+    raise CheckpointError(
+        f"{name}: no such model (a file, a folder, owner/name on the Hub, or one that mien list shows)"
+    )
+
+
+def model_card(header: Mapping[str, Any]) -> str:
+    """A README.md for a model that has none, out of its header."""
+    training = header.get("training", {})
+    facts = "\n".join(f"- {name}: {_spoken(value)}" for name, value in training.items())
+    return f"""---
+library_name: mien
+pipeline_tag: image-classification
+tags: [facial-expression-recognition]
+---
+# {header["model"]["class_path"].rpartition(".")[2]}
+
+Reads the expression of a face: {", ".join(labels_of(header))}.
+
+```python
+import mien
+
+reader = mien.Reader.from_pretrained("this folder, or its name on the Hub")
+print(reader("photograph.jpg"))
+```
+
+{facts}
+"""
+
+
+def _write(path: Path, data: bytes) -> None:
+    with whole(path) as file:
+        file.write(data)
+
+
+def _spoken(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _file_in(folder: Path) -> Path:
+    for name in _FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder}: neither model.onnx nor model.safetensors in it")
+
+
+def _download(repo_id: str) -> Path:
+    hub = require("huggingface_hub", "hub")
+    with _hub_errors(repo_id):
+        return Path(hub.snapshot_download(repo_id, allow_patterns=[*_FILES, *_NOTES]))
+
+
+@contextmanager
+def _hub_errors(repo_id: str) -> Iterator[None]:
+    """Say in one line what the Hub has against it."""
+    try:
+        yield
+    except Exception as error:  # those of its client have no base of their own: httpx's, httpx2's, OSError, ValueError
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise MienError(f"{repo_id} on the Hub: {reason}") from error
+
+
+def _pictures(images: Any) -> Sequence[Image.Image | np.ndarray]:
+    """A list of pictures, out of all that `predict_proba` takes."""
+    if isinstance(images, list | tuple):
+        for image in images:
+            if not isinstance(image, Image.Image | np.ndarray):
+                raise ValueError(f"a face is an array or a Pillow picture, not {_kind(image)}")
+        return images
+    if hasattr(images, "detach"):  # a tensor of torch, which need not be installed
+        images = images.detach().cpu()
+        images = (images.float() if images.is_floating_point() else images).numpy()
+    if not isinstance(images, np.ndarray) or images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"faces are a list of pictures or one tensor (N, 3, H, W), not {_kind(images)}")
+    if images.dtype != np.uint8:
+        if not np.issubdtype(images.dtype, np.floating) or not np.all((images >= 0) & (images <= 1)):
+            raise ValueError("a tensor of faces is uint8, or float from 0 to 1: do not normalise it")
+        images = np.rint(images * np.float32(255)).astype(np.uint8)
+    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+
+
+def _kind(thing: Any) -> str:
+    shape = f" of shape {tuple(thing.shape)}" if isinstance(thing, np.ndarray) else ""
+    return type(thing).__name__ + shape

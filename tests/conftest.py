@@ -1,0 +1,74 @@
+"""A model small enough to write on the spot, that tells colours apart."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mien.labels import EXPRESSIONS
+
+COLOURS = {"anger": (255, 0, 0), "disgust": (0, 255, 0), "sadness": (0, 0, 255), "neutral": (0, 0, 0)}
+"""What the stand-in answers to a crop all of one colour."""
+
+HEADER = {
+    "mien": 1,
+    "model": {"class_path": "mien.networks.btn_mobile", "init_args": {"num_classes": 8}},
+    "id2label": {str(i): label for i, label in enumerate(EXPRESSIONS)},
+    "preprocess": {
+        "align": "arcface112",
+        "resize": [{"size": 112, "interpolation": "auto"}],
+        "input_size": 112,
+        "color": "rgb",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "trained_on": ["as is", "arcface112"],
+    },
+    "training": {"data": "none", "licence": "CC0"},
+    "temperature": 1.0,
+}
+
+
+def write_stand_in(path: Path, header: dict = HEADER) -> Path:
+    """logits = mean colour (B, 3) @ weight (3, 8) + bias, probs their softmax, of faces uint8 (B, 112, 112, 3)."""
+    weight, bias = np.zeros((3, 8), np.float32), np.zeros(8, np.float32)
+    for label, colour in COLOURS.items():
+        weight[:, EXPRESSIONS.index(label)] = np.array(colour) / 25.5
+    bias[EXPRESSIONS.index("neutral")] = 4
+    tensors = {"weight": weight, "bias": bias, "full": np.array(255, np.float32), "sides": np.array([1, 2], np.int64)}
+    nodes = [
+        helper.make_node("Cast", ["faces"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["numbers", "full"], ["shares"]),
+        helper.make_node("ReduceMean", ["shares", "sides"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probs"], axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "stand_in",
+        [helper.make_tensor_value_info("faces", TensorProto.UINT8, ["batch", 112, 112, 3])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 8]) for name in ("logits", "probs")],
+        [numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    helper.set_model_props(model, {"mien": json.dumps(header)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def stand_in(tmp_path_factory) -> Path:
+    """The folder of the stand-in model."""
+    return write_stand_in(tmp_path_factory.mktemp("stand_in") / "model.onnx").parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory):
+    """Compiled models are kept apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIEN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
