@@ -100,11 +100,17 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
 def save_network(
     path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the network's weights as `dtype` and its header to a .safetensors file, whole or not at all."""
+    """Write the network's weights and its header to a .safetensors file, whole or not at all.
+
+    `dtype` is that of tensors with two dimensions or more; the statistics of batch norm and the like, which are few and
+    may be very small, stay fp32.
+    """
     path = Path(path)
     check_header(header, path)
     tensors = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else tensor.dtype).contiguous().clone()
+        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() and tensor.ndim > 1 else tensor.dtype).clone(
+            memory_format=torch.contiguous_format
+        )
         for name, tensor in network.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)

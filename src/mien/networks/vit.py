@@ -57,7 +57,7 @@ class ViT(nn.Module):
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward_features(self, tokens: Tensor) -> Tensor:
-        x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
         for block in self.blocks:
             x = block(x)
         return self.gate(self.norm(x[:, 0]))
