@@ -10,7 +10,7 @@ from mien.data.dataset import DataSet
 from mien.data.row import Row
 from mien.data.spelling import class_order, sort_classes, spell, spell_split
 from mien.errors import MienError, ReadError
-from mien.faces.picture import find_pictures
+from mien.faces.picture import SUFFIXES, find_pictures
 from mien.labels import EXPRESSIONS
 
 
@@ -86,4 +86,4 @@ def _pictures(folder: Path) -> list[str]:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(os.path.dirname(picture) == os.fspath(folder) for picture in _pictures(folder))
+    return any(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.iterdir())
