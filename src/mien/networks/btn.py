@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mien.networks.ir50 import IR50
 from mien.networks.mobilefacenet import MobileFaceNet

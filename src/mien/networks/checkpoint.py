@@ -108,9 +108,9 @@ def save_network(
     path = Path(path)
     check_header(header, path)
     tensors = {
-        name: tensor.detach().to("cpu", dtype if tensor.is_floating_point() and tensor.ndim > 1 else tensor.dtype).clone(
-            memory_format=torch.contiguous_format
-        )
+        name: tensor.detach()
+        .to("cpu", dtype if tensor.is_floating_point() and tensor.ndim > 1 else tensor.dtype)
+        .clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,11 @@ _POSTER: Rules = (
     (r"embed_k\.0\.(.*)", r"embed_mid.\1"),
     (r"embed_v\.proj\.(.*)", r"embed_high.\1"),
 )
-_UNIT_PARTS = ((r"\.conv_dw\.", ".depthwise."), (r"^((?:stages\.\d+\.\d+))\.conv\.", r"\1.expand."), (r"\.prelu\.", ".act."))
+_UNIT_PARTS = (
+    (r"\.conv_dw\.", ".depthwise."),
+    (r"^((?:stages\.\d+\.\d+))\.conv\.", r"\1.expand."),
+    (r"\.prelu\.", ".act."),
+)
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor], list[str]]:
@@ -113,7 +117,10 @@ def _foamliu_rules() -> Rules:
     for i, (stage, block) in enumerate(places):
         old, new = rf"features\.{i}\.conv\.", f"stages.{stage}.{block}."
         for part, at in (("expand", 0), ("depthwise", 1)):
-            rules += [(rf"{old}{at}\.0\.(.*)", rf"{new}{part}.conv.\1"), (rf"{old}{at}\.1\.(.*)", rf"{new}{part}.bn.\1")]
+            rules += [
+                (rf"{old}{at}\.0\.(.*)", rf"{new}{part}.conv.\1"),
+                (rf"{old}{at}\.1\.(.*)", rf"{new}{part}.bn.\1"),
+            ]
         rules += [(rf"{old}2\.(.*)", rf"{new}project.conv.\1"), (rf"{old}3\.(.*)", rf"{new}project.bn.\1")]
     return tuple(rules)
 
@@ -139,7 +146,11 @@ def from_vit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str
 
 
 def from_poster(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    parts = {"face_landback.": ("landmarks.", from_mobilefacenet), "ir_back.": ("image.", from_ir50), "VIT.": ("vit.", from_vit)}
+    parts = {
+        "face_landback.": ("landmarks.", from_mobilefacenet),
+        "ir_back.": ("image.", from_ir50),
+        "VIT.": ("vit.", from_vit),
+    }
     found: dict[str, Tensor] = {}
     unknown: list[str] = []
     rest = dict(tensors)
@@ -273,7 +284,7 @@ def state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 class _Inert:
-    """Stands for an object of any class that a checkpoint pickled beside its tensors: takes everything, does nothing."""
+    """Stands for an object of any class that was pickled beside the tensors: takes everything, does nothing."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)

@@ -34,7 +34,13 @@ class InvertedResidual(nn.Module):
 
 
 # c_in, c_out, hidden, number of blocks, stride of the first
-STAGES = ((64, 64, 128, 5, 2), (64, 128, 256, 1, 2), (128, 128, 256, 6, 1), (128, 128, 512, 1, 2), (128, 128, 256, 2, 1))
+STAGES = (
+    (64, 64, 128, 5, 2),
+    (64, 128, 256, 1, 2),
+    (128, 128, 256, 6, 1),
+    (128, 128, 512, 1, 2),
+    (128, 128, 256, 2, 1),
+)
 
 
 class MobileFaceNet(nn.Module):

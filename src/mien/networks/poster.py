@@ -61,7 +61,8 @@ class Poster(Network):
         landmarks.requires_grad_(not freeze_landmarks)
         self.image_adapt, self.landmark_adapt = (
             nn.ModuleList(
-                adapt(*level, dim, side, adapt_kernel) for level, dim, side in zip(trunk.levels, dims, SIDES, strict=True)
+                adapt(*level, dim, side, adapt_kernel)
+                for level, dim, side in zip(trunk.levels, dims, SIDES, strict=True)
             )
             for trunk in (image, landmarks)
         )
@@ -70,9 +71,7 @@ class Poster(Network):
             for dim, side, rate, stride in zip(dims, SIDES, drop_path, key_strides, strict=True)
         )
         low, mid, high = dims
-        self.embed_low = nn.Sequential(
-            nn.Conv2d(low, embed_dim, 3, 2, 1), nn.Conv2d(embed_dim, embed_dim, 3, 2, 1)
-        )
+        self.embed_low = nn.Sequential(nn.Conv2d(low, embed_dim, 3, 2, 1), nn.Conv2d(embed_dim, embed_dim, 3, 2, 1))
         self.embed_mid = nn.Conv2d(mid, embed_dim, 3, 2, 1)
         self.embed_high = nn.Conv2d(high, embed_dim, 1)
         self.vit = ViT(

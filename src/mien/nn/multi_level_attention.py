@@ -55,7 +55,9 @@ class LevelAttention(nn.Module):
     def forward(self, lower: Tensor, upper: Tensor) -> Tensor:
         t, u = to_tokens(self.down(lower)), to_tokens(upper)
         if t.shape != u.shape:
-            raise ValueError(f"the lower map {tuple(lower.shape)} is not twice as large as the upper {tuple(upper.shape)}")
+            raise ValueError(
+                f"the lower map {tuple(lower.shape)} is not twice as large as the upper {tuple(upper.shape)}"
+            )
         q = split_heads(self.q(self.norm_q(t)), self.num_heads)
         k, v = (split_heads(x, self.num_heads) for x in self.kv(self.norm_kv(u)).chunk(2, dim=-1))
         m = t if self.gate is None else self.gate * t

@@ -14,9 +14,7 @@ class SelfAttention(nn.Module):
     Paper: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021. Reference: huggingface/pytorch-image-models.
     """
 
-    def __init__(
-        self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0
-    ):
+    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")

@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 from tqdm import tqdm
 
 from mien.data import DataSet, Row
-from mien.errors import MienError, ReadError
+from mien.errors import MienError
 from mien.faces import crop
+from mien.faces.detect import YuNet, detect_or_retry
 
 logger = logging.getLogger(__name__)
 
@@ -114,14 +115,12 @@ class Faces(LightningDataModule):
             if len(landmarks) != len(rows):
                 raise MienError(f"{cache}: landmarks of {len(landmarks)} rows, but the data has {len(rows)}; remove it")
             return landmarks
-        from mien.faces.detect import YuNet, find_landmarks
-
         detector = YuNet()
         landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
         for i, row in enumerate(tqdm(rows, desc="landmarks", unit="face")):
-            found = find_landmarks(row.image(), detector)
-            if found is not None:
-                landmarks[i] = found
+            found = detect_or_retry(detector, row.image(), min_face=0)
+            if found:
+                landmarks[i] = max(found, key=lambda face: face.score).landmarks
         missed = int(np.isnan(landmarks[:, 0, 0]).sum())
         logger.info("landmarks found in %d of %d pictures", len(rows) - missed, len(rows))
         if cache is not None:

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -62,7 +61,9 @@ def parser() -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--licence", type=str, default="", help="terms of the weights, kept in every checkpoint")
     parser.add_argument("--notes", type=dict[str, str], default={}, help="what else checkpoints say of their training")
-    parser.add_argument("--init", type=dict[str, str], default={}, help="part of the network: CHECKPOINT[#PREFIX] to start from")
+    parser.add_argument(
+        "--init", type=dict[str, str], default={}, help="part of the network: CHECKPOINT[#PREFIX] to start from"
+    )
     parser.add_argument("--ema", type=float, default=0.0, help="decay of the averaged weights a step; 0: none")
     parser.add_argument("--monitor", type=str, default="val_accuracy", help="what makes a checkpoint the best")
     parser.add_argument("--every", type=int, default=50, help="steps between checkpoints to resume from")

@@ -13,9 +13,8 @@ class SAM(Optimizer):
         e = rho · g / (‖g‖₂ + 1e-12)          g over all parameters that have a gradient
         w ← base's step from w, with the gradient at w + e
 
-    `adaptive`: `e = rho · w² · g / (‖|w| · g‖₂ + 1e-12)`. The closure clears the gradients, computes them and returns the
-    loss; the loss at w is returned. State and groups are those of `base`, so that saving and resuming need nothing
-    more.
+    `adaptive`: `e = rho · w² · g / (‖|w| · g‖₂ + 1e-12)`. The closure clears the gradients, computes them and returns
+    the loss; the loss at w is returned. State and groups are those of `base`: saving and resuming need nothing more.
 
     Paper: Foret et al., Sharpness-Aware Minimization, 2021; adaptive: Kwon et al., ASAM, 2021.
     """

@@ -15,7 +15,6 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from mien.losses import weighted_cross_entropy
 from mien.networks import Network, Normalize
 from mien.networks.deploy import to_float
-from mien.training.augment import Augment
 from mien.training.sam import SAM
 
 MakeOptimizer = Callable[[Iterable], Optimizer]
