@@ -43,7 +43,7 @@ class ViT(nn.Module):
         super().__init__()
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.pos_embed = nn.Parameter(torch.empty(1, num_tokens + 1, embed_dim))
-        rates = torch.linspace(0, drop_path, depth).tolist()
+        rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate, mixer) for rate in rates)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.gate = Gate(embed_dim)
