@@ -1,0 +1,110 @@
+"""`mien eval`: a model measured on labelled pictures."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mien.classifier import Classifier
+from mien.data import DataSet, open_dataset
+from mien.data.opening import FORMATS
+from mien.data.spelling import spell_split
+from mien.errors import MienError, require
+from mien.files import whole
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a model's name, file, folder, or owner/name on the Hub")
+    parser.add_argument("--data", required=True, metavar="PATH", help="a tree of split/label/picture, or parquet")
+    parser.add_argument("--split", help="default: validation, else test, else the only one")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help=f"{', '.join(FORMATS)}, or the path of a reader's class (default: by its looks)",
+    )
+    parser.add_argument(
+        "--labels", metavar="NAMES", help='the classes in order, if numbered: "rafdb", or names with commas between'
+    )
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
+    parser.add_argument(
+        "--align",
+        choices=("as-is", "detect"),
+        default="as-is",
+        help="read the pictures as they are, or find the face in each first (default: as-is)",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/eval"),
+        metavar="DIR",
+        help="of the JSON and the picture (default: out/eval)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print and save what `mien.evaluation.measure` finds."""
+    for module in ("torch", "torchmetrics", "matplotlib"):
+        require(module, "eval")  # before the work, not after it
+    from mien.evaluation import measure
+    from mien.evaluation.plot import plot_confusion
+
+    options: dict[str, Any] = {}
+    if args.labels:
+        options["labels"] = args.labels.split(",") if "," in args.labels else args.labels
+    data = open_dataset(args.data, args.format, **options)
+    split = spell_split(args.split) if args.split else _choose(data)
+    classifier = Classifier.from_pretrained(args.model, device=args.device)
+    detector = None
+    if args.align == "detect":
+        from mien.faces.detect import YuNet
+
+        detector = YuNet()
+    args.out.mkdir(parents=True, exist_ok=True)
+    measured = measure(
+        classifier, data, split, batch_size=args.batch_size, detector=detector, progress=sys.stderr.isatty()
+    )
+    report = measured.report
+
+    shown = "as they are"
+    if measured.found is not None:
+        shown = f"aligned, but for {report.count - measured.found:,} in which no face was found: as they are"
+    title = f"{args.model} on {args.data}, {split}: {report.count:,} faces, {shown}"
+    facts = {
+        "model": args.model,
+        "data": args.data,
+        "split": split,
+        "align": args.align,
+        "found": measured.found,
+        "malformed": measured.malformed,
+        **report.to_dict(),
+    }
+    text = json.dumps(facts, indent=2, ensure_ascii=False)
+    table, picture = args.out / "report.json", args.out / "confusion.png"
+    with whole(table) as file:
+        file.write(text.encode() + b"\n")
+    with whole(picture) as file:
+        plot_confusion(report, file, f"{Path(args.model).name} on {Path(args.data).name}, {split}, {args.align}")
+    if args.json:
+        print(text)
+    else:
+        left_out = f"\nleft out: {measured.malformed:,} malformed rows" if measured.malformed else ""
+        print(f"{title}{left_out}\n\n{report}\n\nsaved: {table}, {picture}")
+    return 0
+
+
+def _choose(data: DataSet) -> str:
+    for split in ("validation", "test"):
+        if split in data.splits:
+            return split
+    if len(data.splits) > 1:
+        raise MienError(f"{data}: which split? --split {' or '.join(data.splits)}")
+    return data.splits[0]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: not a whole number from 1 up")
+    return int(text)

@@ -1,0 +1,75 @@
+"""A model measured on a data set."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from mien.classifier import Classifier
+from mien.data import DataSet, Row
+from mien.errors import MienError
+from mien.evaluation.report import Report, evaluate
+from mien.faces.detect import Detector, detect_or_retry
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """report: over the model's labels. malformed: rows left out. found: faces that the detector found, if it looked."""
+
+    report: Report
+    malformed: int
+    found: int | None
+
+
+def measure(
+    classifier: Classifier,
+    data: DataSet,
+    split: str,
+    *,
+    batch_size: int = 32,
+    detector: Detector | None = None,
+    progress: bool = False,
+) -> Measured:
+    """Read every row of a split and compare with its label; classes of model and data are matched by their names.
+
+    Without a detector each picture is read as it is. With one the largest face in it is cut out as in reading (where
+    none is found, once more enlarged in a border), and a picture without any is read as it is.
+
+    Raises MienError where the data has a class that the model does not know.
+    """
+    unknown = [label for label in data.labels if label not in classifier.labels]
+    if unknown:
+        raise MienError(
+            f"{data} has the class {' and '.join(map(repr, unknown))}, and the model only knows "
+            f"{', '.join(classifier.labels)}"
+        )
+    rows = data.rows(split)
+    class_of = np.array([classifier.labels.index(label) for label in data.labels])
+    probs, found = _read(classifier, rows, batch_size, detector, progress)
+    report = evaluate(probs, class_of[[row.label for row in rows]], classifier.labels)
+    return Measured(report, len(data.findings[split].malformed), None if detector is None else found)
+
+
+def _read(
+    classifier: Classifier, rows: Sequence[Row], batch_size: int, detector: Detector | None, progress: bool
+) -> tuple[np.ndarray, int]:
+    """(N, C) and how many faces were found."""
+
+    def cut(row: Row) -> tuple[np.ndarray, bool]:
+        image = row.image()
+        faces = detect_or_retry(detector, image) if detector else ()
+        if not faces:
+            return classifier.crop(image), False
+        face = max(faces, key=lambda face: face.box[2] * face.box[3])
+        return classifier.crop(image, face.landmarks, face.box), True
+
+    probs, found = [], 0
+    with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit=" faces", leave=False, disable=not progress) as bar:
+        for start in range(0, len(rows), batch_size):
+            crops, seen = zip(*pool.map(cut, rows[start : start + batch_size]), strict=True)
+            probs.append(classifier.run(np.stack(crops)))
+            found += sum(seen)
+            bar.update(len(crops))
+    return np.concatenate(probs), found

@@ -1,0 +1,38 @@
+"""The confusion matrix as a picture."""
+
+from typing import BinaryIO
+
+import numpy as np
+
+from mien.errors import require
+from mien.evaluation.report import Report
+
+
+def plot_confusion(report: Report, file: BinaryIO, title: str = "") -> None:
+    """Write the confusion matrix as PNG: colour is the share of the row, numbers are faces. Needs the extra [eval]."""
+    figure_class = require("matplotlib.figure", "eval").Figure  # without pyplot: no window, no state
+    counts = np.array(report.confusion)
+    totals = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    side = 2.6 + 0.62 * len(counts)
+    figure = figure_class(figsize=(side + 0.8, side), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    recalls = [report.recall[label] for label in report.labels]
+    rows = [
+        f"{label}\n{'no faces' if recall is None else f'{recall:.1%}'}"
+        for label, recall in zip(report.labels, recalls, strict=True)
+    ]
+    axes.set_xticks(range(len(counts)), report.labels, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(counts)), rows)
+    for (y, x), count in np.ndenumerate(counts):
+        if count:
+            axes.text(x, y, f"{count}", ha="center", va="center", color="white" if shares[y, x] > 0.5 else "black")
+    axes.set_xlabel("read as")
+    axes.set_ylabel("is (and recall)")
+    measured = f"accuracy {report.accuracy:.4f}, {report.count:,} faces"
+    axes.set_title(
+        f"{title}\n{measured}" if title else measured, fontsize="medium", wrap=True, pad=12, parse_math=False
+    )
+    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
+    figure.savefig(file, format="png")
