@@ -47,11 +47,10 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
     matrix = similarity(landmarks, ARCFACE112 * (size / 112))
     shrink = 1 / np.hypot(*matrix[:, 0])  # pixels of the picture to one of the crop
     block = max(1, int(shrink / 3))
-    if block > 1:
-        image, (x, y) = _average_blocks(image, _reach(matrix, size), block)
-        # pixel u of the averaged part has its centre at x + block·u + (block - 1) / 2 of the picture
-        matrix[:, 2] += matrix[:, :2] @ (x + (block - 1) / 2, y + (block - 1) / 2)
-        matrix[:, :2] *= block
+    image, (x, y) = _part(image, matrix, size, block)
+    # pixel u of the part has its centre at x + block·u + (block - 1) / 2 of the picture
+    matrix[:, 2] += matrix[:, :2] @ (x + (block - 1) / 2, y + (block - 1) / 2)
+    matrix[:, :2] *= block
     samples = max(1, int(np.ceil(shrink / block - 0.1)))
     matrix *= samples
     matrix[:, 2] += (samples - 1) / 2
@@ -106,37 +105,34 @@ def crop(
         except ValueError:
             if box is None:
                 raise
-    return resize(image if box is None else _square(image, box), preprocess["resize"])
+    return resize(image if box is None else square(image, box)[0], preprocess["resize"])
 
 
-def _reach(matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The least and the greatest x, y of the picture that a crop of `size` pixels looks at."""
+def _part(image: np.ndarray, matrix: np.ndarray, size: int, block: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """What a crop of `size` pixels sees of the picture, each block×block of it made one pixel, and where it begins."""
     inverse = cv2.invertAffineTransform(matrix)
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5
     seen = corners @ inverse[:, :2].T + inverse[:, 2]
-    return seen.min(0), seen.max(0)
-
-
-def _average_blocks(
-    image: np.ndarray, reach: tuple[np.ndarray, np.ndarray], block: int
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """The part of the picture within reach, each block×block of it made one pixel, and the x, y where it begins."""
     limit = np.array(image.shape[1::-1])
-    x, y = np.clip(np.floor(reach[0]).astype(int) - 2 * block, 0, limit - 1)
-    right, bottom = np.clip(np.ceil(reach[1]).astype(int) + 2 * block, (x + 1, y + 1), limit)
+    x, y = np.clip(np.floor(seen.min(0)).astype(int) - 2 * block, 0, limit - 1)
+    right, bottom = np.clip(np.ceil(seen.max(0)).astype(int) + 2 * block, (x + 1, y + 1), limit)
     part = image[y:bottom, x:right]
-    width, height = -(-(right - x) // block), -(-(bottom - y) // block)
-    part = cv2.copyMakeBorder(
-        part, 0, height * block - part.shape[0], 0, width * block - part.shape[1], cv2.BORDER_REPLICATE
-    )
-    return cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA), (int(x), int(y))
+    if block > 1:
+        width, height = -(-(right - x) // block), -(-(bottom - y) // block)
+        down, over = height * block - part.shape[0], width * block - part.shape[1]
+        part = cv2.copyMakeBorder(part, 0, down, 0, over, cv2.BORDER_REPLICATE)
+        part = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+    return part, (int(x), int(y))
 
 
-def _square(image: np.ndarray, box: Sequence[float]) -> np.ndarray:
-    """The square about the middle of the box, as wide as its longer side; beyond the picture its edge is repeated."""
+def square(image: np.ndarray, box: Sequence[float]) -> tuple[np.ndarray, tuple[int, int]]:
+    """The square about the middle of the box, as wide as its longer side, and the x, y of its corner in the picture.
+
+    image: (H, W, 3) uint8; box: x, y, width, height in its pixels. Beyond the picture its edge is repeated.
+    """
     x, y, width, height = box
     side = max(1, round(max(width, height)))
     left, top = round(x + (width - side) / 2), round(y + (height - side) / 2)
     columns = np.arange(left, left + side).clip(0, image.shape[1] - 1)
     rows = np.arange(top, top + side).clip(0, image.shape[0] - 1)
-    return image[rows[:, None], columns]
+    return image[rows[:, None], columns], (left, top)
