@@ -33,7 +33,7 @@ class Detection:
 
 
 class Detector(Protocol):
-    """Whatever finds faces in an image (H, W, 3) uint8 RGB; threads may share it."""
+    """Whatever finds the faces of an image (H, W, 3) uint8 RGB, in its pixels; threads may share it."""
 
     def __call__(self, image: np.ndarray) -> Sequence[Detection]: ...
 
@@ -41,8 +41,8 @@ class Detector(Protocol):
 class YuNet:
     """YuNet (2023mar), small and quick: finds faces from 13 to some 400 pixels wide in what it is shown.
 
-    threshold: the least score. min_face: how small a face may be, in pixels of its shorter side; smaller ones that are
-    found all the same are given, too.
+    threshold: the least score. min_face: the least of a face's shorter side, in pixels of the picture. Where no face is
+    found, the picture is tried once more, framed: see `look_again`.
 
     It looks as closely as the faces need. First at the whole picture brought to 320 pixels, where the large ones are
     found. Then, if faces of `min_face` pixels were narrower than 13 in that look (it misses half of those 12 wide and
@@ -60,6 +60,10 @@ class YuNet:
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
         """The faces of image (H, W, 3) uint8 RGB, the largest first."""
+        return detect_or_retry(self.find, image, self.min_face)
+
+    def find(self, image: np.ndarray) -> list[Detection]:
+        """The faces of the picture unframed, those below `min_face` that came to light included."""
         height, width = image.shape[:2]
         scale = min(1.0, _FIRST / max(height, width))
         faces = self._look_at(image, scale)
