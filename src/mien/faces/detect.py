@@ -134,15 +134,12 @@ def look_again(detector: Detector, image: np.ndarray) -> list[Detection]:
 
 
 def detect_or_retry(detector: Detector, image: np.ndarray, min_face: float = 20) -> list[Detection]:
-    """The faces in image (H, W, 3) uint8; where there are none, what is found by `look_again`.
+    """The faces in image (H, W, 3) uint8; where the detector sees none at all, what it sees by `look_again`.
 
     Faces whose shorter side is below `min_face` pixels of this very picture are left out.
     """
-    for detect in (detector, lambda image: look_again(detector, image)):
-        found = [face for face in detect(image) if min(face.box[2:]) >= min_face]
-        if found:
-            return found
-    return []
+    found = detector(image) or look_again(detector, image)
+    return [face for face in found if min(face.box[2:]) >= min_face]
 
 
 def open_yunet(*, cache: bool = True) -> Engine:
