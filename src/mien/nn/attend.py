@@ -30,7 +30,8 @@ class Attend(nn.Module):
         scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
         if bias is not None:
             scores = scores + bias
-        attn = self.weights(torch.softmax(scores.float(), dim=-1).to(v.dtype))
+        at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
+        attn = self.weights(scores.softmax(dim=-1, dtype=at_least_fp32).to(v.dtype))
         return F.dropout(attn, dropout) @ v
 
 

@@ -1,0 +1,412 @@
+"""What every mechanism must hold to, and what each promises of its own."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mien.nn import (
+    Attend,
+    BatchTransformer,
+    Block,
+    ClassEncoding,
+    DropPath,
+    LandmarkCrossAttention,
+    LayerScale,
+    LevelAttention,
+    Mlp,
+    SelfAttention,
+    class_batch_attention,
+)
+from mien.nn.grid import relative_index, to_map, to_tokens
+
+WIDE, TINY = 16, 4
+
+
+def level(dim, **options):
+    return LevelAttention(dim, dim, 2, mlp_ratio=2, **options)
+
+
+def landmarks(dim, size=4, **options):
+    return LandmarkCrossAttention(dim, 2, size, mlp_ratio=2, **options)
+
+
+# what it is: how it is built for a width, and what it is given in a batch of B faces
+MECHANISMS = {
+    "self attention": (lambda dim: SelfAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
+    "self attention without bias": (lambda dim: SelfAttention(dim, 2, qkv_bias=False), lambda b, dim: [(b, 6, dim)]),
+    "block": (lambda dim: Block(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 6, dim)]),
+    "mlp": (lambda dim: Mlp(dim, 2 * dim), lambda b, dim: [(b, 6, dim)]),
+    "layer scale": (lambda dim: LayerScale(dim, 0.1), lambda b, dim: [(b, 6, dim)]),
+    "landmarks": (landmarks, lambda b, dim: [(b, dim, 4, 4)] * 2),
+    "landmarks, fewer keys": (partial(landmarks, key_stride=2), lambda b, dim: [(b, dim, 4, 4)] * 2),
+    "levels": (level, lambda b, dim: [(b, dim, 4, 6), (b, dim, 2, 3)]),
+    "levels, query": (partial(level, residual="query"), lambda b, dim: [(b, dim, 4, 6), (b, dim, 2, 3)]),
+    "levels, warm": (
+        partial(level, gate_lower=True, init_values=1e-5),
+        lambda b, dim: [(b, dim, 4, 6), (b, dim, 2, 3)],
+    ),
+}
+BRANCHES = {
+    "batch": {},
+    "batch, sinusoidal": {"encoding": "sinusoidal"},
+    "batch, scalar": {"encoding": "scalar"},
+    "batch, none": {"encoding": "none"},
+    "batch, shared": {"shared": True},
+    "batch, softmax": {"value_softmax": True},
+    "batch, detached": {"detach_value": True},
+}
+for _name, _options in BRANCHES.items():
+    MECHANISMS[_name] = (
+        lambda dim, options=_options: BatchTransformer(dim, 3, features=4, **options),
+        lambda b, dim: [(b, dim, 2, 2), (b, 3)],
+    )
+every = pytest.mark.parametrize("name", MECHANISMS)
+alone = pytest.mark.parametrize("name", [name for name in MECHANISMS if not name.startswith("batch")])
+
+
+def prepare(name: str, dim: int = WIDE, batch: int = 3, dtype: torch.dtype = torch.float32):
+    torch.manual_seed(0)
+    make, shapes = MECHANISMS[name]
+    return make(dim).to(dtype), [torch.randn(shape, dtype=dtype) for shape in shapes(batch, dim)]
+
+
+def sets(output: Tensor | dict[str, Tensor]) -> list[Tensor]:
+    return list(output.values()) if isinstance(output, dict) else [output]
+
+
+def opened(module: nn.Module, seen: list[Tensor] | None = None) -> nn.Module:
+    """The same module, whose attention shows its weights."""
+    for part in module.modules():
+        if isinstance(part, Attend):
+            part.open = True
+            if seen is not None:
+                part.weights.register_forward_hook(lambda _, __, attn: seen.append(attn))
+    return module
+
+
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_shape_and_dtype_come_out_as_they_went_in(name, dtype):
+    module, inputs = prepare(name, dtype=dtype)
+    out = module(*inputs)
+    if isinstance(out, dict):  # across the batch, in fp32 at least
+        assert list(out) == ["bt", "cba"]
+        dtype = torch.promote_types(dtype, torch.float32)
+    for each in sets(out):
+        assert each.shape == inputs[-1].shape and each.dtype == dtype and each.isfinite().all()
+
+
+@every
+def test_bf16_is_fp32_but_for_rounding(name):
+    module, inputs = prepare(name)
+    exact = sets(module(*inputs))
+    rounded = sets(module.bfloat16()(*[x.bfloat16() for x in inputs]))
+    for a, b in zip(exact, rounded, strict=True):
+        torch.testing.assert_close(a, b.float(), atol=0.1, rtol=0.05)
+
+
+def without_gradient(name: str) -> dict[str, slice]:
+    """The parts of parameters that shift every score of a query alike, which softmax does not see: biases of keys."""
+    if name == "self attention" or name == "block":
+        return {("attn." if name == "block" else "") + "qkv.bias": slice(WIDE, 2 * WIDE)}
+    if name.startswith(("landmarks", "levels")):
+        return {"kv.bias": slice(0, WIDE)}
+    if name.startswith("batch") and name != "batch, shared":
+        return {"embed_k.bias": slice(None)}
+    return {}
+
+
+@every
+def test_every_parameter_has_a_gradient(name):
+    module, inputs = prepare(name, dtype=torch.float64)
+    for x in inputs:
+        x.requires_grad_()
+    sum((each * torch.randn_like(each)).sum() for each in sets(module(*inputs))).backward()
+    none = without_gradient(name)
+    for parameter, p in module.named_parameters():
+        grad = p.grad.clone()
+        assert grad.isfinite().all(), parameter
+        if parameter in none:
+            assert grad[none[parameter]].abs().max() < 1e-12
+            grad[none[parameter]] = 1
+        assert grad.abs().max() > 1e-12, parameter
+        if parameter.endswith(("weight", "bias")) and parameter != "relative_bias":
+            assert (grad != 0).all(), parameter
+    for x in inputs:
+        expected = name != "batch, detached" or x is not inputs[1]
+        assert (x.grad is not None and x.grad.abs().max() > 0) == expected
+
+
+@every
+@pytest.mark.parametrize("show", [False, True], ids=["fused", "open"])
+def test_gradients_are_right(name, show):
+    module, inputs = prepare(name, TINY, 2, torch.float64)
+    if show:
+        opened(module)
+    names, values = zip(*((n, p.detach().requires_grad_()) for n, p in module.named_parameters()), strict=True)
+    for p in values:
+        p.data += 0.1 * torch.randn_like(p)  # a gate at 0 and scales of 1e-5 hide what stands behind them
+    inputs = [x.requires_grad_() for x in inputs]
+    if name == "batch, detached":
+        inputs[1].requires_grad_(False)
+
+    def call(*arguments):
+        parameters = dict(zip(names, arguments[len(inputs) :], strict=True))
+        return tuple(sets(functional_call(module, parameters, arguments[: len(inputs)])))
+
+    assert torch.autograd.gradcheck(call, (*inputs, *values), fast_mode=True)
+
+
+@every
+def test_attention_is_the_same_when_looked_at(name):
+    module, inputs = prepare(name, dtype=torch.float64)
+    fused = sets(module(*inputs))
+    seen = []
+    for a, b in zip(fused, sets(opened(module, seen)(*inputs)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+    attentions = sum(isinstance(part, Attend) for part in module.modules())
+    assert len(seen) == attentions
+    for attn in seen:
+        assert (attn >= 0).all()
+        torch.testing.assert_close(attn.sum(-1), torch.ones_like(attn.sum(-1)))
+
+
+@alone
+def test_a_face_has_the_same_answer_alone_and_among_others(name):
+    module, inputs = prepare(name, batch=4, dtype=torch.float64)
+    module.eval()
+    together = module(*inputs)
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(module(*[x[order] for x in inputs]), together[order])
+    for i in range(4):
+        torch.testing.assert_close(module(*[x[i : i + 1] for x in inputs])[0], together[i])
+
+
+@every
+def test_state_dict_round_trip(name):
+    module, inputs = prepare(name)
+    expected = sets(module(*inputs))
+    torch.manual_seed(1)
+    other = MECHANISMS[name][0](WIDE)
+    other.load_state_dict(module.state_dict())
+    assert all(map(torch.equal, sets(other(*inputs)), expected))
+    assert not [key for key in module.state_dict() if key.endswith(("index", "weights"))]
+
+
+@every
+def test_export(name):
+    module, inputs = prepare(name)
+    module.eval()
+    program = torch.export.export(module, tuple(inputs))
+    for a, b in zip(sets(program.module()(*inputs)), sets(module(*inputs)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("grid", [(7, 9), (14, 14), (1, 5), None], ids=str)
+def test_mixers_take_any_grid(grid):
+    for mixer in (SelfAttention(WIDE, 4), Block(WIDE, 4)):
+        tokens = torch.randn(2, 10 if grid is None else grid[0] * grid[1], WIDE)
+        assert mixer(tokens, grid).shape == tokens.shape
+
+
+# Attend
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_attend_is_softmax_attention(biased):
+    q, k, v = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 7, 4), torch.randn(2, 3, 7, 4)
+    bias = torch.randn(3, 5, 7) if biased else None
+    out = torch.empty(2, 3, 5, 4)
+    for b in range(2):
+        for h in range(3):
+            for i in range(5):
+                scores = [(q[b, h, i] @ k[b, h, j]) / 4**0.5 + (bias[h, i, j] if biased else 0) for j in range(7)]
+                shares = torch.stack(scores).exp()
+                out[b, h, i] = (shares / shares.sum()) @ v[b, h]
+    torch.testing.assert_close(Attend()(q, k, v, bias), out)
+
+
+def test_a_hook_may_replace_the_weights_of_attention():
+    attend = opened(Attend())
+    q, k, v = torch.randn(3, 1, 2, 5, 4)
+    attend.weights.register_forward_hook(lambda *_: torch.full((1, 2, 5, 5), 0.2))
+    torch.testing.assert_close(attend(q, k, v), v.mean(2, keepdim=True).expand_as(v))
+
+
+@pytest.mark.parametrize("show", [False, True], ids=["fused", "open"])
+def test_attention_drops_in_training_only(show):
+    attend = Attend(dropout=0.5)
+    attend.open = show
+    q, k, v = torch.randn(3, 1, 2, 50, 4)
+    assert not torch.equal(attend(q, k, v), attend(q, k, v))
+    attend.eval()
+    assert torch.equal(attend(q, k, v), attend(q, k, v))
+
+
+# blocks
+
+
+def test_a_block_is_its_formula():
+    block, (x,) = Block(WIDE, 2), [torch.randn(2, 6, WIDE)]
+    y = x + block.attn(block.norm1(x))
+    torch.testing.assert_close(block(x), y + block.mlp(block.norm2(y)))
+
+
+def test_a_block_takes_any_mixer():
+    class Nothing(nn.Module):
+        def __init__(self, dim, num_heads):
+            super().__init__()
+            self.seen = (dim, num_heads)
+
+        def forward(self, tokens, grid=None):
+            return torch.zeros_like(tokens) if grid == (2, 3) else tokens
+
+    block = Block(WIDE, 4, mixer=Nothing)
+    assert block.attn.seen == (WIDE, 4)
+    x = torch.randn(2, 6, WIDE)
+    torch.testing.assert_close(block(x, (2, 3)), x + block.mlp(block.norm2(x)))
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    torch.manual_seed(0)
+    x = torch.ones(4000, 2, 3)
+    drop = DropPath(0.25)
+    out = drop(x)
+    assert set(out.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert (out == out[:, :1, :1]).all()
+    assert out.mean().item() == pytest.approx(1, abs=0.03)
+    assert drop.eval()(x) is x
+    with pytest.raises(ValueError, match="drop_path"):
+        DropPath(1.0)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="10 is not a multiple of num_heads 4"):
+        SelfAttention(10, 4)
+
+
+# places
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_relative_index_by_brute_force(size):
+    places = [(y, x) for y in range(size) for x in range(size)]
+    expected = [
+        [(yi - yj + size - 1) * (2 * size - 1) + (xi - xj + size - 1) for yj, xj in places] for yi, xi in places
+    ]
+    assert relative_index(size).tolist() == expected
+
+
+def test_fewer_keys_look_up_the_place_of_their_squares_first_corner():
+    full, few = landmarks(WIDE), landmarks(WIDE, key_stride=2)
+    few.load_state_dict(full.state_dict())
+    corners = [y * 4 + x for y in (0, 2) for x in (0, 2)]
+    assert torch.equal(few.bias(), full.bias()[:, :, corners])
+
+
+def test_maps_and_tokens_are_each_others_inverse():
+    maps = torch.randn(2, 5, 3, 4)
+    tokens = to_tokens(maps)
+    assert torch.equal(to_map(tokens, (3, 4)), maps)
+    assert torch.equal(tokens[:, 1 * 4 + 2], maps[:, :, 1, 2])
+
+
+# landmarks and levels
+
+
+def test_landmark_attention_is_its_formula():
+    module, (image, asked) = prepare("landmarks", dtype=torch.float64)
+    for p in module.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    x, f = module.norm1(image.flatten(2).mT), asked.flatten(2).mT
+    k, v = module.kv(x).split(WIDE, dim=-1)
+    heads = []
+    for h, part in enumerate((slice(0, 8), slice(8, 16))):
+        scores = f[..., part] @ k[..., part].mT / 8**0.5 + module.relative_bias[relative_index(4)][..., h]
+        heads.append(scores.softmax(-1) @ v[..., part])
+    y = x + module.ls1.gamma * module.proj(torch.cat(heads, -1))
+    z = y + module.ls2.gamma * module.mlp(module.norm2(y))
+    torch.testing.assert_close(module(image, asked), z.mT.unflatten(2, (4, 4)))
+
+
+@pytest.mark.parametrize("residual", ["both", "query"])
+def test_level_attention_is_its_formula(residual):
+    torch.manual_seed(0)
+    module = level(WIDE, residual=residual, gate_lower=True, init_values=0.3).double()
+    module.gate.data.fill_(0.7)
+    lower, upper = torch.randn(2, WIDE, 4, 6).double(), torch.randn(2, WIDE, 2, 3).double()
+    t, u = module.down(lower).flatten(2).mT, upper.flatten(2).mT
+    q = module.q(module.norm_q(t))
+    k, v = module.kv(module.norm_kv(u)).split(WIDE, dim=-1)
+    parts = (slice(0, 8), slice(8, 16))
+    heads = [(q[..., p] @ k[..., p].mT / 8**0.5).softmax(-1) @ v[..., p] for p in parts]
+    m = 0.7 * t + (u if residual == "both" else 0) + 0.3 * module.proj(torch.cat(heads, -1))
+    m = m + 0.3 * module.mlp(module.norm2(m))
+    torch.testing.assert_close(module(lower, upper), m.mT.unflatten(2, (2, 3)))
+
+
+def test_levels_of_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="not twice as large"):
+        level(WIDE)(torch.randn(1, WIDE, 8, 8), torch.randn(1, WIDE, 2, 2))
+    with pytest.raises(ValueError, match="residual must be 'both' or 'query', not 'all'"):
+        level(WIDE, residual="all")
+
+
+# the batch
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_permuting_the_batch_permutes_the_answers(name):
+    module, (maps, logits) = prepare(name, batch=5, dtype=torch.float64)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    together, shuffled = module(maps, logits), module(maps[order], logits[order])
+    for key in together:
+        torch.testing.assert_close(shuffled[key], together[key][order])
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_one_face_has_only_itself_to_ask(name):
+    module, (maps, logits) = prepare(name, batch=1)
+    value = logits.softmax(-1) if name == "batch, softmax" else logits
+    out = module(maps, logits)
+    torch.testing.assert_close(out["cba"], value)
+    torch.testing.assert_close(out["bt"], 2 * value)
+
+
+def test_faces_ask_the_whole_batch():
+    module, (maps, logits) = prepare("batch")
+    changed = logits.clone()
+    changed[2] += 1
+    assert (module(maps, changed)["cba"][0] != module(maps, logits)["cba"][0]).all()
+    _, attn = class_batch_attention(torch.randn(5, 3, 49), torch.randn(5, 3, 49), torch.randn(5, 3))
+    assert attn.shape == (3, 5, 5)
+    torch.testing.assert_close(attn.sum(-1), torch.ones(3, 5))
+
+
+def test_scores_across_the_batch_stay_fp32_under_autocast():
+    query, key, value = torch.randn(4, 3, 49), torch.randn(4, 3, 49), torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = class_batch_attention(query, key, value)
+    for a, b in zip(rounded, class_batch_attention(query, key, value), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_encodings():
+    x = torch.zeros(2, 3, 5)
+    table = ClassEncoding(3, 5, "sinusoidal")(x)[0]
+    for c in range(3):
+        for f in range(5):
+            angle = torch.tensor(c / 10000 ** (f // 2 * 2 / 6))
+            assert table[c, f].item() == pytest.approx((angle.sin() if f % 2 == 0 else angle.cos()).item(), abs=1e-6)
+    assert ClassEncoding(3, 5, "none")(x) is x
+    scalar = ClassEncoding(3, 5, "scalar")
+    assert [p.shape for p in scalar.parameters()] == [(1, 3, 1)]
+    assert (scalar(x) == scalar(x)[:, :, :1]).all()
+    learned = ClassEncoding(30, 49)
+    assert learned.table.shape == (1, 30, 49) and learned.table.std().item() == pytest.approx(0.02, rel=0.1)
+    assert not list(ClassEncoding(3, 5, "sinusoidal").state_dict())
+    with pytest.raises(ValueError, match="learned, sinusoidal, scalar or none, not 'rotary'"):
+        ClassEncoding(3, 5, "rotary")
