@@ -47,11 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except MienError as error:
         return _fail(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        return 141
     except OSError as error:
-        return _fail(f"{error.filename or error}: {(error.strerror or 'failed').lower()}" if error.errno else error)
+        if error.filename is None:  # stdout cannot take more: Python would try once again when it ends, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141
+        reason = (error.strerror or str(error)).lower()
+        return _fail(reason if error.filename is None else f"{error.filename}: {reason}")
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
 
