@@ -1,0 +1,1 @@
+"""Training: recipes, batches of faces, optimizers and the loop."""
