@@ -57,6 +57,8 @@ class BTN(Poster):
             raise ValueError(f"mla must be 'levels' or 'none', not {mla!r}")
         if vit_tokens not in ("levels147", "fused49"):
             raise ValueError(f"vit_tokens must be 'levels147' or 'fused49', not {vit_tokens!r}")
+        if mla == "none" and vit_tokens == "fused49":
+            raise ValueError("vit_tokens='fused49' needs mla='levels': without it nothing is fused")
         num_tokens = 147 if vit_tokens == "levels147" else 49
         super().__init__(num_classes=num_classes, dims=dims, head_dim=head_dim, num_tokens=num_tokens, **poster)
         low, mid, high = dims

@@ -23,5 +23,5 @@ class PlainClassifier(Network):
 
 
 def mobilefacenet(*, num_classes: int = 8, dropout: float = 0.1) -> PlainClassifier:
-    """A single MobileFaceNet: 1.0 M parameters, 0.23 GMAC."""
+    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC."""
     return PlainClassifier(image=MobileFaceNet("relu6"), num_classes=num_classes, dropout=dropout)
