@@ -109,6 +109,13 @@ def test_every_kind_of_picture_is_read(here, mien):
     assert [row["source"] for row in rows if row["box"]] == names
 
 
+def test_what_pillow_merely_warns_of_is_no_line_on_stderr(here, stand_in):
+    code = "import sys, PIL.Image as i; i.MAX_IMAGE_PIXELS = 200_000; from mien.__main__ import main; sys.exit(main())"
+    run = [sys.executable, "-c", code, "read", "good.jpg", "--model", str(stand_in)]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and json.loads(done.stdout)["box"]
+
+
 @pytest.mark.parametrize("side", [1, 2, 7, 31, 700])
 def test_pictures_without_a_face(here, mien, side):
     Image.new("RGB", (side, 3), (90, 120, 40)).save("none.png")

@@ -76,6 +76,9 @@ def test_sizes_may_differ_and_batches_do_not_matter(classifier):
     expected = np.concatenate([classifier.predict_proba([face]) for face in faces])
     for size in (1, 3, 100):
         np.testing.assert_allclose(classifier.predict_proba(faces, batch_size=size), expected, atol=1e-6)
+    for size in (0, -1):
+        with pytest.raises(ValueError, match="at least one"):
+            classifier.predict_proba(faces, batch_size=size)
 
 
 def test_nothing_gives_nothing(classifier):

@@ -208,7 +208,7 @@ def test_an_output_that_fails_midway_leaves_nothing(here, mien, monkeypatch):
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_nothing_half_written(here, shell, number, code):
     shutil.copy("face.jpg", "crops/0.jpg")
-    command = shell(*["crops"] * 1000, "--output", "rows.jsonl", "--annotate", "drawn")
+    command = shell(*["crops"] * 1000, "--output", "rows.jsonl", "--annotate", "drawn", "--batch-size", "1")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list(here.glob("drawn/*.jpg")):  # it is well under way
         assert process.poll() is None, process.stderr.read()
@@ -278,8 +278,9 @@ def test_progress_once_the_work_has_taken_a_second(capsys, monkeypatch):
 
 
 def test_annotate(here, mien):
-    code, _, err = mien("face.jpg", "none.png", "--annotate", "deep/drawn")
+    code, out, err = mien("face.jpg", "none.png", "--annotate", "deep/drawn", "--output", "rows.csv")
     assert (code, err) == (0, [])
+    assert out == ["rows.csv: 1 face in 2 pictures", "deep/drawn: 1 drawing"]
     assert [path.name for path in (here / "deep" / "drawn").iterdir()] == ["face.jpg"]
     before, after = open_picture("face.jpg").astype(int), open_picture("deep/drawn/face.jpg").astype(int)
     assert before.shape == after.shape

@@ -109,6 +109,11 @@ def test_a_bad_source_is_an_answer_and_the_rest_is_read(blocks, tmp_path):
         blocks("missing.png")
 
 
+def test_a_batch_of_nothing_is_refused(blocks):
+    with pytest.raises(ValueError, match="at least one"):
+        next(blocks.read_many([picture("anger")], batch_size=0))
+
+
 @pytest.mark.parametrize("source", [None, 3, np.zeros((4, 4)), np.zeros((2, 4, 4, 3), np.uint8)])
 def test_what_is_no_picture_at_all(blocks, source):
     with pytest.raises(ReadError):

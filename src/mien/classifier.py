@@ -75,6 +75,8 @@ class Classifier:
 
         Raises ValueError for anything else, and ReadError for a picture of another kind.
         """
+        if batch_size < 1:
+            raise ValueError(f"a batch holds at least one face, not {batch_size}")
         images = _pictures(images)
         probs = [np.empty((0, len(self.labels)), np.float32)]
         for start in range(0, len(images), batch_size):

@@ -82,6 +82,8 @@ class Reader:
         `batch_size` faces at a time, out of as many pictures as it takes. A picture is let go of once its faces are cut
         out, so that memory does not grow with the number of pictures.
         """
+        if batch_size < 1:
+            raise ValueError(f"a batch holds at least one face, not {batch_size}")
         workers = workers or min(4, os.cpu_count() or 1)
         sources = iter(sources)
         opening: deque[Future[_Found]] = deque()

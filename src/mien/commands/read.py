@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -41,23 +42,27 @@ def run(args: argparse.Namespace) -> int:
     """Read the sources; 1 if one of them could not be."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or a half-written file would stay
+    warnings.simplefilter(
+        "ignore"
+    )  # of Pillow, on pictures that it reads all the same: stderr is for those it does not
     if args.output and args.output.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
     pictures = find_pictures(args.source)
-    drawings: Sequence[Path | None] = [None] * len(pictures)
+    drawings: Sequence[Path | None] = [None] * len(pictures)  # where each is drawn
     if args.annotate:
         from mien.commands.annotate import annotate, annotated_names
 
-        pictures = _outside(args.annotate, pictures, args.source)
+        pictures = _outside(args.annotate, pictures, set(args.source))
         drawings = annotated_names(args.annotate, pictures)
         if lost := set(map(os.path.realpath, pictures)) & set(map(os.path.realpath, drawings)):
             args.misuse(f"--annotate would overwrite {min(lost)}, which is to be read")
-        args.annotate.mkdir(parents=True, exist_ok=True)
 
     reader = Reader.from_pretrained(
         args.model, aligned=args.aligned, threshold=args.threshold, min_face=args.min_face, device=args.device
     )
     labels = reader.classifier.labels
+    if args.annotate:
+        args.annotate.mkdir(parents=True, exist_ok=True)
     counts = Counter()
     with ExitStack() as stack:
         bar = stack.enter_context(closing(Progress(len(pictures))))
@@ -68,14 +73,14 @@ def run(args: argparse.Namespace) -> int:
         else:
             writer = JsonLines(sys.stdout.buffer, labels)
         stack.enter_context(closing(writer))
-        for source, drawing, faces in zip(
-            pictures, drawings, reader.read_many(pictures, batch_size=args.batch_size), strict=True
-        ):
+        answers = reader.read_many(pictures, batch_size=args.batch_size)
+        for source, drawing, faces in zip(pictures, drawings, answers, strict=True):
             try:
                 if isinstance(faces, ReadError):
                     raise faces
                 if drawing and faces:
                     annotate(open_picture(source), faces, drawing)
+                    counts["drawing"] += 1
             except ReadError as error:
                 bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
                 counts["error"] += 1
@@ -90,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         read = len(pictures) - counts["error"]
         unread = f", {counts['error']} could not be read" if counts["error"] else ""
         print(f"{args.output}: {_counted(counts['face'], 'face')} in {_counted(read, 'picture')}{unread}")
+    if args.annotate and (args.output or sys.stdout.isatty()):
+        print(f"{args.annotate}: {_counted(counts['drawing'], 'drawing')}")
     return 1 if counts["error"] else 0
 
 
@@ -154,7 +161,7 @@ class Progress:
             self._bar.close()
 
 
-def _outside(folder: Path, pictures: Sequence[str], named: Sequence[str]) -> list[str]:
+def _outside(folder: Path, pictures: Sequence[str], named: set[str]) -> list[str]:
     """The pictures without those that an earlier run has drawn into `folder`, unless they were named themselves."""
     inside = os.path.join(os.path.realpath(folder), "")
     return [name for name in pictures if name in named or not os.path.realpath(name).startswith(inside)]
