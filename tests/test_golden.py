@@ -172,6 +172,24 @@ def test_btn_adds_what_the_paper_says_to_posterpp():
     assert added == 1_361_765  # the paper: 1.3 M
 
 
+def test_btn_warm_starts_as_posterpp(run, golden):
+    """With a gate at 0 only the layer scales stand between them: the answers differ by a share of that size, or not."""
+    warm = btn(mla_gate_lower=True, mla_init_values=1e-5).eval()
+    left = warm.load_state_dict(run.network.state_dict(), strict=False)
+    assert not left.unexpected_keys
+    assert all(name.startswith(("mla_mid.", "mla_high.", "batch_transformer.")) for name in left.missing_keys)
+    differences = {}
+    with torch.no_grad():
+        for scale in (1e-5, 1e-4, 0.0):
+            for name, p in warm.named_parameters():
+                if name.startswith("mla") and name.endswith("gamma"):
+                    p.fill_(scale)
+            differences[scale] = (warm(run.images) - run.seen["logits"]).abs().max().item()
+    assert differences[0.0] == 0
+    assert 0 < differences[1e-5] < 1e-4 < 1e-3 * golden["logits"].abs().max()
+    assert differences[1e-4] == pytest.approx(10 * differences[1e-5], rel=0.2)
+
+
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("encoded", [False, True], ids=["nope", "pe"])
 @pytest.mark.parametrize("classes, faces", [(7, 6), (8, 5), (7, 1)])

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from mien.checkpoint import KEY, check_header, read_header
 from mien.errors import CheckpointError
+from mien.files import whole
 
 
 def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.Module:
@@ -40,10 +41,10 @@ def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.M
         raise CheckpointError(f"{path} cannot be built: {error}") from error
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object, most: int | None = 8) -> None:
     """Load `tensors` into `module`; every one must find its place and every place its tensor.
 
-    Raises CheckpointError that lists what is missing, left over or of another shape.
+    Raises CheckpointError that lists what is missing, left over or of another shape, at `most` so many of each.
     """
     places = module.state_dict()
     optional = {name for name in places if name.endswith("num_batches_tracked")}
@@ -55,12 +56,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> No
         if tensors[name].shape != places[name].shape
     ]
     problems = [
-        f"{len(names)} tensors {what}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+        f"{len(names)} {what}: {', '.join(names[:most])}{', …' * (names != names[:most])}"
         for what, names in (("missing", missing), ("without a place", over), ("of another shape", other))
         if names
     ]
     if problems:
-        raise CheckpointError(f"{source}: {'; '.join(problems)}")
+        raise CheckpointError(f"{source}: tensors do not fit: {'; '.join(problems)}")
     module.load_state_dict(tensors, strict=False)  # counters of batch norm may be absent
 
 
@@ -114,6 +115,5 @@ def save_network(
         for name, tensor in network.state_dict().items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={KEY: json.dumps(header, ensure_ascii=False)})
-    os.replace(part, path)
+    with whole(path) as file:
+        file.write(save(tensors, metadata={KEY: json.dumps(header, ensure_ascii=False)}))

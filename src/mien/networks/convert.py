@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,8 +39,13 @@ _MOBILEFACENET_PRELU: Rules = (
     (r"conv_6_sep\.(.*)", r"last.\1"),
 )
 _IR50: Rules = (
-    (r"(?:module\.)?(?:ir_back\.)?output_layer\..*", None),
+    (r"output_layer\..*", None),
     (r"((?:input_layer|body[123])\..*)", r"\1"),
+    # face.evoLVe keeps its 24 units in one list
+    *((rf"body\.{unit}\.(.*)", rf"body1.{unit}.\1") for unit in range(3)),
+    *((rf"body\.{unit}\.(.*)", rf"body2.{unit - 3}.\1") for unit in range(3, 7)),
+    *((rf"body\.{unit}\.(.*)", rf"body3.{unit - 7}.\1") for unit in range(7, 21)),
+    (r"body\.2[123]\..*", None),
 )
 _VIT: Rules = (
     (r"(?:patch_embed|eca_block|CON1|IRLinear1|IRLinear2|blocks\.\d+\.conv)\..*", None),
@@ -70,7 +76,7 @@ _UNIT_PARTS = (
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under their new names, and the names that no rule knows."""
+    """Tensors under their new names, and the names that no rule knows, or whose new name is taken."""
     renamed, unknown = {}, []
     for name, tensor in tensors.items():
         for pattern, new in rules:
@@ -78,7 +84,9 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tenso
             if match:
                 if new is not None:
                     new = re.sub(r"<(\d)>", lambda level: str(int(level[1]) - 1), match.expand(new))
-                    renamed[new] = tensor
+                    if new in renamed:
+                        unknown.append(name)
+                    renamed.setdefault(new, tensor)
                 break
         else:
             unknown.append(name)
@@ -86,14 +94,13 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tenso
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose name begins with the prefix, without it; all of them where none does."""
-    found = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    return found or dict(tensors)
+    """The tensors whose name begins with the prefix, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def from_mobilefacenet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Of POSTER++'s landmark network (PReLU) or of foamliu/MobileFaceNet (ReLU6)."""
-    if "dw_conv.depthwise.weight" in tensors:
+    if any(name.startswith("dw_conv.") for name in tensors):
         return rename(tensors, _foamliu_rules())
     renamed, unknown = rename(tensors, _MOBILEFACENET_PRELU)
     for pattern, new in _UNIT_PARTS:
@@ -127,22 +134,14 @@ def _foamliu_rules() -> Rules:
 
 def from_ir50(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """In stages (body1 … body3), or as face.evoLVe's single list of 24 units, of which the last three are dropped."""
-    flat = {}
-    for name, tensor in tensors.items():
-        match = re.fullmatch(r"body\.(\d+)\.(.*)", name)
-        if match:
-            unit = int(match[1])
-            if unit > 20:
-                continue
-            stage, first = next((s, f) for s, f in ((3, 7), (2, 3), (1, 0)) if unit >= f)
-            name = f"body{stage}.{unit - first}.{match[2]}"
-        flat[name] = tensor
-    return rename(flat, _IR50)
+    return rename(tensors, _IR50)
 
 
 def from_vit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The ViT of a POSTER++ checkpoint, or its own tensors alone."""
-    return rename(under("VIT.", tensors), _VIT)
+    prefix = "VIT." if any(name.startswith("VIT.") for name in tensors) else ""
+    renamed, unknown = rename(under(prefix, tensors), _VIT)
+    return renamed, [prefix + name for name in unknown]
 
 
 def from_poster(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -151,18 +150,12 @@ def from_poster(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
         "ir_back.": ("image.", from_ir50),
         "VIT.": ("vit.", from_vit),
     }
-    found: dict[str, Tensor] = {}
-    unknown: list[str] = []
-    rest = dict(tensors)
+    renamed, unknown = rename({name: t for name, t in tensors.items() if not name.startswith(tuple(parts))}, _POSTER)
     for old, (new, convert) in parts.items():
-        part = {name.removeprefix(old): rest.pop(name) for name in list(rest) if name.startswith(old)}
-        if not part:
-            continue
-        renamed, strange = convert(part)
-        found |= {new + name: t for name, t in renamed.items()}
+        found, strange = convert(under(old, tensors))
+        renamed |= {new + name: t for name, t in found.items()}
         unknown += [old + name for name in strange]
-    renamed, strange = rename(rest, _POSTER)
-    return found | renamed, unknown + strange
+    return renamed, unknown
 
 
 @dataclass(frozen=True)
@@ -170,37 +163,39 @@ class Kind:
     """How a kind of published weights becomes a network's."""
 
     tensors: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
-    model: Callable[[Mapping[str, Tensor]], dict[str, Any]]
-    classes: Callable[[Mapping[str, Tensor]], int] | None = None  # None: a trunk, which names nothing
+    network: str
+    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors tell them
     resize: tuple[int, ...] = (112,)
 
 
-def _poster_model(t: Mapping[str, Tensor]) -> dict[str, Any]:
-    return {"class_path": "mien.networks.poster", "init_args": {"num_classes": len(t["vit.head.weight"])}}
-
-
-def _vit_model(t: Mapping[str, Tensor]) -> dict[str, Any]:
-    depth = 1 + max(int(name.split(".")[1]) for name in t if name.startswith("blocks."))
-    arguments = {
-        "num_classes": len(t["head.weight"]),
-        "num_tokens": t["pos_embed"].shape[1] - 1,
-        "embed_dim": t["pos_embed"].shape[2],
-        "depth": depth,
+def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
+    """How long a tensor is along an axis, for those that are there."""
+    return {
+        argument: tensors[name].shape[axis]
+        for argument, (name, axis) in places.items()
+        if name in tensors and tensors[name].ndim > axis
     }
-    return {"class_path": "mien.networks.ViT", "init_args": arguments}
+
+
+def _vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    arguments = _sizes(tensors, num_classes=("head.weight", 0), embed_dim=("head.weight", 1))
+    if "pos_embed" in tensors and tensors["pos_embed"].ndim == 3:
+        arguments["num_tokens"] = tensors["pos_embed"].shape[1] - 1
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    return arguments | ({"depth": len(blocks)} if blocks else {})
 
 
 KINDS = {
-    "poster": Kind(from_poster, _poster_model, lambda t: len(t["vit.head.weight"]), (224, 112)),
-    "ir50": Kind(from_ir50, lambda t: {"class_path": "mien.networks.IR50", "init_args": {}}),
+    "poster": Kind(
+        from_poster, "mien.networks.poster", lambda t: _sizes(t, num_classes=("vit.head.weight", 0)), (224, 112)
+    ),
+    "ir50": Kind(from_ir50, "mien.networks.IR50", lambda t: {}),
     "mobilefacenet": Kind(
         from_mobilefacenet,
-        lambda t: {
-            "class_path": "mien.networks.MobileFaceNet",
-            "init_args": {"variant": "prelu" if "stem.act.weight" in t else "relu6"},
-        },
+        "mien.networks.MobileFaceNet",
+        lambda t: {"variant": "prelu" if "stem.act.weight" in t else "relu6"},
     ),
-    "vit": Kind(from_vit, _vit_model, lambda t: len(t["head.weight"])),
+    "vit": Kind(from_vit, "mien.networks.ViT", _vit_arguments),
 }
 
 
@@ -216,21 +211,19 @@ def convert(kind: str, source: str | os.PathLike[str], out: str | os.PathLike[st
     how, out = KINDS[kind], Path(out)
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out}: a checkpoint for torch ends in .safetensors")
-    renamed, unknown = how.tensors(state_dict(source))
-    if unknown:
-        shown = ", ".join(sorted(unknown)[:8]) + (", …" if len(unknown) > 8 else "")
-        raise CheckpointError(f"{source}: {len(unknown)} tensors without a place in {kind}: {shown}")
+    tensors = state_dict(source)
+    renamed, unknown = how.tensors(tensors)
+    model = {"class_path": how.network, "init_args": how.arguments(renamed)}
     try:
-        model = how.model(renamed)
-        count = 0 if how.classes is None else how.classes(renamed)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{source}: not a {kind} checkpoint, {error} is missing") from error
-    network = build(model)
-    fill(network, renamed, source)
+        network = build(model)
+    except CheckpointError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
+    names = _labels(model["init_args"].get("num_classes"), labels)
     header = {
         "mien": VERSION,
         "model": model,
-        "id2label": {str(i): name for i, name in enumerate(_labels(count, labels))},
+        "id2label": {str(i): name for i, name in enumerate(names)},
         "preprocess": {
             "align": "none",
             "resize": [
@@ -246,9 +239,11 @@ def convert(kind: str, source: str | os.PathLike[str], out: str | os.PathLike[st
     return out
 
 
-def _labels(count: int, labels: str | None) -> tuple[str, ...]:
-    if count == 0:
-        return ("feature",)  # a trunk names nothing
+def _labels(count: int | None, labels: str | None) -> tuple[str, ...]:
+    if count is None:
+        if labels is not None:
+            raise CheckpointError("a trunk tells no classes apart: it takes no labels")
+        return ("feature",)
     if labels is None:
         names = {7: ORDERS["rafdb"], 8: EXPRESSIONS}.get(count, ())
     else:
@@ -264,6 +259,8 @@ def state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
         found: Any = load_tensors(source)
     else:
         try:
+            if _is_script(source):
+                raise ValueError("a TorchScript program")
             found = torch.load(source, map_location="cpu", pickle_module=_INERT_PICKLE, weights_only=False)
         except FileNotFoundError as error:
             raise CheckpointError(f"{source}: no such file") from error
@@ -281,6 +278,14 @@ def state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not tensors:
         raise CheckpointError(f"{source}: holds no tensors")
     return tensors
+
+
+def _is_script(source: str | os.PathLike[str]) -> bool:
+    """Whether torch.load would run the file as a program."""
+    if not zipfile.is_zipfile(source):
+        return False
+    with zipfile.ZipFile(source) as archive:
+        return any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist())
 
 
 class _Inert:
