@@ -11,7 +11,7 @@ from mien.classifier import Classifier
 from mien.data import DataSet, Row
 from mien.errors import MienError
 from mien.evaluation.report import Report, evaluate
-from mien.faces.detect import Detector, detect_or_retry
+from mien.faces import Detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _read(
 
     def cut(row: Row) -> tuple[np.ndarray, bool]:
         image = row.image()
-        faces = detect_or_retry(detector, image) if detector else ()
+        faces = detector(image) if detector else ()
         if not faces:
             return classifier.crop(image), False
         face = max(faces, key=lambda face: face.box[2] * face.box[3])

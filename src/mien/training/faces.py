@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from mien.data import DataSet, Row
 from mien.errors import MienError
-from mien.faces import crop
-from mien.faces.detect import YuNet, detect_or_retry
+from mien.faces import YuNet, crop
 
 logger = logging.getLogger(__name__)
 
@@ -115,10 +114,10 @@ class Faces(LightningDataModule):
             if len(landmarks) != len(rows):
                 raise MienError(f"{cache}: landmarks of {len(landmarks)} rows, but the data has {len(rows)}; remove it")
             return landmarks
-        detector = YuNet()
+        detector = YuNet(min_face=0)
         landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
         for i, row in enumerate(tqdm(rows, desc="landmarks", unit="face")):
-            found = detect_or_retry(detector, row.image(), min_face=0)
+            found = detector(row.image())
             if found:
                 landmarks[i] = max(found, key=lambda face: face.score).landmarks
         missed = int(np.isnan(landmarks[:, 0, 0]).sum())
