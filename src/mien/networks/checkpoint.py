@@ -21,7 +21,8 @@ from mien.files import whole
 def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.Module:
     """The module that a `model` block names: {"class_path", "init_args"}, a class or a function of keyword arguments.
 
-    Only names of mien's are imported unless `trust` is given. Raises CheckpointError.
+    Unless `trust` is given, only what mien defines as a network is called: its classes of modules, and its functions
+    that are declared to return one. Raises CheckpointError.
     """
     path = model["class_path"]
     if not trust and not path.startswith("mien."):
@@ -31,14 +32,25 @@ def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.M
         make = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise CheckpointError(f"there is no network {path}") from error
-    if not callable(make):
+    if not (callable(make) if trust else _is_network(make)):
         raise CheckpointError(f"{path} is not a network")
     arguments = {**model.get("init_args", {}), **overrides}
     try:
         inspect.signature(make).bind(**arguments)
         return make(**arguments)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be built: {error}") from error
+    except Exception as error:  # torch raises whatever sizes that cannot be lead it to
+        raise CheckpointError(f"{path} cannot be built: {' '.join(str(error).split())}") from error
+
+
+def _is_network(make: Any) -> bool:
+    """Whether mien defines it as a network; a header is a stranger's, and mien has functions that write files."""
+    made = make if inspect.isclass(make) else getattr(make, "__annotations__", {}).get("return")
+    return (
+        inspect.isclass(made)
+        and issubclass(made, nn.Module)
+        and made is not nn.Module  # what builds or loads any
+        and all(what.__module__.startswith("mien.") for what in (make, made))
+    )
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object, most: int | None = 8) -> None:
@@ -90,6 +102,8 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
     Raises CheckpointError, naming the file: not a checkpoint, an unknown network, a tensor missing or without a place.
     """
     header = read_header(path)
+    if Path(path).suffix != ".safetensors":
+        raise CheckpointError(f"{path}: its weights are for engines; torch takes them from a .safetensors file")
     try:
         network = build(header["model"], trust=trust, **overrides)
     except CheckpointError as error:
