@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 READING = ["faces", "engines", "checkpoint", "classifier", "reader", "commands.read"]
 LOWER = [*READING[:-1], "labels", "errors", "nn", "networks", "losses", "data"]
 TRAINING_ONLY = {"lightning", "pytorch_lightning", "torchmetrics", "matplotlib", "jsonargparse"}
+
+
+def imports(modules: list[str]) -> str:
+    return "import " + ", ".join(f"mien.{module}" for module in modules)
 
 
 def packages_after(statement: str) -> set[str]:
@@ -31,15 +33,13 @@ def test_import_contracts():
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("module", READING)
-def test_reading_brings_in_no_torch(module):
+def test_reading_brings_in_no_torch():
     extra = {"torch", "safetensors", "onnx", "onnxruntime", "pyarrow", "kornia", "huggingface_hub"}
-    assert not packages_after(f"import mien.{module}") & (extra | TRAINING_ONLY)
+    assert not packages_after(imports(READING)) & (extra | TRAINING_ONLY)
 
 
-@pytest.mark.parametrize("module", LOWER)
-def test_lower_floors_bring_in_no_training_library(module):
-    assert not packages_after(f"import mien.{module}") & TRAINING_ONLY
+def test_lower_floors_bring_in_no_training_library():
+    assert not packages_after(imports(LOWER)) & TRAINING_ONLY
 
 
 def test_importing_mien_brings_in_next_to_nothing():
