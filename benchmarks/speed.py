@@ -125,9 +125,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=["btn_mobile", "btn", "poster", "detector", "pipeline"])
     args = parser.parse_args()
     torch.manual_seed(0)
-    print(
-        f"{os.cpu_count()} cores, torch {torch.__version__} on {torch.get_num_threads()} threads, medians of {args.rounds}"
-    )
+    threads = f"torch {torch.__version__} on {torch.get_num_threads()} threads"
+    print(f"{os.cpu_count()} cores, {threads}, medians of {args.rounds} rounds")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for make in (btn_mobile, btn, poster):

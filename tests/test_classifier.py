@@ -106,7 +106,6 @@ def test_nothing_gives_nothing(classifier):
         None,
         7,
     ],
-    ids=repr,
 )
 def test_other_input_is_refused(classifier, images):
     with pytest.raises(ValueError, match="face"):

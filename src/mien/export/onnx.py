@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from mien.checkpoint import KEY, check_header
+from mien.files import whole
 from mien.networks import Deployed
 
 OPSET = 18
@@ -55,9 +56,8 @@ def export_onnx(path: str | os.PathLike[str], network: nn.Module, header: Mappin
         del value.metadata_props[:]
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(model.SerializeToString(deterministic=True))
-    os.replace(part, path)
+    with whole(path) as file:
+        file.write(model.SerializeToString(deterministic=True))
 
 
 def store_as_half(graph: onnx.GraphProto) -> None:

@@ -12,8 +12,6 @@ from mien.nn.class_batch_attention import BatchTransformer
 from mien.nn.grid import to_tokens
 from mien.nn.multi_level_attention import LevelAttention
 
-Encoding = Literal["learned", "sinusoidal", "scalar", "none"]
-
 
 class BTN(Poster):
     """Images (B, 3, 112, 112) -> logits (B, C), of the ViT alone.
@@ -46,7 +44,7 @@ class BTN(Poster):
         mla_init_values: float | None = None,
         vit_tokens: Literal["levels147", "fused49"] = "levels147",
         bt: bool = True,
-        bt_encoding: Encoding = "learned",
+        bt_encoding: Literal["learned", "sinusoidal", "scalar", "none"] = "learned",
         bt_shared: bool = False,
         bt_value_softmax: bool = False,
         bt_detach_value: bool = False,
@@ -96,49 +94,21 @@ class BTN(Poster):
         return {"vit": logits, **self.batch_transformer(fused, logits)}
 
 
-def btn(
-    *,
-    num_classes: int = 7,
-    mla: Literal["levels", "none"] = "levels",
-    mla_residual: Literal["both", "query"] = "both",
-    mla_gate_lower: bool = False,
-    mla_init_values: float | None = None,
-    vit_tokens: Literal["levels147", "fused49"] = "levels147",
-    bt: bool = True,
-    bt_encoding: Encoding = "learned",
-    bt_shared: bool = False,
-    bt_value_softmax: bool = False,
-    bt_detach_value: bool = False,
-    vit_loss_weight: float = 2.0,
-    freeze_landmarks: bool = True,
-    landmark_bn_train: bool = False,
-) -> BTN:
-    """BTN at the size of POSTER++ and 1.36 M parameters more: IR-50 and a frozen MobileFaceNet."""
-    return BTN(image=IR50(), landmarks=MobileFaceNet("prelu"), **locals())
+def btn(*, num_classes: int = 7, **options) -> BTN:
+    """BTN at the size of POSTER++ and 1.36 M parameters more: IR-50 and a frozen MobileFaceNet; `options` are BTN's."""
+    return BTN(image=IR50(), landmarks=MobileFaceNet("prelu"), num_classes=num_classes, **options)
 
 
-def btn_mobile(
-    *,
-    num_classes: int = 8,
-    mla: Literal["levels", "none"] = "levels",
-    mla_residual: Literal["both", "query"] = "both",
-    mla_gate_lower: bool = False,
-    mla_init_values: float | None = None,
-    vit_tokens: Literal["levels147", "fused49"] = "levels147",
-    bt: bool = True,
-    bt_encoding: Encoding = "learned",
-    bt_shared: bool = False,
-    bt_value_softmax: bool = False,
-    bt_detach_value: bool = False,
-    vit_loss_weight: float = 2.0,
-) -> BTN:
+def btn_mobile(*, num_classes: int = 8, **options) -> BTN:
     """BTN at the size of a phone, ours: two trained MobileFaceNets, levels 32/64/96, a ViT of one block 128 wide.
 
     At every level the landmarks ask 7×7 places of the image (`key_stride` 4, 2, 1). 2.9 M parameters, 0.58 GMAC.
+    `options` are BTN's.
     """
     return BTN(
         image=MobileFaceNet("relu6"),
         landmarks=MobileFaceNet("relu6"),
+        num_classes=num_classes,
         dims=(32, 64, 96),
         adapt_kernel=1,
         key_strides=(4, 2, 1),
@@ -147,5 +117,5 @@ def btn_mobile(
         num_heads=4,
         drop_path=(0.0, 0.0, 0.0),
         freeze_landmarks=False,
-        **locals(),
+        **options,
     )
