@@ -7,6 +7,7 @@ from mien.errors import require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.prefix_chars = ""  # options are not this parser's, and neither is --help
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="RECIPE [--OPTION VALUE ...]")
 
 

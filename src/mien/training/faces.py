@@ -1,14 +1,15 @@
 """Labelled faces in batches: uint8 crops and targets."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from mien.data import DataSet, Row
@@ -32,7 +33,8 @@ GREY48 = {
 class Crops(Dataset):
     """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64).
 
-    Where a row has landmarks the crop is aligned to them with probability `aligned`, otherwise it is the whole picture.
+    An item is asked for by its number, or by that and a chance in [0, 1). Where a row has landmarks and the chance is
+    below `aligned` the crop is aligned to them, otherwise it is the whole picture.
     """
 
     def __init__(
@@ -49,11 +51,12 @@ class Crops(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, key: int | tuple[int, float]) -> tuple[torch.Tensor, torch.Tensor, int]:
+        i, chance = key if isinstance(key, tuple) else (key, 1.0)
         row = self.rows[i]
-        landmarks = None if self.landmarks is None else self.landmarks[i]
-        if landmarks is not None and (np.isnan(landmarks).any() or torch.rand(()) >= self.aligned):
-            landmarks = None
+        landmarks = None
+        if self.landmarks is not None and chance < self.aligned and not np.isnan(self.landmarks[i]).any():
+            landmarks = self.landmarks[i]
         image = row.image()
         try:
             face = crop(image, self.preprocess, landmarks)
@@ -61,6 +64,37 @@ class Crops(Dataset):
             face = crop(image, self.preprocess)
         target = np.eye(len(row.target), dtype=np.float32)[row.label] if self.majority else row.target
         return torch.from_numpy(np.ascontiguousarray(face)), torch.from_numpy(target), row.label
+
+
+class Order(Sampler[tuple[int, float]]):
+    """The rows of an epoch, each with a chance in [0, 1), as the seed and the number of the epoch decide.
+
+    weights: (n,) or None; with them n rows are drawn with replacement, each with probability proportional to its own,
+    without them every row comes once. place: the epoch, and how many rows of it a resumed run has seen already.
+    """
+
+    def __init__(self, count: int, weights: np.ndarray | None, seed: int, place: Callable[[], tuple[int, int]]):
+        self.count, self.weights, self.seed, self.place = count, weights, seed, place
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        epoch, seen = self.place()
+        draw = np.random.default_rng((self.seed, epoch))
+        if self.weights is None:
+            order = draw.permutation(self.count)
+        else:
+            order = draw.choice(self.count, self.count, p=self.weights / self.weights.sum())
+        chances = draw.random(self.count)
+        yield from zip(order[seen:].tolist(), chances[seen:].tolist(), strict=True)
+
+
+class Batches(DataLoader):
+    """A loader that asks for its order with its first batch: only then does a resumed run know its place."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
 
 
 class Faces(LightningDataModule):
@@ -89,9 +123,13 @@ class Faces(LightningDataModule):
         num_workers: int = 0,
         train_split: str = "train",
         validation_split: str = "validation",
+        seed: int = 0,
     ):
         super().__init__()
-        self.data, self.preprocess, self.batch_size = data, preprocess or GREY48, batch_size
+        self.data, self.batch_size, self.seed = data, batch_size, seed
+        self.preprocess = dict(preprocess or GREY48)
+        aligned = aligned if self.preprocess.get("align") == "arcface112" else 0.0
+        self.preprocess["trained_on"] = ["as is"] * (aligned < 1) + ["arcface112"] * (aligned > 0)
         self.aligned, self.landmarks_cache, self.majority = aligned, landmarks_cache, targets == "label"
         self.balance, self.subset, self.num_workers = balance, subset, num_workers
         self.train_split, self.validation_split = train_split, validation_split
@@ -130,19 +168,25 @@ class Faces(LightningDataModule):
         return landmarks
 
     def train_dataloader(self) -> DataLoader:
-        sampler = None
+        weights = None
         if self.balance:
             labels = np.array([row.label for row in self.train_faces.rows])
-            weight = np.bincount(labels).clip(1) ** -float(self.balance)
-            sampler = WeightedRandomSampler(weight[labels].tolist(), len(labels))
-        return DataLoader(
+            weights = (np.bincount(labels).clip(1) ** -float(self.balance))[labels]
+        return Batches(
             self.train_faces,
             self.batch_size,
-            shuffle=sampler is None,
-            sampler=sampler,
+            sampler=Order(len(self.train_faces), weights, self.seed, self._place),
             drop_last=len(self.train_faces) > self.batch_size,  # an attention set of full size
             num_workers=self.num_workers,
         )
+
+    def _place(self) -> tuple[int, int]:
+        """The epoch, and how many of its rows were seen."""
+        if self.trainer is None:
+            return 0, 0
+        every = self.trainer.accumulate_grad_batches
+        epoch, step = divmod(self.trainer.global_step, math.ceil(self.trainer.num_training_batches / every))
+        return epoch, step * every * self.batch_size
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.validation_faces, self.batch_size, num_workers=self.num_workers)

@@ -2,59 +2,47 @@
 
 import datetime
 import json
+import logging
+import re
+import signal
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
-from lightning import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from lightning import Callback, Trainer, seed_everything
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from mien import __version__
-from mien.checkpoint import VERSION
+from mien.checkpoint import VERSION, check_header
 from mien.data import DataSet
 from mien.errors import MienError
-from mien.networks import Network, save_network
+from mien.networks import Network
 from mien.networks.checkpoint import fill, load_tensors
 from mien.training.augment import Augment
+from mien.training.callbacks import Average, Bar, Keep, Resume, Table
 from mien.training.faces import Faces
 from mien.training.task import Task
 
-
-class Keep(Callback):
-    """Writes `best.safetensors`, whenever a validation is the best so far, and `last.safetensors` after every one.
-
-    Stands before the averaging callback, whose weights are then still in place.
-    """
-
-    def __init__(self, folder: Path, header: dict[str, Any], monitor: str):
-        self.folder, self.header, self.monitor, self.best = folder, header, monitor, float("-inf")
-
-    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        metrics = {name: round(float(value), 5) for name, value in module.metrics.compute().items()}
-        training = self.header["training"] | {"metrics": metrics, "steps": trainer.global_step}
-        header = self.header | {"training": training}
-        save_network(self.folder / "last.safetensors", module.network, header)
-        if metrics[self.monitor] > self.best:
-            self.best = metrics[self.monitor]
-            save_network(self.folder / "best.safetensors", module.network, header)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
+# What lightning says that does not matter to a run of mien's.
+_IRRELEVANT = (
+    "The number of training batches .* is smaller than the logging interval",
+    "The '.*' does not have many workers",  # decoding small pictures takes no time
+    "You're resuming from a checkpoint that ended before the epoch ended",  # mien.training.faces.Order knows where
+    "Found .* module\\(s\\) in eval mode at the start of training",  # frozen landmarks
+    "You have overridden `on_after_batch_transfer` in `LightningModule`",  # and nowhere else
+    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning's own
+)
 
 
 def parser() -> ArgumentParser:
     """The options of a recipe; each can also stand on the command line, as --name.part VALUE."""
-    parser = ArgumentParser(prog="mien train", description="Run a recipe.", env_prefix="MIEN_TRAIN")
+    parser = ArgumentParser(prog="mien train", description="Run a recipe.", exit_on_error=False)
     parser.add_argument("--config", action="config", help="the recipe, a YAML file; the first argument can be one, too")
     parser.add_argument("--name", type=str, default="run", help="what the run is called")
     parser.add_argument("--out", type=str, help="folder of checkpoints and logs (default: runs/NAME)")
@@ -64,43 +52,61 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--init", type=dict[str, str], default={}, help="part of the network: CHECKPOINT[#PREFIX] to start from"
     )
-    parser.add_argument("--ema", type=float, default=0.0, help="decay of the averaged weights a step; 0: none")
-    parser.add_argument("--monitor", type=str, default="val_accuracy", help="what makes a checkpoint the best")
-    parser.add_argument("--every", type=int, default=50, help="steps between checkpoints to resume from")
+    parser.add_argument(
+        "--ema", type=ClosedUnitInterval, default=0.0, help="decay of the averaged weights a step; 0: none"
+    )
+    parser.add_argument(
+        "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
+    )
+    parser.add_argument(
+        "--monitor",
+        type=Literal["val_accuracy", "val_macro_f1"],
+        default="val_accuracy",
+        help="what makes a checkpoint the best",
+    )
+    parser.add_argument("--every", type=PositiveInt, default=50, help="steps between checkpoints to resume from")
     parser.add_argument("--fresh", action="store_true", help="do not resume from the folder's last checkpoint")
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
-    parser.add_class_arguments(Faces, "faces", skip={"data"})
-    parser.add_class_arguments(Task, "task", skip={"network", "preprocess", "num_classes", "augment"})
+    parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
+    parser.add_class_arguments(Task, "task", skip={"network", "preprocess", "num_classes", "augment", "seed"})
     parser.add_class_arguments(Augment, "augment")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
+    parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
     return parser
 
 
 def train(arguments: Sequence[str]) -> Path:
     """Run a recipe given as on the command line; the folder of its checkpoints.
 
-    A folder that holds `resume.ckpt` is resumed from there. At the end it holds best.safetensors, last.safetensors,
-    metrics.csv and recipe.yaml.
+    A folder that holds `resume.ckpt` is resumed from there, and ends with the weights of a run that was never cut. At
+    the end it holds best.safetensors, last.safetensors, metrics.csv and recipe.yaml.
+
+    Raises SystemExit(2) for options that are none, KeyboardInterrupt when interrupted, and MienError.
     """
+    with warnings.catch_warnings():
+        for message in _IRRELEVANT:
+            warnings.filterwarnings("ignore", message)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and advertisements are INFO
+        return _train(arguments)
+
+
+def _train(arguments: Sequence[str]) -> Path:
     options = parser()
-    arguments = list(arguments)
-    if arguments and not arguments[0].startswith("-"):
-        arguments.insert(0, "--config")
-    config = options.parse_args(arguments)
+    config = _parse(options, arguments)
     folder = Path(config.out or Path("runs") / config.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    options.save(config, folder / "recipe.yaml", overwrite=True, skip_none=False)
+    last = folder / "resume.ckpt"
+    resume = last.exists() and not config.fresh
     seed_everything(config.seed, workers=True, verbose=False)
 
-    made = options.instantiate(config, instantiate_groups=False)
+    try:
+        made = options.instantiate(config, instantiate_groups=False)
+    except ValueError as error:  # around what a constructor said
+        raise MienError(" ".join(str(error.__cause__ or error).split())) from error
     network, data = made.model, made.data
     start_from(network, config.init)
-    faces = Faces(data, **vars(made.faces))
-    augment = Augment(**vars(made.augment))
-    task = Task(network, faces.preprocess, len(data.labels), augment=augment, **vars(made.task))
-    task = task.to(memory_format=torch.channels_last)
-
+    freeze(network, config.freeze)
+    faces = Faces(data, seed=config.seed, **vars(made.faces))
     header = {
         "mien": VERSION,
         "model": plain(config.model),
@@ -117,21 +123,80 @@ def train(arguments: Sequence[str]) -> Path:
             **config.notes,
         },
     }
-    resume = ModelCheckpoint(folder, filename="resume", every_n_train_steps=config.every, enable_version_counter=False)
-    callbacks: list[Callback] = [Keep(folder, header, config.monitor), resume]
+    check_header(header, "the recipe")
+    augment = Augment(**vars(made.augment))
+    task = Task(network, faces.preprocess, len(data.labels), augment=augment, seed=config.seed, **vars(made.task))
+    task = task.to(memory_format=torch.channels_last)
+    _check(task, made.trainer, data)
+    if resume:
+        _check_fits(task, last)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    options.save(config, folder / "recipe.yaml", overwrite=True)
+    callbacks: list[Callback] = [Keep(folder, header, config.monitor), Resume(folder, config.every)]
     if config.ema:
-        callbacks.append(EMAWeightAveraging(decay=config.ema))
-    trainer = Trainer(
-        **vars(made.trainer),
-        logger=CSVLogger(folder, name="", version="log"),
-        callbacks=callbacks,
-        default_root_dir=folder,
-    )
-    last = folder / "resume.ckpt"
+        callbacks.append(Average(config.ema))
+    if made.trainer.enable_progress_bar is not False:
+        callbacks.append(Bar(config.name))
     began = time.monotonic()
-    trainer.fit(task, faces, ckpt_path=last if last.exists() and not config.fresh else None, weights_only=False)
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer = Trainer(
+            **vars(made.trainer), logger=Table(folder, resume), callbacks=callbacks, default_root_dir=folder
+        )
+        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=False)
+    except MisconfigurationException as error:
+        raise MienError(" ".join(str(error).split())) from error
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except SystemExit:  # lightning's way to say that somebody pressed Ctrl-C, which it then ignores
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
     print(f"{folder}: {trainer.global_step} steps, {(time.monotonic() - began) / 60:.1f} minutes", file=sys.stderr)
     return folder
+
+
+def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    arguments = list(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        arguments.insert(0, "--config")
+    try:
+        return options.parse_args(arguments)
+    except ArgumentError as error:
+        told = " ".join(str(error).split())
+        told = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", told)
+        told = re.sub("^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), told)
+        print(f"mien train: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _check_fits(task: Task, last: Path) -> None:
+    """Lightning would tell of every tensor, in a line each, behind a traceback."""
+    try:
+        kept = torch.load(last, map_location="cpu", mmap=True, weights_only=False)["state_dict"]
+    except Exception as error:  # an unpickler raises whatever a damaged file leads it to
+        raise MienError(f"{last}: damaged: remove it, or give --fresh to start anew") from error
+    if {name: t.shape for name, t in kept.items()} != {name: t.shape for name, t in task.state_dict().items()}:
+        raise MienError(f"{last}: holds a run of another network: remove it, give --out, or --fresh to start anew")
+
+
+def _check(task: Task, trainer: Namespace, data: DataSet) -> None:
+    """What would otherwise end a run in the middle, or spoil it unseen."""
+    size = task.preprocess["input_size"]
+    with torch.no_grad():
+        classes = task.network.eval()(torch.zeros(1, 3, size, size)).shape[1]
+    task.network.train()
+    if classes != len(data.labels):
+        raise MienError(
+            f"the network tells {classes} classes apart, and {data} has {len(data.labels)}: {', '.join(data.labels)}"
+        )
+    for prefix in task.lr_scale:
+        if not any(name.startswith(prefix) for name, _ in task.network.named_parameters()):
+            raise MienError(f"--task.lr_scale: no parameter's name begins with {prefix!r}")
+    if task.sam_rho and trainer.accumulate_grad_batches != 1:
+        raise MienError("SAM looks twice at one batch: it needs --trainer.accumulate_grad_batches 1")
+    if task.sam_rho and str(trainer.precision).startswith("16"):
+        raise MienError("SAM does not go with the loss scaling of fp16: take --trainer.precision bf16-mixed")
 
 
 def start_from(network: torch.nn.Module, init: dict[str, str]) -> None:
@@ -143,6 +208,19 @@ def start_from(network: torch.nn.Module, init: dict[str, str]) -> None:
         except AttributeError as error:
             raise MienError(f"--init: the network has no part {part!r}") from error
         fill(module, load_tensors(path, prefix), source)
+
+
+def freeze(network: torch.nn.Module, prefixes: Sequence[str]) -> None:
+    """Take the parameters whose names begin with one of `prefixes` out of training.
+
+    Statistics of batch norm among them still move. Raises MienError where no name begins so.
+    """
+    for prefix in prefixes:
+        found = [p for name, p in network.named_parameters() if name.startswith(prefix)]
+        if not found:
+            raise MienError(f"--freeze: no parameter's name begins with {prefix!r}")
+        for p in found:
+            p.requires_grad_(False)
 
 
 def plain(config: Namespace) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
@@ -50,6 +51,7 @@ class Task(LightningModule):
     sam_rho: above 0 wraps the optimizer in SAM with that radius; `sam_adaptive` makes it ASAM.
     decay_bias: without it, parameters of fewer than two dimensions have no weight decay.
     augment: changes training images; None leaves them as they are.
+    seed: with the number of the batch it decides all that is drawn, so that a resumed run draws what it would have.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Task(LightningModule):
         decay_bias: bool = False,
         label_smoothing: float = 0.0,
         augment: nn.Module | None = None,
+        seed: int = 0,
     ):
         super().__init__()
+        self.preprocess, self.seed = preprocess, seed
         self.network, self.normalize, self.augment = network, Normalize(preprocess), augment
         self.make_optimizer, self.schedule, self.warmup, self.gamma = optimizer, schedule, warmup, gamma
         self.lr_scale, self.decay_bias, self.label_smoothing = lr_scale or {}, decay_bias, label_smoothing
@@ -81,16 +85,21 @@ class Task(LightningModule):
             prefix="val_",
         )
 
-    def images(self, faces: Tensor) -> Tensor:
-        """uint8 (B, 112, 112, 3) -> what the network reads, augmented in training."""
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, ...]:
+        """Faces uint8 (B, 112, 112, 3) become what the network reads, augmented in training: once, however often SAM
+        looks at them."""
+        faces, *others = batch
         images = to_float(faces)
-        if self.training and self.augment is not None:
-            images = self.augment(images)
-        return self.normalize(images).contiguous(memory_format=torch.channels_last)
+        if self.training:
+            number = (self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.global_rank)
+            torch.manual_seed(int(np.random.SeedSequence(number).generate_state(1)[0]))
+            if self.augment is not None:
+                images = self.augment(images)
+        return self.normalize(images).contiguous(memory_format=torch.channels_last), *others
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
-        faces, target, _ = batch
-        logits = self.network.training_logits(self.images(faces))
+        images, target, _ = batch
+        logits = self.network.training_logits(images)
         loss, parts = weighted_cross_entropy(
             logits, target, self.network.loss_weights, label_smoothing=self.label_smoothing
         )
@@ -99,8 +108,8 @@ class Task(LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
-        faces, target, label = batch
-        logits = self.network(self.images(faces)).float()
+        images, target, label = batch
+        logits = self.network(images).float()
         self.metrics.update(logits, label)
         self.log_dict(self.metrics, prog_bar=True)
         self.log("val_loss", nn.functional.cross_entropy(logits, target), batch_size=len(label))

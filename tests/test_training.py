@@ -1,0 +1,896 @@
+"""Runs: small ones, whole, cut and resumed; and the parts that they are made of."""
+
+import csv
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from mien.__main__ import main
+from mien.checkpoint import labels_of, read_header
+from mien.classifier import Classifier
+from mien.data import Folder, Row
+from mien.errors import CheckpointError, MienError
+from mien.faces import crop, open_picture
+from mien.networks import Network, load_network, mobilefacenet, save_network
+from mien.training.augment import Augment, Resample, Tint
+from mien.training.callbacks import Average, Table
+from mien.training.faces import GREY48, Batches, Crops, Faces, Order
+from mien.training.run import parser, start_from, train
+from mien.training.sam import SAM
+from mien.training.task import Task, learning_rate
+
+ROOT = Path(__file__).parents[1]
+LABELS = ("neutral", "happiness", "anger")
+
+
+class Tiny(Network):
+    """Two sets of logits, batch norm, dropout and an index: what a run has to carry along, and nothing more."""
+
+    loss_weights = {"vit": 2.0, "other": 1.0}
+    seen: list[torch.Tensor] = []
+
+    def __init__(self, *, num_classes: int = 3, dim: int = 6):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, dim, 16, 16), nn.BatchNorm2d(dim), nn.ReLU())
+        self.register_buffer("index", torch.arange(50), persistent=False)
+        self.dropout, self.head, self.other = nn.Dropout(0.2), nn.Linear(dim, num_classes), nn.Linear(dim, num_classes)
+
+    def forward_features(self, images):
+        return self.trunk(images).mean((2, 3))
+
+    def forward_head(self, features):
+        return self.head(self.dropout(features))
+
+    def training_logits(self, images):
+        self.seen.append(images.clone())
+        features = self.forward_features(images)
+        return {"vit": self.forward_head(features), "other": self.other(features)}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Three expressions, a dozen faces to learn from and six to be judged by: stripes of noise on three greys."""
+    root, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for split, each in (("train", 4), ("validation", 2)):
+        for grey, label in zip((60, 120, 180), LABELS, strict=True):
+            (root / split / label).mkdir(parents=True)
+            for i in range(each):
+                picture = np.full((48, 48, 3), grey, np.uint8)
+                picture[8 * i : 8 * i + 8] = draw.integers(0, 256, (8, 48, 3))
+                Image.fromarray(picture).save(root / split / label / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def recipe(tmp_path, pictures, monkeypatch):
+    """Writes a recipe with changes, {"task.sam_rho": 0.1}, and returns its path; the working folder is a new one."""
+    monkeypatch.chdir(tmp_path)
+    Tiny.seen.clear()
+
+    def write(**changes) -> str:
+        whole = {
+            "name": "tiny",
+            "model": {"class_path": f"{__name__}.Tiny", "init_args": {"num_classes": 3}},
+            "data": {"class_path": "mien.data.Folder", "init_args": {"root": str(pictures)}},
+            "faces": {"batch_size": 4, "aligned": 0.0},
+            "task": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}}},
+            "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1},
+            "every": 1000,
+        }
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            block = whole
+            for parent in parents:
+                block = block.setdefault(parent, {})
+            block[last] = value
+        Path("recipe.yaml").write_text(yaml.safe_dump(whole))
+        return "recipe.yaml"
+
+    return write
+
+
+def weights(folder: str | Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(Path(folder) / f"{name}.safetensors")
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a), [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def table(folder: str | Path) -> list[dict[str, str]]:
+    with open(Path(folder) / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# a whole run
+
+
+def test_a_run_leaves_checkpoints_a_table_and_its_recipe(recipe, capfd):
+    file = recipe(licence="CC0", notes={"paper": "none"}, seed=3)
+    assert main(["train", file, "--every", "4"]) == 0
+    out, err = capfd.readouterr()
+    assert out == f"runs{os.sep}tiny\n"
+    assert "loss=" in err and "val_accuracy=" in err and "val_macro_f1=" in err and "6/6" in err
+    lines = [line.strip() for line in err.replace("\r", "\n").split("\n") if line.strip()]
+    assert lines[-1].startswith("runs/tiny: 6 steps, ")
+    told = [line for line in lines[:-1] if not line.startswith("tiny: ")]
+    assert [line.partition(":")[0] for line in told] == ["tiny, step 3", "tiny, step 6"]
+
+    assert {path.name for path in Path("runs/tiny").iterdir()} == {
+        "best.safetensors",
+        "last.safetensors",
+        "metrics.csv",
+        "recipe.yaml",
+        "resume.ckpt",
+    }
+    rows = table("runs/tiny")
+    assert [int(row["step"]) for row in rows] == list(range(6))
+    assert all(float(row["loss"]) > 0 and float(row["loss_vit"]) > 0 and float(row["loss_other"]) > 0 for row in rows)
+    for row in rows:
+        assert float(row["loss"]) == pytest.approx(2 * float(row["loss_vit"]) + float(row["loss_other"]), rel=1e-4)
+    assert [bool(row["val_accuracy"]) for row in rows] == [False, False, True] * 2
+
+    header = read_header("runs/tiny/last.safetensors")
+    assert header["model"] == {"class_path": f"{__name__}.Tiny", "init_args": {"num_classes": 3, "dim": 6}}
+    assert labels_of(header) == LABELS
+    assert header["preprocess"] == GREY48 | {"trained_on": ["as is"]}
+    training = header["training"]
+    assert (training["recipe"], training["licence"], training["paper"], training["seed"]) == ("tiny", "CC0", "none", 3)
+    assert training["data"] == "Folder, train" and training["steps"] == 6
+    assert training["metrics"]["val_accuracy"] == pytest.approx(float(rows[-1]["val_accuracy"]), abs=1e-5)
+    best = read_header("runs/tiny/best.safetensors")["training"]["metrics"]["val_accuracy"]
+    assert best == pytest.approx(max(float(row["val_accuracy"] or 0) for row in rows), abs=1e-5)
+
+
+def test_checkpoints_answer_alike_in_a_new_process(recipe, pictures):
+    train([recipe(trainer__max_epochs=1)])
+    network = load_network("runs/tiny/last.safetensors", trust=True)
+    images = torch.randn(3, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+    code = """
+import torch
+from mien.networks import load_network
+network = load_network("runs/tiny/last.safetensors", trust=True)
+images = torch.randn(3, 3, 112, 112, generator=torch.Generator().manual_seed(0))
+print(network(images).softmax(1).tolist())
+"""
+    path = {"PYTHONPATH": os.fspath(Path(__file__).parent)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | path)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == network(images).softmax(1).tolist()
+
+
+def test_the_recipe_that_was_kept_gives_the_same_run(recipe):
+    first = train([recipe(), "--seed", "5", "--task.optimizer.init_args.lr", "0.02"])
+    again = train(["--config", str(first / "recipe.yaml"), "--out", "again"])
+    assert_same(weights(first), weights(again))
+    other = train([recipe(), "--seed", "6", "--out", "other"])
+    assert any(not torch.equal(t, weights(other)[name]) for name, t in weights(first).items())
+
+
+# cut and resumed
+
+CUTS = {
+    "plain": {},
+    "sam": {"task__sam_rho": 0.1},
+    "ema": {"ema": 0.7},
+    "balanced": {"faces__balance": 1.0, "trainer__gradient_clip_val": 0.5},
+    "accumulated": {"trainer__accumulate_grad_batches": 2, "trainer__max_epochs": 3},
+    "bf16": {"trainer__precision": "bf16-mixed", "task__schedule": "exponential", "task__gamma": 0.5},
+}
+
+
+@pytest.mark.parametrize(
+    "name, every, fails_at",
+    [("plain", 1, 4), ("plain", 3, 5), *((name, 2, 3) for name in CUTS)],
+)
+def test_a_run_that_is_resumed_ends_as_one_that_was_not_cut(name, every, fails_at, recipe, monkeypatch):
+    """In the middle of an epoch, after one, and with steps lost between the checkpoint and the failure."""
+    file = recipe(**CUTS[name])
+    whole = train([file, "--out", "whole"])
+
+    step, count = Task.training_step, [0]
+
+    def failing(task, batch, index):
+        count[0] += 1
+        if count[0] > fails_at * (2 if name == "sam" else 1):
+            raise RuntimeError("the power is cut")
+        return step(task, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "training_step", failing)
+        with pytest.raises(RuntimeError, match="the power is cut"):
+            train([file, "--out", "cut", "--every", str(every)])
+    assert (Path("cut") / "resume.ckpt").exists()
+    Tiny.seen.clear()
+    cut = train([file, "--out", "cut"])
+    assert len(Tiny.seen) < 6 * (2 if name == "sam" else 1) + 3 * (name == "accumulated")
+    assert_same(weights(cut), weights(whole))
+    assert_same(weights(cut, "best"), weights(whole, "best"))
+    assert table(cut) == table(whole)
+    kept = [read_header(Path(folder) / "last.safetensors")["training"]["metrics"] for folder in (cut, whole)]
+    assert kept[0] == kept[1]
+
+
+def test_a_run_that_was_killed_goes_on(recipe, pictures):
+    """A real process, a real kill; and what the command prints, which is its own words only."""
+    file = recipe(trainer__max_epochs=40)
+    command = [sys.executable, "-m", "mien", "train", file, "--every", "1"]
+    environment = os.environ | {"PYTHONPATH": os.fspath(Path(__file__).parent)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        while run.poll() is None and not Path("runs/tiny/resume.ckpt").exists():
+            time.sleep(0.01)
+        run.send_signal(signal.SIGKILL)
+        out, err = run.communicate()
+    assert run.returncode == -signal.SIGKILL, err
+    assert not out
+    told = [line for line in err.replace("\r", "\n").split("\n") if line.strip() and not line.startswith("tiny")]
+    assert not told
+
+    cut = train([file])
+    whole = train([file, "--out", "whole"])
+    assert_same(weights(cut), weights(whole))
+    steps = [int(row["step"]) for row in table(cut)]
+    assert steps == sorted(set(steps)) and len(steps) >= 119 and steps[-1] == 119  # one may fall to the kill
+
+
+def test_fresh_starts_anew(recipe):
+    file = recipe()
+    first = weights(train([file, "--every", "4"]))
+    Tiny.seen.clear()
+    train([file])
+    assert len(Tiny.seen) == 2  # from step 4 on
+    Tiny.seen.clear()
+    assert_same(weights(train([file, "--fresh"])), first)
+    assert len(Tiny.seen) == 6 and len(table("runs/tiny")) == 6
+
+
+def test_another_network_does_not_go_on_from_there(recipe, capsys):
+    train([recipe(), "--every", "2"])
+    before = Path("runs/tiny/recipe.yaml").read_text()
+    assert main(["train", recipe(model__init_args={"num_classes": 3, "dim": 7})]) == 1
+    assert "runs/tiny/resume.ckpt: holds a run of another network" in capsys.readouterr().err
+    assert Path("runs/tiny/recipe.yaml").read_text() == before
+    assert main(["train", "recipe.yaml", "--fresh"]) == 0
+
+    Path("runs/tiny/resume.ckpt").write_bytes(b"cut short")
+    assert main(["train", "recipe.yaml"]) == 1
+    assert "runs/tiny/resume.ckpt: damaged: " in capsys.readouterr().err
+
+
+def test_a_run_that_is_told_to_stop_stops(recipe, monkeypatch):
+    step = Task.training_step
+
+    def told(task, batch, index):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(task, batch, index)
+
+    monkeypatch.setattr(Task, "training_step", told)
+    with pytest.raises(SystemExit) as end:
+        main(["train", recipe()])
+    assert end.value.code == 143
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt, 130), (MienError("the disk is full"), 1)])
+def test_a_run_that_ends_early_says_so(error, code, recipe, monkeypatch, capsys):
+    def failing(*_):
+        raise error
+
+    monkeypatch.setattr(Task, "training_step", failing)
+    handler = signal.getsignal(signal.SIGINT)
+    assert main(["train", recipe()]) == code
+    assert signal.getsignal(signal.SIGINT) is handler
+    last = capsys.readouterr().err.strip().split("\n")[-1]
+    assert last == {130: "mien: interrupted", 1: "mien: the disk is full"}[code]
+
+
+def test_workers_draw_what_one_process_draws(recipe):
+    alone = train([recipe(trainer__max_epochs=1), "--out", "alone"])
+    helped = train(["recipe.yaml", "--out", "helped", "--faces.num_workers", "1"])
+    assert_same(weights(alone), weights(helped))
+
+
+# what a recipe can ask for
+
+
+def test_sam_looks_twice_at_the_same_faces(recipe):
+    train([recipe(task__sam_rho=0.05, trainer__max_epochs=1)])
+    assert len(Tiny.seen) == 6
+    for first, second in zip(Tiny.seen[::2], Tiny.seen[1::2], strict=True):
+        assert torch.equal(first, second)
+    assert not torch.equal(Tiny.seen[0], Tiny.seen[2])
+
+
+def test_sam_changes_the_run(recipe):
+    runs = {
+        name: weights(train([recipe(**changes), "--out", name]))
+        for name, changes in {
+            "plain": {},
+            "sam": {"task__sam_rho": 0.05},
+            "adaptive": {"task__sam_rho": 0.05, "task__sam_adaptive": True},
+        }.items()
+    }
+    heads = [run["head.weight"] for run in runs.values()]
+    assert not torch.equal(heads[0], heads[1]) and not torch.equal(heads[1], heads[2])
+
+
+def test_averaged_weights_are_validated_and_kept(recipe):
+    folder = train([recipe(ema=0.8), "--every", "6"])
+    state = torch.load(folder / "resume.ckpt", weights_only=False)
+    averaged, current = state["state_dict"], state["current_model_state"]
+    kept = weights(folder)
+    assert not torch.equal(kept["head.weight"], current["network.head.weight"])
+    for name, tensor in kept.items():
+        assert torch.equal(tensor, averaged[f"network.{name}"]), name
+
+
+def test_average_keeps_whole_numbers_and_constants():
+    module = nn.Linear(2, 2)
+    module.register_buffer("index", torch.arange(3000))
+    module.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]))
+    average = AveragedModel(module, use_buffers=True, **Average(0.9)._kwargs)
+    start = module.weight.detach().clone()
+    average.update_parameters(module)
+    with torch.no_grad():
+        module.weight.add_(1)
+    for _ in range(20):
+        average.update_parameters(module)
+    assert torch.equal(average.module.index, torch.arange(3000))
+    assert torch.equal(average.module.mean, module.mean)
+    torch.testing.assert_close(average.module.weight.data, start + 1 - 0.9**20)
+
+
+def test_gradients_are_clipped(recipe):
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    file = recipe(task__optimizer=sgd, task__warmup=0.0)
+    moved = {}
+    for name, options in {"free": [], "clipped": ["--trainer.gradient_clip_val", "1e-6"]}.items():
+        early, late = (
+            weights(train([file, "--out", f"{name}{epochs}", "--trainer.max_epochs", epochs, *options]))
+            for epochs in ("1", "4")
+        )
+        learned = [part for part in early if not part.rpartition(".")[2].startswith(("running", "num_batches"))]
+        moved[name] = sum((late[part] - early[part]).square().sum() for part in learned) ** 0.5
+    assert moved["free"] > 1e-2
+    assert moved["clipped"] < 12 * 1.1e-6  # as many steps, of a learning rate of at most 1
+
+
+def test_bf16_computes_in_bf16_and_keeps_fp32(recipe, monkeypatch):
+    seen = []
+    forward = Tiny.forward_head
+
+    def watched(network, features):
+        logits = forward(network, features)
+        seen.append(logits.dtype)
+        return logits
+
+    monkeypatch.setattr(Tiny, "forward_head", watched)
+    folder = train([recipe(trainer__precision="bf16-mixed")])
+    assert torch.bfloat16 in seen
+    assert {t.dtype for t in weights(folder).values()} == {torch.float32, torch.int64}
+    assert all(math.isfinite(float(row["loss"])) for row in table(folder))
+
+
+def test_initial_weights_come_from_checkpoints(recipe):
+    first = train([recipe()])
+    second = recipe(init={"": "runs/tiny/last.safetensors"}, trainer__max_epochs=1)
+    with pytest.MonkeyPatch.context() as patch:
+        loaded = {}
+        patch.setattr(Task, "configure_optimizers", lambda task: loaded.update(task.network.state_dict()) or stop())
+        with pytest.raises(InterruptedError):
+            train([second, "--out", "second"])
+    assert_same({name: t for name, t in loaded.items() if name != "index"}, weights(first))
+
+    network = Tiny(num_classes=5)
+    before = network.head.weight.detach().clone()
+    start_from(network, {"trunk": "runs/tiny/last.safetensors#trunk", "trunk.1": "runs/tiny/last.safetensors#trunk.1."})
+    assert torch.equal(network.trunk[0].weight, weights(first)["trunk.0.weight"])
+    assert torch.equal(network.head.weight, before)
+    for init, reason in [
+        ({"trunk": "runs/tiny/last.safetensors"}, "tensors do not fit: 6 missing|tensors do not fit"),
+        ({"head": "runs/tiny/last.safetensors#head"}, "bias is \\(3,\\), not \\(5,\\)"),
+        ({"head": "gone.safetensors"}, "gone.safetensors: no such file"),
+    ]:
+        with pytest.raises(CheckpointError, match=reason):
+            start_from(network, init)
+    with pytest.raises(MienError, match="--init: the network has no part 'tail'"):
+        start_from(network, {"tail": "runs/tiny/last.safetensors"})
+
+
+def test_frozen_parameters_stay_as_they_are(recipe):
+    early, late = (
+        weights(train([recipe(freeze=["trunk", "head.b"]), "--out", epochs, "--trainer.max_epochs", epochs]))
+        for epochs in ("1", "2")
+    )
+    moved = {name for name in early if not torch.equal(early[name], late[name])}
+    statistics = {f"trunk.1.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
+    assert moved == {"head.weight", "other.weight", "other.bias"} | statistics
+
+
+def stop():
+    raise InterruptedError
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (["--nosuch", "3"], "unrecognized arguments: --nosuch 3"),
+        (["--task.warmp", "3"], "unrecognized arguments: --task.warmp 3"),
+        (
+            ["--model.init_args.width", "3"],
+            f"\"model\": Problem with given class_path '{__name__}.Tiny': Option 'width'",
+        ),
+        (["--model.class_path", "mien.networks.gone"], "module 'mien.networks' has no attribute 'gone'\n"),
+        (["--data.init_args.rot", "x"], "Option 'rot' is not accepted\n"),
+        (["--faces.batch_size", "many"], 'Parser key "faces.batch_size"'),
+        (["--task.schedule", "linear"], 'Parser key "task.schedule"'),
+        (["--monitor", "val_loss"], 'Parser key "monitor"'),
+        (["--faces.seed", "3"], "unrecognized arguments"),
+        (["--every", "0"], 'Parser key "every"'),
+        (["--ema", "1.5"], 'Parser key "ema"'),
+    ],
+)
+def test_misuse_is_told_in_one_line(arguments, reason, recipe, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", recipe(), *arguments])
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and err.startswith("mien train: ") and reason in err
+    assert not Path("runs").exists()
+
+
+def test_a_misspelt_line_of_a_recipe_is_named(recipe, capsys):
+    for changes in (
+        {"modle": {"class_path": "x"}},
+        {"trainer__max_epoch": 2},
+        {"task__optimizer__init_args__lrate": 0.1},
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["train", recipe(**changes)])
+        assert end.value.code == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and next(iter(changes)).rpartition("__")[2] in err, err
+
+
+def test_a_recipe_that_is_none_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.yaml").write_text("name: [unclosed\n")
+    Path("list.yaml").write_text("- 1\n")
+    Path("misspelt.yaml").write_text("modle: {}\n")
+    for arguments, reason in [
+        ([], "required: "),
+        (["gone.yaml"], "gone.yaml"),
+        (["broken.yaml"], "broken.yaml is no recipe: while parsing"),
+        (["list.yaml"], "list.yaml is no recipe"),
+        (["misspelt.yaml"], "required: "),
+        (["--name", "x"], "required: "),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            main(["train", *arguments])
+        assert end.value.code == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and err.startswith("mien train: ") and reason in err, err
+
+
+def test_help_lists_the_options_of_a_recipe(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help"])
+    assert end.value.code == 0
+    assert "--task.sam_rho" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"model__init_args": {"num_classes": 8}}, "the network tells 8 classes apart, and .* has 3: neutral, "),
+        ({"task__lr_scale": {"imagee": 0.1}}, "no parameter's name begins with 'imagee'"),
+        ({"freeze": ["trunk", "tail"]}, "--freeze: no parameter's name begins with 'tail'"),
+        ({"task__sam_rho": 0.1, "trainer__accumulate_grad_batches": 2}, "SAM looks twice at one batch"),
+        ({"task__sam_rho": 0.1, "trainer__precision": "16-mixed"}, "SAM does not go with the loss scaling"),
+        ({"data__init_args": {"root": "gone"}}, "gone: no such folder"),
+        ({"faces__train_split": "learn"}, "no split 'learn', only train, validation"),
+        ({"faces__preprocess": GREY48 | {"color": "blue"}}, 'neither "rgb" nor "grey"'),
+        ({"faces__preprocess": {"align": "none"}}, 'the recipe: its header has a "preprocess"'),
+        pytest.param(
+            {"trainer__accelerator": "gpu"},
+            "No supported gpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has one"),
+        ),
+        ({"init": {"trunk": "gone.safetensors"}}, "gone.safetensors: no such file"),
+    ],
+)
+def test_what_would_spoil_a_run_is_told_before_it(changes, reason, recipe, capsys):
+    assert main(["train", recipe(**changes)]) == 1
+    err = capsys.readouterr().err
+    assert len(err.strip().split("\n")) == 1
+    assert re.match(f"mien: .*{reason}", err), err
+
+
+def test_malformed_rows_are_told_once_and_left_out(recipe, pictures, tmp_path, caplog):
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data/train/anger/text.png").write_text("not a picture")
+    whole = (tmp_path / "data/train/anger/0.png").read_bytes()
+    (tmp_path / "data/train/anger/short.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "data/train/puzzled").mkdir()
+    (tmp_path / "data/train/puzzled/0.png").write_bytes(whole)
+    with caplog.at_level(logging.WARNING, "mien"):
+        folder = train([recipe(data__init_args={"root": str(tmp_path / "data")}, trainer__max_epochs=1)])
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("mien")]
+    assert sorted(message.partition(": ")[2].partition(": ")[0].rpartition("/")[2] for message in told[:3]) == [
+        "0.png",
+        "short.png",
+        "text.png",
+    ]
+    assert told[3].endswith("3 malformed of 15 rows left out of 'train'") and len(told) == 4
+    assert len(table(folder)) == 3
+
+
+def test_a_network_of_miens_trains(recipe, capsys):
+    """The default model's, once through the command: batch branch, landmarks, and a checkpoint that needs no trust."""
+    model = {"class_path": "mien.networks.btn_mobile", "init_args": {"num_classes": 3}}
+    assert main(["train", recipe(model=model, trainer__max_epochs=1, ema=0.9, trainer__precision="bf16-mixed")]) == 0
+    rows = table("runs/tiny")
+    assert {"loss", "loss_vit", "loss_bt", "loss_cba", "val_accuracy", "val_macro_f1", "val_loss"} <= rows[-1].keys()
+    network = load_network("runs/tiny/best.safetensors", bt_detach_value=True)
+    assert network(torch.zeros(1, 3, 112, 112)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_are_understood(file):
+    config = parser().parse_args(["--config", str(file)])
+    assert config.name == file.stem
+    augment = Augment(**config.augment.as_dict())
+    images = torch.rand(4, 3, 112, 112)
+    assert augment(images).shape == images.shape
+
+
+# faces
+
+
+def rows(count: int = 6) -> list[Row]:
+    draw = np.random.default_rng(0)
+    targets = np.array([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.0, 0.0, 1.0]], np.float32)
+    return [Row(draw.integers(0, 256, (48, 48, 3), np.uint8), targets[i % 3], "train") for i in range(count)]
+
+
+def test_targets_are_votes_or_the_label():
+    votes, label = Crops(rows(), GREY48), Crops(rows(), GREY48, majority=True)
+    for i in range(3):
+        face, target, number = votes[i]
+        assert face.shape == (112, 112, 3) and face.dtype == torch.uint8
+        assert target.tolist() == rows()[i].target.tolist() and number == i
+        assert label[i][1].tolist() == np.eye(3)[i].tolist()
+    row = Row(np.zeros((4, 4, 3), np.uint8), np.array([0.5, 0.5, 0], np.float32), "train", label=1)
+    assert Crops([row], GREY48, majority=True)[0][1].tolist() == [0, 1, 0]  # the set's own rule, not the first largest
+
+
+def test_faces_are_aligned_by_chance():
+    picture = open_picture(ROOT / "examples" / "hopper.jpg")
+    landmarks = np.array([[[240, 180], [300, 180], [270, 215], [245, 245], [295, 245]]], np.float32)
+    missing = np.full((1, 5, 2), np.nan, np.float32)
+    odd = np.zeros((1, 5, 2), np.float32)
+    row = Row(picture, np.array([1.0], np.float32), "train")
+    aligned, whole = crop(picture, GREY48, landmarks[0]), crop(picture, GREY48)
+    assert not np.array_equal(aligned, whole)
+    crops = Crops([row], GREY48, landmarks, aligned=0.4)
+    assert np.array_equal(crops[0, 0.39][0], aligned) and np.array_equal(crops[0, 0.4][0], whole)
+    assert np.array_equal(crops[0][0], whole)  # when judged
+    for nothing in (missing, odd, None):
+        assert np.array_equal(Crops([row], GREY48, nothing, aligned=1.0)[0, 0.0][0], whole)
+
+
+def test_landmarks_are_found_once(tmp_path, monkeypatch):
+    root = tmp_path / "data"
+    for split in ("train", "validation"):
+        (root / split / "neutral").mkdir(parents=True)
+        Image.open(ROOT / "examples" / "hopper.jpg").save(root / split / "neutral" / "face.png")
+        Image.new("RGB", (64, 64), "grey").save(root / split / "neutral" / "nobody.png")
+    cache = tmp_path / "new" / "landmarks.npy"
+    faces = Faces(Folder(str(root)), aligned=1.0, landmarks_cache=str(cache))
+    faces.setup()
+    assert faces.preprocess["trained_on"] == ["arcface112"]
+    found = np.load(cache)
+    assert (
+        found.shape == (2, 5, 2)
+        and np.isnan(found[1]).all()
+        and {p.name for p in cache.parent.iterdir()} == {cache.name}
+    )
+    left, right, nose, *mouth = found[0]
+    assert left[0] < nose[0] < right[0] and max(left[1], right[1]) < nose[1] < min(mouth[0][1], mouth[1][1])
+    picture = open_picture(root / "train" / "neutral" / "face.png")
+    assert np.array_equal(faces.train_faces[0, 0.0][0], crop(picture, GREY48, found[0]))
+    assert np.array_equal(faces.validation_faces[0][0], crop(picture, GREY48))
+
+    monkeypatch.setattr("mien.training.faces.YuNet", lambda **_: pytest.fail("the cache was not used"))
+    Faces(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache)).setup()
+    np.save(cache, found[:1])
+    with pytest.raises(MienError, match="landmarks of 1 rows, but the data has 2; remove it"):
+        Faces(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache)).setup()
+    Faces(Folder(str(root)), GREY48 | {"align": "none"}, aligned=0.5).setup()  # nothing to align, nothing to look for
+
+
+@pytest.mark.parametrize(
+    "aligned, align, trained_on",
+    [
+        (0.0, "arcface112", ["as is"]),
+        (0.5, "arcface112", ["as is", "arcface112"]),
+        (1.0, "arcface112", ["arcface112"]),
+        (0.5, "none", ["as is"]),
+    ],
+)
+def test_preprocess_says_what_was_shown(aligned, align, trained_on, pictures):
+    faces = Faces(Folder(str(pictures)), GREY48 | {"align": align}, aligned=aligned)
+    assert faces.preprocess["trained_on"] == trained_on
+    assert GREY48["trained_on"] == ["as is", "arcface112"]
+
+
+def test_subset_is_the_same_rows_every_time(pictures):
+    def chosen():
+        faces = Faces(Folder(str(pictures)), aligned=0.0, subset=5)
+        faces.setup()
+        return [row.name for row in faces.train_faces.rows]
+
+    assert chosen() == chosen() and len(set(chosen())) == 5
+
+
+def test_order_shows_every_row_once_an_epoch():
+    def order(epoch, seen=0, seed=0):
+        return list(Order(20, None, seed, lambda: (epoch, seen)))
+
+    first = order(0)
+    assert sorted(i for i, _ in first) == list(range(20)) and first == order(0)
+    assert first != order(1) and first != order(0, seed=1)
+    assert order(0, seen=8) == first[8:] and order(0, seen=20) == []
+    assert all(0 <= chance < 1 for _, chance in first) and len({chance for _, chance in first}) == 20
+
+
+def test_balance_draws_classes_alike(pictures):
+    class Lopsided:
+        labels = ("a", "b")
+
+        def rows(self, split):
+            target = {0: np.array([1, 0], np.float32), 1: np.array([0, 1], np.float32)}
+            return [Row(np.zeros((2, 2, 3), np.uint8), target[int(i >= 900)], split) for i in range(1000)]
+
+    def counts(balance):
+        faces = Faces(Lopsided(), aligned=0.0, balance=balance, batch_size=10)
+        faces.setup()
+        drawn = [i for i, _ in faces.train_dataloader().sampler]
+        assert len(drawn) == 1000
+        return Counter(i >= 900 for i in drawn)[True], len(set(drawn))
+
+    assert counts(0.0) == (100, 1000)
+    balanced, different = counts(1.0)
+    assert 440 < balanced < 560 and different < 1000
+    assert 190 < counts(0.5)[0] < 310  # 100 to 900 become 10 to 30
+
+
+def test_last_batch_is_left_out_unless_it_is_the_only_one(pictures):
+    for size, batches in ((5, 2), (4, 3), (12, 1), (50, 1)):
+        faces = Faces(Folder(str(pictures)), aligned=0.0, batch_size=size)
+        faces.setup()
+        assert len(faces.train_dataloader()) == batches == len(list(faces.train_dataloader()))
+        assert isinstance(faces.train_dataloader(), Batches)
+        assert sum(len(batch[0]) for batch in faces.val_dataloader()) == 6
+
+
+# steps
+
+
+def test_learning_rates():
+    def rates(*arguments, steps=100, epochs=10):
+        return [learning_rate(*arguments, steps, epochs)(step) for step in range(steps + 1)]
+
+    cosine = rates("cosine", 0.1, 0.0)
+    assert cosine[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert cosine[10] == 1 and cosine[55] == pytest.approx(0.5) and cosine[100] == 0
+    assert all(a >= b for a, b in zip(cosine[10:], cosine[11:], strict=False))
+    exponential = rates("exponential", 0.0, 0.98)
+    assert exponential == pytest.approx([0.98 ** (i // 10) for i in range(101)])
+    assert rates("constant", 0.0, 0.5) == [1.0] * 101
+    assert rates("constant", 0.02, 0.5)[:3] == [0.5, 1.0, 1.0]
+    assert rates("cosine", 1.0, 0.0)[99] == 1.0
+    assert learning_rate("cosine", 0.0, 0.0, 1, 1)(0) == 1.0
+    assert learning_rate("cosine", 0.0, 0.0, 10, 1)(15) == 0.0  # beyond the end
+
+
+def test_groups_of_parameters():
+    class Trainer:
+        estimated_stepping_batches, max_epochs = 10, 2
+
+    def groups(**options):
+        def adamw(params):
+            return torch.optim.AdamW(params, lr=0.1, weight_decay=0.5)
+
+        network = Tiny()
+        network.other.requires_grad_(False)
+        task = Task(network, GREY48, 3, adamw, **options)
+        task._trainer = Trainer()
+        names = {p: name for name, p in network.named_parameters()}
+        made = task.configure_optimizers()["optimizer"]
+        assert isinstance(made, SAM) == ("sam_rho" in options)
+        return {
+            names[p]: (pytest.approx(group["initial_lr"]), group["weight_decay"])
+            for group in made.param_groups
+            for p in group["params"]
+        }
+
+    assert groups() == {
+        "trunk.0.weight": (0.1, 0.5),
+        "trunk.0.bias": (0.1, 0.0),
+        "trunk.1.weight": (0.1, 0.0),
+        "trunk.1.bias": (0.1, 0.0),
+        "head.weight": (0.1, 0.5),
+        "head.bias": (0.1, 0.0),
+    }
+    scaled = groups(lr_scale={"trunk": 0.2}, decay_bias=True, sam_rho=0.1)
+    assert scaled["trunk.1.bias"] == (0.02, 0.5) and scaled["head.bias"] == (0.1, 0.5)
+
+
+def test_sam_refuses_a_radius_of_nothing_and_keeps_its_state():
+    with pytest.raises(ValueError, match="rho must be above 0"):
+        SAM(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1), rho=0)
+    states = []
+    for resume in (False, True):
+        p = nn.Parameter(torch.tensor([1.0, -2.0]))
+        unused = nn.Parameter(torch.ones(1))
+        sam = SAM(torch.optim.Adam([p, unused], lr=0.1), rho=0.05)
+
+        def closure(p=p, sam=sam):
+            sam.zero_grad()
+            loss = (p**4).sum()
+            loss.backward()
+            return loss
+
+        for i in range(4):
+            if resume and i == 2:
+                state = sam.state_dict()
+                sam = SAM(torch.optim.Adam([p, unused], lr=0.5), rho=0.05)
+                sam.load_state_dict(state)
+            sam.step(lambda closure=closure, sam=sam: closure(sam=sam))
+        assert torch.equal(unused.detach(), torch.ones(1))
+        states.append(p.detach())
+    assert torch.equal(*states)
+
+
+def test_a_step_without_gradients_moves_nothing():
+    p = nn.Parameter(torch.ones(2))
+    SAM(torch.optim.SGD([p], lr=1.0)).step(lambda: torch.zeros(()))
+    assert torch.equal(p.detach(), torch.ones(2))
+
+
+def test_the_table_of_a_resumed_run_drops_what_was_lost(tmp_path):
+    first = Table(tmp_path, resume=False)
+    for step in range(4):
+        first.log_metrics({"loss": float(step)}, step)
+    first.log_metrics({"val_accuracy": 0.5}, 3)
+    second = Table(tmp_path, resume=True)
+    second.log_metrics({"loss": 20.0}, 2)
+    assert table(tmp_path) == [
+        {"step": "0", "loss": "0.0", "val_accuracy": ""},
+        {"step": "1", "loss": "1.0", "val_accuracy": ""},
+        {"step": "2", "loss": "20.0", "val_accuracy": ""},
+    ]
+    Table(tmp_path, resume=False).log_metrics({"loss": 0.0}, 0)
+    assert table(tmp_path) == [{"step": "0", "loss": "0.0"}]
+
+
+# pictures
+
+
+def test_augmentation_stays_in_range_and_changes_faces():
+    torch.manual_seed(0)
+    images = torch.rand(16, 3, 112, 112)
+    out = Augment()(images)
+    assert out.shape == images.shape and out.dtype == images.dtype and out.isfinite().all()
+    assert out.min() >= 0 and out.max() <= 1
+    assert ((out - images).abs().amax((1, 2, 3)) > 0.1).sum() >= 14
+    assert Augment()(images[:1]).shape == (1, 3, 112, 112)
+
+
+def test_augmentation_of_nothing_leaves_faces_as_they_are():
+    images = torch.rand(8, 3, 112, 112)
+    nothing = {"flip": 0.0, "degrees": 0.0, "translate": 0.0, "scale": (1.0, 1.0), "brightness": 0.0, "contrast": 0.0}
+    still = Augment(**nothing, tint=0.0, resample_p=0.0, noise_p=0.0, erase_p=0.0)
+    torch.testing.assert_close(still(images), images, atol=1e-4, rtol=0)
+    flipped = Augment(**nothing | {"flip": 1.0}, tint=0.0, resample_p=0.0, noise_p=0.0, erase_p=0.0)
+    torch.testing.assert_close(flipped(images), images.flip(-1), atol=1e-4, rtol=0)
+
+
+def test_resampling_blurs_a_share_of_the_faces():
+    torch.manual_seed(0)
+    images = torch.rand(200, 3, 32, 32)
+    out = Resample(smallest=8, largest=16, p=0.3)(images)
+    changed = (out != images).any(3).any(2).any(1)
+    assert 40 <= changed.sum() <= 80
+    assert out[changed].std() < 0.7 * images[changed].std()
+    with pytest.raises(ValueError, match="must rise from 2 up"):
+        Resample(smallest=1)
+
+
+def test_tint_colours_grey():
+    torch.manual_seed(0)
+    grey = torch.rand(100, 1, 8, 8).expand(-1, 3, -1, -1)
+    out = Tint(p=0.5)(grey)
+    coloured = (out.std(1).amax((1, 2)) > 1e-3).sum()
+    assert 60 <= coloured <= 90  # a factor or an exponent, each by half
+    torch.testing.assert_close(Tint(p=0.0)(grey), grey, atol=1e-4, rtol=0)
+    assert out.min() >= 0 and out.max() <= 1
+
+
+PREPROCESS = {
+    "grey": GREY48,
+    "posterpp": {
+        "align": "none",
+        "resize": [{"size": 224, "interpolation": "auto"}, {"size": 112, "interpolation": "nearest"}],
+        "input_size": 112,
+        "color": "rgb",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    },
+}
+
+
+@pytest.mark.parametrize("name", PREPROCESS)
+def test_training_predicting_and_the_exported_graph_see_the_same(name, tmp_path):
+    """One picture, three ways to a network, which hands out what it is given."""
+    from mien.export import export_onnx
+
+    preprocess = PREPROCESS[name]
+    header = {
+        "mien": 1,
+        "model": {"class_path": "torch.nn.Identity", "init_args": {}},
+        "id2label": {"0": "neutral"},
+        "preprocess": preprocess,
+    }
+    export_onnx(tmp_path / "model.onnx", nn.Identity(), header)
+    classifier = Classifier.from_pretrained(tmp_path / "model.onnx")
+    landmarks = np.array([[240, 180], [300, 180], [270, 215], [245, 245], [295, 245]], np.float32)
+    task = Task(mobilefacenet(), preprocess, 8, torch.optim.AdamW).eval()
+    for picture in (ROOT / "examples" / "hopper.jpg", ROOT / "examples" / "astronaut.png"):
+        image = open_picture(picture)
+        row = Row(picture, np.ones(1, np.float32), "train")
+        for marks in (None, landmarks):
+            crops = Crops([row], preprocess, None if marks is None else marks[None], aligned=1.0)
+            face = crops[0, 0.0][0]
+            trained, *_ = task.on_after_batch_transfer((face[None], None, None), 0)
+            predicted = classifier.crop(image, marks)
+            assert np.array_equal(face, predicted)
+            exported = classifier.engine(predicted[None])["logits"]
+            np.testing.assert_allclose(exported, trained.numpy(), atol=2e-6)
+            by_hand = predicted.astype(np.float64).transpose(2, 0, 1) / 255
+            if preprocess["color"] == "grey":
+                by_hand = (by_hand * np.array([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdims=True)
+            mean, std = (np.array(preprocess[key])[:, None, None] for key in ("mean", "std"))
+            np.testing.assert_allclose(exported[0], (by_hand - mean) / std, atol=2e-6)
+
+
+def test_posterpp_keeps_every_second_pixel():
+    """Of a picture of 224 pixels, as its published code does within the network."""
+    image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
+    assert np.array_equal(crop(image, PREPROCESS["posterpp"]), image[::2, ::2])
+
+
+def test_checkpoints_of_training_are_those_of_save_network(recipe, tmp_path):
+    folder = train([recipe(trainer__max_epochs=1)])
+    network = load_network(folder / "last.safetensors", trust=True)
+    save_network(tmp_path / "again.safetensors", network, read_header(folder / "last.safetensors"))
+    assert (tmp_path / "again.safetensors").read_bytes() == (folder / "last.safetensors").read_bytes()
