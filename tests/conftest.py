@@ -1,6 +1,7 @@
 """A model small enough to write on the spot, that tells colours apart."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mien.labels import EXPRESSIONS
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background job, where Ctrl-C could not be tested
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COLOURS = {"anger": (255, 0, 0), "disgust": (0, 255, 0), "sadness": (0, 0, 255), "neutral": (0, 0, 0)}
 """What the stand-in answers to a crop all of one colour."""
