@@ -276,7 +276,8 @@ def test_another_network_does_not_go_on_from_there(recipe, capsys):
     assert "runs/tiny/resume.ckpt: damaged: " in capsys.readouterr().err
 
 
-def test_a_run_that_is_told_to_stop_stops(recipe, monkeypatch):
+@pytest.mark.parametrize("before", [signal.SIG_DFL, lambda *_: sys.exit(143)], ids=["nobody", "a caller"])
+def test_a_run_that_is_told_to_stop_stops(before, recipe, monkeypatch):
     step = Task.training_step
 
     def told(task, batch, index):
@@ -284,8 +285,12 @@ def test_a_run_that_is_told_to_stop_stops(recipe, monkeypatch):
         return step(task, batch, index)
 
     monkeypatch.setattr(Task, "training_step", told)
-    with pytest.raises(SystemExit) as end:
-        main(["train", recipe()])
+    found = signal.signal(signal.SIGTERM, before)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(["train", recipe()])
+    finally:
+        signal.signal(signal.SIGTERM, found)
     assert end.value.code == 143
 
 

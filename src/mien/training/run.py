@@ -149,8 +149,10 @@ def _train(arguments: Sequence[str]) -> Path:
         raise MienError(" ".join(str(error).split())) from error
     except SIGTERMException:
         raise SystemExit(128 + signal.SIGTERM) from None
-    except SystemExit:  # lightning's way to say that somebody pressed Ctrl-C, which it then ignores
+    except SystemExit as end:  # lightning's way to say that somebody pressed Ctrl-C, which it then ignores
         signal.signal(signal.SIGINT, handler)
+        if end.code == 128 + signal.SIGTERM:  # a handler of the caller's
+            raise
         raise KeyboardInterrupt from None
     print(f"{folder}: {trainer.global_step} steps, {(time.monotonic() - began) / 60:.1f} minutes", file=sys.stderr)
     return folder
