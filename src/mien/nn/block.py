@@ -51,7 +51,10 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """`x += mixer(norm1(x)); x += mlp(norm2(x))`, each branch under stochastic depth: (B, N, D), grid -> (B, N, D)."""
+    """`x += ls1(mixer(norm1(x))); x += ls2(mlp(norm2(x)))`, each under stochastic depth: (B, N, D), grid -> (B, N, D).
+
+    `ls1` and `ls2` are a LayerScale that starts at `init_values`; without it there is none.
+    """
 
     def __init__(
         self,
@@ -61,14 +64,17 @@ class Block(nn.Module):
         drop_path: float = 0.0,
         mixer: MakeMixer = SelfAttention,
         eps: float = 1e-6,
+        init_values: float | None = None,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
         self.attn = mixer(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
+        self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), grid))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens), grid)))
+        return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))
