@@ -9,13 +9,17 @@ Shapes, everywhere in `mien.nn` and `mien.networks`:
 
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Grid = tuple[int, int]
 
 
 class Mixer(Protocol):
-    """Mixes tokens with one another: `(B, N, D), grid -> (B, N, D)`."""
+    """Mixes tokens with one another: `(B, N, D), grid -> (B, N, D)`.
+
+    One that attends may also have `with_class_scores`, which takes the same and gives besides the scores of the first
+    token (B, heads, N) before the softmax: a block can only drop tokens behind such a mixer.
+    """
 
     def __call__(self, tokens: Tensor, grid: Grid | None = None) -> Tensor: ...
 
@@ -23,13 +27,32 @@ class Mixer(Protocol):
 class MakeMixer(Protocol):
     """Builds a mixer for a width and a number of heads; a mixer's class is one."""
 
-    def __call__(self, dim: int, num_heads: int) -> Mixer: ...
+    def __call__(self, dim: int, num_heads: int) -> nn.Module: ...
+
+
+class Select(Protocol):
+    """Keeps some of the tokens: `(B, N, D), evidence (B, N, E) -> (B, K, D), index (B, K)`, ascending.
+
+    Evidence is what tells a token's worth: channels of a map, or what each head says of it.
+    """
+
+    def __call__(self, tokens: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def idle(self, num_tokens: int) -> bool:
+        """Whether so many tokens would pass unchanged, so that nobody need gather evidence."""
+        ...
 
 
 class Pool(Protocol):
     """Gathers tokens into one vector a face: `(B, N, D) -> (B, D)`."""
 
     def __call__(self, tokens: Tensor) -> Tensor: ...
+
+
+class MakePool(Protocol):
+    """Builds a pool for a width; a pool's class is one."""
+
+    def __call__(self, dim: int) -> nn.Module: ...
 
 
 class BatchBranch(Protocol):

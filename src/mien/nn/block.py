@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mien.nn.base import Grid, MakeMixer
+from mien.nn.base import Grid, MakeMixer, Select
 from mien.nn.self_attention import SelfAttention
 
 
@@ -54,6 +54,10 @@ class Block(nn.Module):
     """`x += ls1(mixer(norm1(x))); x += ls2(mlp(norm2(x)))`, each under stochastic depth: (B, N, D), grid -> (B, N, D).
 
     `ls1` and `ls2` are a LayerScale that starts at `init_values`; without it there is none.
+
+    With `select` tokens leave between the two: the first, the class token, stays, and the others are judged by its
+    scores in the mixer, one a head, before the softmax. All of them are attended to; the mlp sees those that are left:
+    (B, 1 + N, D) -> (B, 1 + K, D). The mixer then needs `with_class_scores`.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Block(nn.Module):
         mixer: MakeMixer = SelfAttention,
         eps: float = 1e-6,
         init_values: float | None = None,
+        select: Select | None = None,
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
@@ -74,7 +79,23 @@ class Block(nn.Module):
         self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.drop_path = DropPath(drop_path)
+        if select is not None and not hasattr(self.attn, "with_class_scores"):
+            raise ValueError(f"{type(self.attn).__name__} has no class scores by which tokens could be selected")
+        self.select = select
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        if self.select is not None and not self.select.idle(tokens.shape[1] - 1):
+            return self.selecting(tokens, grid)[0]
         tokens = tokens + self.drop_path(self.ls1(self.attn(self.norm1(tokens), grid)))
         return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens))))
+
+    def selecting(self, tokens: Tensor, grid: Grid | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """The block step by step: tokens (B, 1 + N, D) -> (B, 1 + K, D), index (B, K), scores (B, heads, 1 + N).
+
+        The index counts from the token behind the class token; scores are those of the class token.
+        """
+        mixed, scores = self.attn.with_class_scores(self.norm1(tokens), grid)
+        tokens = tokens + self.drop_path(self.ls1(mixed))
+        kept, index = self.select(tokens[:, 1:], scores[:, :, 1:].transpose(1, 2))
+        tokens = torch.cat([tokens[:, :1], kept], dim=1)
+        return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens)))), index, scores

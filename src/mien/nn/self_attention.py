@@ -7,23 +7,46 @@ from mien.nn.base import Grid
 
 
 class SelfAttention(nn.Module):
-    """Every token attends to every token: `proj(softmax(q kᵀ · head_dim^-1/2) v)`, (B, N, dim) -> (B, N, dim).
+    """Every token attends to every token: `proj(softmax(scale · q kᵀ) v)`, (B, N, dim) -> (B, N, dim).
 
-    `grid` is ignored. Names as in timm, so that published ViT weights fit.
+    `scale` is head_dim^-1/2 unless another is given. `grid` is ignored. Names as in timm, so that published ViT weights
+    fit.
 
     Paper: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021. Reference: huggingface/pytorch-image-models.
     """
 
-    def __init__(self, dim: int, num_heads: int, qkv_bias: bool = True, attn_drop: float = 0.0, proj_drop: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        scale: float | None = None,
+    ):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.attend = Attend(attn_drop)
+        self.attend = Attend(attn_drop, scale)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
-        return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v))))
+        return self.join(self.attend(*self.split(tokens)))
+
+    def with_class_scores(self, tokens: Tensor, grid: Grid | None = None) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, and the first token's scores `scale · q_0 kᵀ` (B, heads, N), before the softmax.
+
+        Only this one row of the scores is computed; the output is as fused as ever.
+        """
+        mixed, scores = self.attend.with_class_scores(*self.split(tokens))
+        return self.join(mixed), scores
+
+    def split(self, tokens: Tensor) -> Tensor:
+        """(B, N, dim) -> q, k, v, each (B, heads, N, head_dim)."""
+        return self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+    def join(self, heads: Tensor) -> Tensor:
+        return self.proj_drop(self.proj(merge_heads(heads)))
