@@ -11,6 +11,9 @@ from mien.nn import (
     Attend,
     BatchTransformer,
     Block,
+    ClassAttention,
+    ClassAttentionPool,
+    ClassBlock,
     ClassEncoding,
     DropPath,
     LandmarkCrossAttention,
@@ -18,6 +21,7 @@ from mien.nn import (
     LevelAttention,
     Mlp,
     SelfAttention,
+    TalkingHeads,
     class_batch_attention,
 )
 from mien.nn.grid import relative_index, to_map, to_tokens
@@ -38,6 +42,11 @@ MECHANISMS = {
     "self attention": (lambda dim: SelfAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "self attention without bias": (lambda dim: SelfAttention(dim, 2, qkv_bias=False), lambda b, dim: [(b, 6, dim)]),
     "block": (lambda dim: Block(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 6, dim)]),
+    "block, scaled": (lambda dim: Block(dim, 2, mlp_ratio=2, init_values=0.1), lambda b, dim: [(b, 6, dim)]),
+    "talking heads": (lambda dim: TalkingHeads(dim, 2), lambda b, dim: [(b, 6, dim)]),
+    "class attention": (lambda dim: ClassAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
+    "class block": (lambda dim: ClassBlock(dim, 2, 2, init_values=0.1), lambda b, dim: [(b, 1, dim), (b, 5, dim)]),
+    "class pool": (lambda dim: ClassAttentionPool(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 7, dim)]),
     "mlp": (lambda dim: Mlp(dim, 2 * dim), lambda b, dim: [(b, 6, dim)]),
     "layer scale": (lambda dim: LayerScale(dim, 0.1), lambda b, dim: [(b, 6, dim)]),
     "landmarks": (landmarks, lambda b, dim: [(b, dim, 4, 4)] * 2),
@@ -63,6 +72,7 @@ for _name, _options in BRANCHES.items():
         lambda dim, options=_options: BatchTransformer(dim, 3, features=4, **options),
         lambda b, dim: [(b, dim, 2, 2), (b, 3)],
     )
+SHAPES = {"class attention": (3, 1, WIDE), "class block": (3, 1, WIDE), "class pool": (3, WIDE)}  # others: the input's
 every = pytest.mark.parametrize("name", MECHANISMS)
 alone = pytest.mark.parametrize("name", [name for name in MECHANISMS if not name.startswith("batch")])
 
@@ -96,7 +106,7 @@ def test_shape_and_dtype_come_out_as_they_went_in(name, dtype):
         assert list(out) == ["bt", "cba"]
         dtype = torch.promote_types(dtype, torch.float32)
     for each in sets(out):
-        assert each.shape == inputs[-1].shape and each.dtype == dtype and each.isfinite().all()
+        assert each.shape == SHAPES.get(name, inputs[-1].shape) and each.dtype == dtype and each.isfinite().all()
 
 
 @every
@@ -110,8 +120,12 @@ def test_bf16_is_fp32_but_for_rounding(name):
 
 def without_gradient(name: str) -> dict[str, slice]:
     """The parts of parameters that shift every score of a query alike, which softmax does not see: biases of keys."""
-    if name == "self attention" or name == "block":
-        return {("attn." if name == "block" else "") + "qkv.bias": slice(WIDE, 2 * WIDE)}
+    if name in ("self attention", "talking heads") or name.startswith("block"):
+        keys = {("attn." if name.startswith("block") else "") + "qkv.bias": slice(WIDE, 2 * WIDE)}
+        return keys | ({"proj_l.bias": slice(None)} if name == "talking heads" else {})
+    if name.startswith("class "):
+        blocks = {"class attention": [""], "class block": ["attn."], "class pool": ["blocks.0.attn.", "blocks.1.attn."]}
+        return {f"{block}k.bias": slice(None) for block in blocks[name]}
     if name.startswith(("landmarks", "levels")):
         return {"kv.bias": slice(0, WIDE)}
     if name.startswith("batch") and name != "batch, shared":
@@ -207,7 +221,7 @@ def test_export(name):
 
 @pytest.mark.parametrize("grid", [(7, 9), (14, 14), (1, 5), None], ids=str)
 def test_mixers_take_any_grid(grid):
-    for mixer in (SelfAttention(WIDE, 4), Block(WIDE, 4)):
+    for mixer in (SelfAttention(WIDE, 4), TalkingHeads(WIDE, 4), Block(WIDE, 4)):
         tokens = torch.randn(2, 10 if grid is None else grid[0] * grid[1], WIDE)
         assert mixer(tokens, grid).shape == tokens.shape
 
@@ -284,8 +298,9 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean():
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="10 is not a multiple of num_heads 4"):
-        SelfAttention(10, 4)
+    for kind in (SelfAttention, TalkingHeads, ClassAttention, ClassAttentionPool):
+        with pytest.raises(ValueError, match="10 is not a multiple of num_heads 4"):
+            kind(10, 4)
 
 
 # places
