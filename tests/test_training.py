@@ -13,7 +13,9 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,10 +31,10 @@ from mien.classifier import Classifier
 from mien.data import Folder, Row
 from mien.errors import CheckpointError, MienError
 from mien.faces import crop, open_picture
-from mien.networks import Network, load_network, mobilefacenet, save_network
-from mien.training.augment import Augment, Resample, Tint
+from mien.networks import Network, build, load_network, mobilefacenet, save_network
+from mien.training.augment import APViTAugment, Augment, Erase, Resample, Tint
 from mien.training.callbacks import Average, Table
-from mien.training.faces import GREY48, Batches, Crops, Faces, Order
+from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats
 from mien.training.run import parser, start_from, train
 from mien.training.sam import SAM
 from mien.training.task import Task, learning_rate
@@ -193,6 +195,13 @@ CUTS = {
     "sam": {"task__sam_rho": 0.1},
     "ema": {"ema": 0.7},
     "balanced": {"faces__balance": 1.0, "trainer__gradient_clip_val": 0.5},
+    "oversampled": {
+        "faces__oversample": "reciprocal",
+        "faces__subset": 9,  # 2, 3 and 4 of a class, 14 an epoch
+        "faces__train_size": 48,
+        "augment": {"class_path": "mien.training.augment.APViTAugment"},
+        "task__schedule": "epoch_cosine",
+    },
     "accumulated": {"trainer__accumulate_grad_batches": 2, "trainer__max_epochs": 3},
     "bf16": {"trainer__precision": "bf16-mixed", "task__schedule": "exponential", "task__gamma": 0.5},
 }
@@ -510,6 +519,12 @@ def test_help_lists_the_options_of_a_recipe(capsys):
         ({"freeze": ["trunk", "tail"]}, "--freeze: no parameter's name begins with 'tail'"),
         ({"task__sam_rho": 0.1, "trainer__accumulate_grad_batches": 2}, "SAM looks twice at one batch"),
         ({"task__sam_rho": 0.1, "trainer__precision": "16-mixed"}, "SAM does not go with the loss scaling"),
+        ({"faces__train_size": 48}, "training faces would come in 48 pixels, but the network's input has 112"),
+        (
+            {"task__schedule": "epoch_cosine", "trainer__max_epochs": None, "trainer__max_steps": 5},
+            "--task.schedule epoch_cosine counts epochs: it needs --trainer.max_epochs",
+        ),
+        ({"faces__oversample": "sqrt", "faces__balance": 1.0}, "not both"),
         ({"data__init_args": {"root": "gone"}}, "gone: no such folder"),
         ({"faces__train_split": "learn"}, "no split 'learn', only train, validation"),
         ({"faces__preprocess": GREY48 | {"color": "blue"}}, 'neither "rgb" nor "grey"'),
@@ -562,9 +577,10 @@ def test_a_network_of_miens_trains(recipe, capsys):
 def test_recipes_are_understood(file):
     config = parser().parse_args(["--config", str(file)])
     assert config.name == file.stem
-    augment = Augment(**config.augment.as_dict())
-    images = torch.rand(4, 3, 112, 112)
-    assert augment(images).shape == images.shape
+    augment = build(config.augment.as_dict())
+    size = config.faces.preprocess["input_size"] if config.faces.preprocess else 112
+    train_size = config.faces.train_size or size
+    assert augment(torch.rand(2, 3, train_size, train_size)).shape == (2, 3, size, size)
 
 
 # faces
@@ -688,6 +704,55 @@ def test_balance_draws_classes_alike(pictures):
     assert 190 < counts(0.5)[0] < 310  # 100 to 900 become 10 to 30
 
 
+RAFDB = {
+    "surprise": 1290,
+    "fear": 281,
+    "disgust": 717,
+    "happiness": 4772,
+    "sadness": 1982,
+    "anger": 705,
+    "neutral": 2524,
+}
+
+
+def test_rare_classes_are_repeated_as_published():
+    labels = np.repeat(np.arange(7), list(RAFDB.values()))
+    assert len(labels) == 12_271
+    repeats = count_repeats(labels, "sqrt")
+    assert [int(repeats[labels == c].max()) for c in range(7)] == [2, 3, 2, 1, 1, 2, 1]
+    assert len(Order(len(labels), None, 0, lambda: (0, 0), repeats)) == repeats.sum() == 15_545
+    by_hand = [math.ceil(4772 / count) for count in RAFDB.values()]
+    assert [int(count_repeats(labels, "reciprocal")[labels == c].min()) for c in range(7)] == by_hand
+    unknown = count_repeats(np.array([-1] * 90 + [0] * 2 + [1]), "reciprocal")
+    assert unknown.tolist() == [1] * 92 + [2]
+    assert count_repeats(np.array([0, 1] * 3 + [-1] * 30), "sqrt").tolist() == [2] * 6 + [1] * 30
+
+
+def test_order_repeats_rows():
+    repeats = np.array([1, 3, 0, 2])
+
+    def order(epoch, seen=0):
+        return list(Order(4, None, 0, lambda: (epoch, seen), repeats))
+
+    assert sorted(i for i, _ in order(0)) == [0, 1, 1, 1, 3, 3]
+    assert order(0) == order(0) != order(1) and order(0, seen=4) == order(0)[4:]
+    assert len({chance for _, chance in order(0)}) == 6  # the same row is not the same face
+
+
+def test_balance_and_oversampling_exclude_each_other(pictures):
+    with pytest.raises(MienError, match="not both"):
+        Faces(Folder(str(pictures)), balance=1.0, oversample="sqrt")
+
+
+def test_training_faces_come_larger_than_the_input(pictures):
+    faces = Faces(Folder(str(pictures)), GREY48 | {"align": "none"}, oversample="sqrt", train_size=40, batch_size=5)
+    faces.setup()
+    (images, *_), *rest = faces.train_dataloader()
+    assert images.shape == (5, 40, 40, 3) and len(rest) == 1
+    assert next(iter(faces.val_dataloader()))[0].shape[1:] == (112, 112, 3)
+    assert faces.preprocess["resize"] == GREY48["resize"]
+
+
 def test_last_batch_is_left_out_unless_it_is_the_only_one(pictures):
     for size, batches in ((5, 2), (4, 3), (12, 1), (50, 1)):
         faces = Faces(Folder(str(pictures)), aligned=0.0, batch_size=size)
@@ -715,6 +780,9 @@ def test_learning_rates():
     assert rates("cosine", 1.0, 0.0)[99] == 1.0
     assert learning_rate("cosine", 0.0, 0.0, 1, 1)(0) == 1.0
     assert learning_rate("cosine", 0.0, 0.0, 10, 1)(15) == 0.0  # beyond the end
+    by_epoch = rates("epoch_cosine", 0.0, 0.0)
+    assert by_epoch[:100] == pytest.approx([0.5 * (1 + math.cos(math.pi * (i // 10) / 10)) for i in range(100)])
+    assert len(set(by_epoch[:100])) == 10 and by_epoch[0] == 1.0 and by_epoch[100] == pytest.approx(0.0)
 
 
 def test_groups_of_parameters():
@@ -839,6 +907,107 @@ def test_tint_colours_grey():
     assert 60 <= coloured <= 90  # a factor or an exponent, each by half
     torch.testing.assert_close(Tint(p=0.0)(grey), grey, atol=1e-4, rtol=0)
     assert out.min() >= 0 and out.max() <= 1
+
+
+STILL = {"rotate_p": 0.0, "crop": (1.0, 1.0), "flip": 0.0, "grey_p": 0.0, "jitter_p": 0.0, "erase_p": 0.0}
+
+
+def only(**changes) -> APViTAugment:
+    return APViTAugment(**(STILL | changes))
+
+
+def test_apvits_augmentation_brings_faces_to_the_size_of_the_input():
+    """As OpenCV resizes, bilinear and without antialiasing."""
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    small = only(size=28)(images)
+    by_hand = [cv2.resize(image.permute(1, 2, 0).numpy(), (28, 28)) for image in images]
+    np.testing.assert_allclose(small.permute(0, 2, 3, 1), by_hand, atol=1e-5)
+    torch.testing.assert_close(only(size=64)(images), images)
+    assert torch.equal(only(size=64).after(images), images)
+
+
+def test_apvits_augmentation_turns_about_the_middle_over_black():
+    torch.manual_seed(0)
+    dot = torch.zeros(64, 3, 65, 65)
+    dot[:, :, 32, 62] = dot[:, :, 32, 32] = 1.0
+    turned = only(size=65, degrees=6.0, rotate_p=1.0)(dot)
+    assert torch.allclose(turned[:, :, 32, 32], torch.ones(64, 3), atol=1e-4)
+    y = (turned[:, 0, :, 50:].sum(2) * torch.arange(65)).sum(1) / turned[:, 0, :, 50:].sum((1, 2))
+    angles = torch.rad2deg(torch.asin((y - 32) / 30))
+    assert angles.abs().max() < 6.2 and angles.min() < -4 and angles.max() > 4
+    corners = only(size=65, degrees=6.0, rotate_p=1.0)(torch.ones(8, 3, 65, 65))[:, :, 0, 0]
+    assert corners.min() < 0.5  # black
+    still = only(size=65, rotate_p=0.5)(dot)
+    assert 20 < (still - dot).abs().amax((1, 2, 3)).lt(1e-4).sum() < 44
+
+
+def test_apvits_augmentation_crops_squares():
+    """Where a ramp begins and how steep it is tells the crop."""
+    torch.manual_seed(0)
+    ramp = torch.arange(100.0).expand(200, 3, 100, 100) / 100
+    ramp = torch.stack([ramp[:, 0], ramp[:, 0].mT, ramp[:, 0]], 1)
+    out = only(size=50, crop=(0.8, 1.0))(ramp) * 100
+    width, height = ((out[:, c].amax((1, 2)) - out[:, c].amin((1, 2))) * 50 / 49 for c in (0, 1))
+    torch.testing.assert_close(width, height, atol=0.1, rtol=0)
+    share = (width / 100) ** 2
+    assert 0.79 < share.min() < 0.82 and 0.98 < share.max() < 1.01 and abs(share.mean() - 0.9) < 0.015
+
+
+def test_apvits_augmentation_greys_and_colours_in_either_order_of_channels():
+    torch.manual_seed(0)
+    images = torch.rand(6, 3, 16, 16)
+    for bgr, weights in ((False, (0.299, 0.587, 0.114)), (True, (0.114, 0.587, 0.299))):
+        grey = only(size=16, grey_p=1.0, bgr_compat=bgr)(images)
+        luma = (images * torch.tensor(weights).view(3, 1, 1)).sum(1, keepdim=True).expand_as(images)
+        torch.testing.assert_close(grey, luma, atol=1e-4, rtol=0)
+    hue = {"size": 16, "jitter": (0.0, 0.0, 0.0, 0.1), "jitter_p": 1.0}
+    torch.manual_seed(1)
+    rgb = only(**hue)(images)
+    torch.manual_seed(1)
+    bgr = only(**hue, bgr_compat=True)(images)
+    torch.manual_seed(1)
+    torch.testing.assert_close(bgr, only(**hue)(images.flip(1)).flip(1))
+    assert not torch.allclose(bgr, rgb, atol=1e-3)
+    jittered = only(size=16, jitter_p=0.8)(images.repeat(50, 1, 1, 1))
+    changed = (jittered - images.repeat(50, 1, 1, 1)).abs().amax((1, 2, 3)) > 1e-3
+    assert 215 < changed.sum() < 265
+    assert jittered.min() >= 0 and jittered.max() <= 1
+
+
+def test_erasing_fills_rectangles_with_noise_of_the_sizes_asked_for():
+    torch.manual_seed(0)
+    images = torch.full((600, 3, 40, 60), 9.0)
+    out = Erase(p=0.5)(images)
+    hole = (out != 9.0).all(1)
+    rows, columns = hole.any(2), hole.any(1)
+    h, w = rows.sum(1), columns.sum(1)
+    assert torch.equal(hole, rows[:, :, None] & columns[:, None]) and torch.equal((out != 9.0).any(1), hole)
+    for there in (rows, columns):  # in one piece
+        assert ((there[:, 1:] & ~there[:, :-1]).sum(1) + there[:, 0] <= 1).all()
+    erased = h > 0
+    assert 250 < erased.sum() < 350
+    share, ratio = (h * w / 2400)[erased], (h / w)[erased]
+    assert share.min() > 0.015 and share.max() < 0.35 and ratio.max() < 4
+    assert 0.15 < share.mean() < 0.185  # evenly
+    assert 1.3 < ratio.median() < 1.9  # evenly, where the logarithm's would be 1, and the tallest do not fit
+    noise = out[hole[:, None].expand_as(out)]
+    assert abs(noise.mean()) < 0.02 and abs(noise.std() - 1) < 0.02
+    assert torch.equal(Erase(p=1.0, scale=(4.0, 4.0))(images), images)  # nothing fits
+    assert torch.equal(Erase(p=0.0)(images), images)
+
+
+def test_erasing_comes_after_normalisation(pictures):
+    task = Task(Tiny(), GREY48, 3, torch.optim.AdamW, augment=only(erase_p=1.0, erase_scale=(0.3, 0.3)))
+    task._trainer = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=-1), global_rank=0)
+    task.train()
+    faces = torch.full((64, 112, 112, 3), 255, dtype=torch.uint8)
+    images, *_ = task.on_after_batch_transfer((faces, None, None), 0)
+    white = task.normalize(torch.ones(1, 3, 1, 1))
+    noise = images[(images != white).expand_as(images)]
+    assert 0.25 < noise.numel() / images.numel() < 0.35
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+    task.eval()
+    assert torch.equal(task.on_after_batch_transfer((faces, None, None), 0)[0], white.expand_as(images))
 
 
 PREPROCESS = {

@@ -48,7 +48,15 @@ class Tint(nn.Module):
         return (images.clamp_min(1e-4) ** around_one(self.gamma) * around_one(self.gain)).clamp(0, 1)
 
 
-class Augment(nn.Module):
+class Augmentation(nn.Module):
+    """Images (B, 3, H, W) in [0, 1] -> the same, changed at random; `after` changes them again once normalised."""
+
+    def after(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), of mean about 0 and deviation about 1 -> the same."""
+        return images
+
+
+class Augment(Augmentation):
     """Images (B, 3, H, W) in [0, 1] -> the same, changed at random.
 
     Flip; rotation, shift and scale, which imitate another detector's crop; brightness and contrast; colour; resolution;
@@ -84,3 +92,86 @@ class Augment(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         return self.steps(images).clamp(0, 1)
+
+
+class Erase(nn.Module):
+    """With probability `p` a rectangle is filled with noise, N(0, 1) in every pixel: (B, 3, H, W), normalised.
+
+    Its share of the picture is drawn evenly from `scale`, its height by its width evenly from `ratio`; where none of
+    ten draws is smaller than the picture, the face stays whole.
+
+    Paper: Zhong et al., Random Erasing Data Augmentation, 2020. Reference: youqingxiaozhua/APViT, 9efaf97
+    (mmcls/datasets/pipelines/transforms.py): `ratio` is even there, where others draw its logarithm.
+    """
+
+    def __init__(
+        self, p: float = 0.5, scale: tuple[float, float] = (0.02, 0.33), ratio: tuple[float, float] = (0.3, 3.3)
+    ):
+        super().__init__()
+        self.p, self.scale, self.ratio = p, scale, ratio
+
+    def forward(self, images: Tensor) -> Tensor:
+        count, _, height, width = images.shape
+        area = height * width * torch.empty(count, 10).uniform_(*self.scale)
+        ratio = torch.empty(count, 10).uniform_(*self.ratio)
+        h, w = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = (h < height) & (w < width)
+        first = fits.int().argmax(1, keepdim=True)
+        h, w = h.gather(1, first), w.gather(1, first)  # (B, 1)
+        y = torch.arange(height) - (torch.rand(count, 1) * (height - h + 1)).floor()  # (B, H), 0 at the upper edge
+        x = torch.arange(width) - (torch.rand(count, 1) * (width - w + 1)).floor()
+        chosen = fits.any(1) & (torch.rand(count) < self.p)
+        rows, columns = (y >= 0) & (y < h) & chosen[:, None], (x >= 0) & (x < w)
+        hole = (rows[:, None, :, None] & columns[:, None, None]).to(images.device)
+        return torch.where(hole, torch.randn_like(images), images)
+
+
+class APViTAugment(Augmentation):
+    """Images (B, 3, S, S) in [0, 1] of any side S -> (B, 3, size, size), as APViT, and TransFER before it, was trained.
+
+    In this order: turned by up to `degrees` about the middle, black behind the corners; a square of a share `crop` of
+    the area, resized (bilinear, as OpenCV does it, without antialiasing); flipped; grey; brightness, contrast,
+    saturation and hue (`jitter`, torchvision's); and, once normalised, erased (`Erase`). Every `p` is the share of
+    faces that a change meets.
+
+    The published code changes colours of pictures whose channels are still in OpenCV's order: its grey has 0.299 of
+    blue, its hues turn the other way. `bgr_compat` does so, too. Departs from it: nothing is rounded to 8 bits
+    between the steps, and the order of the four changes of colour is drawn for a batch, not for every face.
+
+    Paper: Xue et al., Vision Transformer with Attentive Pooling, 2022. Reference: youqingxiaozhua/APViT, 9efaf97
+    (configs/_base_/datasets/RAF.py).
+    """
+
+    def __init__(
+        self,
+        size: int = 112,
+        degrees: float = 6.0,
+        rotate_p: float = 0.5,
+        crop: tuple[float, float] = (0.8, 1.0),
+        flip: float = 0.5,
+        grey_p: float = 0.2,
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+        jitter_p: float = 0.8,
+        erase_p: float = 0.5,
+        erase_scale: tuple[float, float] = (0.02, 0.33),
+        erase_ratio: tuple[float, float] = (0.3, 3.3),
+        bgr_compat: bool = False,
+    ):
+        super().__init__()
+        self.shape = nn.Sequential(
+            K.RandomRotation(degrees, p=rotate_p),
+            K.RandomResizedCrop((size, size), crop, (1.0, 1.0), align_corners=False),
+            K.RandomHorizontalFlip(p=flip),
+        )
+        self.colour = nn.Sequential(K.RandomGrayscale(p=grey_p), K.ColorJitter(*jitter, p=jitter_p))
+        self.erase, self.bgr_compat = Erase(erase_p, erase_scale, erase_ratio), bgr_compat
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        images = self.shape(images)
+        images = self.colour(images.flip(1)).flip(1) if self.bgr_compat else self.colour(images)
+        return images.clamp(0, 1)
+
+    @torch.no_grad()
+    def after(self, images: Tensor) -> Tensor:
+        return self.erase(images)

@@ -70,11 +70,20 @@ class Order(Sampler[tuple[int, float]]):
     """The rows of an epoch, each with a chance in [0, 1), as the seed and the number of the epoch decide.
 
     weights: (n,) or None; with them n rows are drawn with replacement, each with probability proportional to its own,
-    without them every row comes once. place: the epoch, and how many rows of it a resumed run has seen already.
+    without them every row comes once, or as often as `repeats` (n,) says. place: the epoch, and how many rows of it a
+    resumed run has seen already.
     """
 
-    def __init__(self, count: int, weights: np.ndarray | None, seed: int, place: Callable[[], tuple[int, int]]):
-        self.count, self.weights, self.seed, self.place = count, weights, seed, place
+    def __init__(
+        self,
+        count: int,
+        weights: np.ndarray | None,
+        seed: int,
+        place: Callable[[], tuple[int, int]],
+        repeats: np.ndarray | None = None,
+    ):
+        self.rows = np.arange(count) if repeats is None else np.repeat(np.arange(count), repeats)
+        self.count, self.weights, self.seed, self.place = len(self.rows), weights, seed, place
 
     def __len__(self) -> int:
         return self.count
@@ -83,11 +92,26 @@ class Order(Sampler[tuple[int, float]]):
         epoch, seen = self.place()
         draw = np.random.default_rng((self.seed, epoch))
         if self.weights is None:
-            order = draw.permutation(self.count)
+            order = self.rows[draw.permutation(self.count)]
         else:
             order = draw.choice(self.count, self.count, p=self.weights / self.weights.sum())
         chances = draw.random(self.count)
         yield from zip(order[seen:].tolist(), chances[seen:].tolist(), strict=True)
+
+
+def count_repeats(labels: np.ndarray, oversample: Literal["sqrt", "reciprocal"]) -> np.ndarray:
+    """How often each row comes in an epoch, by the share f of its label (n,) among all rows; (n,) whole numbers.
+
+    "sqrt": `ceil(max(1, sqrt(0.15 / f)))`; "reciprocal": `ceil(max f / f)`. A row without a label (-1) comes once.
+
+    Reference: youqingxiaozhua/APViT, 9efaf97 (ClassBalancedDataset).
+    """
+    values, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if oversample == "sqrt":
+        times = np.ceil(np.sqrt(0.15 / (counts / len(labels))).clip(1)).astype(int)
+    else:
+        times = -(-counts[values >= 0].max(initial=1) // counts)
+    return np.where(values < 0, 1, times)[group]
 
 
 class Batches(DataLoader):
@@ -107,6 +131,9 @@ class Faces(LightningDataModule):
     targets: the votes' distribution, or one class, the label.
     balance: 0 draws every row once an epoch; above 0 rows are drawn with replacement, each with probability
         proportional to `count(class) ** -balance`.
+    oversample: rows of rare classes come several times an epoch, each as often as `count_repeats` says.
+    train_size: the side of training faces where the augmentation crops them to the network's input; by default they
+        come in the size of the input. Validation faces always do.
     subset: train on the first rows of a seeded shuffle only, for trying things.
     """
 
@@ -119,6 +146,8 @@ class Faces(LightningDataModule):
         landmarks_cache: str | None = None,
         targets: Literal["votes", "label"] = "votes",
         balance: float = 0.0,
+        oversample: Literal["none", "sqrt", "reciprocal"] = "none",
+        train_size: int | None = None,
         subset: int | None = None,
         num_workers: int = 0,
         train_split: str = "train",
@@ -126,12 +155,15 @@ class Faces(LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
+        if balance and oversample != "none":
+            raise MienError("--faces: rows are either drawn by balance or repeated by oversample, not both")
         self.data, self.batch_size, self.seed = data, batch_size, seed
         self.preprocess = dict(preprocess or GREY48)
         aligned = aligned if self.preprocess.get("align") == "arcface112" else 0.0
         self.preprocess["trained_on"] = ["as is"] * (aligned < 1) + ["arcface112"] * (aligned > 0)
         self.aligned, self.landmarks_cache, self.majority = aligned, landmarks_cache, targets == "label"
-        self.balance, self.subset, self.num_workers = balance, subset, num_workers
+        self.balance, self.oversample, self.train_size = balance, oversample, train_size
+        self.subset, self.num_workers = subset, num_workers
         self.train_split, self.validation_split = train_split, validation_split
 
     def setup(self, stage: str | None = None) -> None:
@@ -141,7 +173,10 @@ class Faces(LightningDataModule):
             keep = np.random.default_rng(0).permutation(len(rows))[: self.subset]
             rows = [rows[i] for i in keep]
             landmarks = None if landmarks is None else landmarks[keep]
-        self.train_faces = Crops(rows, self.preprocess, landmarks, self.aligned, self.majority)
+        shown = self.preprocess
+        if self.train_size is not None:
+            shown = shown | {"resize": [{"size": self.train_size, "interpolation": "auto"}]}
+        self.train_faces = Crops(rows, shown, landmarks, self.aligned, self.majority)
         self.validation_faces = Crops(self.data.rows(self.validation_split), self.preprocess, majority=self.majority)
 
     def _landmarks(self, rows: Sequence[Row]) -> np.ndarray:
@@ -168,15 +203,19 @@ class Faces(LightningDataModule):
         return landmarks
 
     def train_dataloader(self) -> DataLoader:
-        weights = None
+        weights = repeats = None
+        labels = np.array([row.label for row in self.train_faces.rows])
         if self.balance:
-            labels = np.array([row.label for row in self.train_faces.rows])
-            weights = (np.bincount(labels).clip(1) ** -float(self.balance))[labels]
+            _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+            weights = (counts ** -float(self.balance))[group]
+        if self.oversample != "none":
+            repeats = count_repeats(labels, self.oversample)
+        order = Order(len(labels), weights, self.seed, self._place, repeats)
         return Batches(
             self.train_faces,
             self.batch_size,
-            sampler=Order(len(self.train_faces), weights, self.seed, self._place),
-            drop_last=len(self.train_faces) > self.batch_size,  # an attention set of full size
+            sampler=order,
+            drop_last=len(order) > self.batch_size,  # an attention set of full size
             num_workers=self.num_workers,
         )
 

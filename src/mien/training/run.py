@@ -24,7 +24,7 @@ from mien.data import DataSet
 from mien.errors import MienError
 from mien.networks import Network
 from mien.networks.checkpoint import fill, load_tensors
-from mien.training.augment import Augment
+from mien.training.augment import Augment, Augmentation
 from mien.training.callbacks import Average, Bar, Keep, Resume, Table
 from mien.training.faces import Faces
 from mien.training.task import Task
@@ -70,8 +70,9 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
     parser.add_class_arguments(Task, "task", skip={"network", "preprocess", "num_classes", "augment", "seed"})
-    parser.add_class_arguments(Augment, "augment")
+    parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
+    parser.set_defaults({"augment": {"class_path": f"{Augment.__module__}.{Augment.__name__}"}})
     parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
     return parser
 
@@ -124,10 +125,9 @@ def _train(arguments: Sequence[str]) -> Path:
         },
     }
     check_header(header, "the recipe")
-    augment = Augment(**vars(made.augment))
-    task = Task(network, faces.preprocess, len(data.labels), augment=augment, seed=config.seed, **vars(made.task))
+    task = Task(network, faces.preprocess, len(data.labels), augment=made.augment, seed=config.seed, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
-    _check(task, made.trainer, data)
+    _check(task, made.trainer, faces)
     if resume:
         _check_fits(task, last)
 
@@ -182,9 +182,9 @@ def _check_fits(task: Task, last: Path) -> None:
         raise MienError(f"{last}: holds a run of another network: remove it, give --out, or --fresh to start anew")
 
 
-def _check(task: Task, trainer: Namespace, data: DataSet) -> None:
+def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
     """What would otherwise end a run in the middle, or spoil it unseen."""
-    size = task.preprocess["input_size"]
+    data, size = faces.data, task.preprocess["input_size"]
     with torch.no_grad():
         classes = task.network.eval()(torch.zeros(1, 3, size, size)).shape[1]
     task.network.train()
@@ -192,6 +192,13 @@ def _check(task: Task, trainer: Namespace, data: DataSet) -> None:
         raise MienError(
             f"the network tells {classes} classes apart, and {data} has {len(data.labels)}: {', '.join(data.labels)}"
         )
+    if task.augment is not None:
+        side = faces.train_size or size
+        made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]
+        if made != size:
+            raise MienError(f"training faces would come in {made} pixels, but the network's input has {size}")
+    if task.schedule in ("epoch_cosine", "exponential") and trainer.max_epochs in (None, -1) and trainer.max_steps > 0:
+        raise MienError(f"--task.schedule {task.schedule} counts epochs: it needs --trainer.max_epochs")
     for prefix in task.lr_scale:
         if not any(name.startswith(prefix) for name, _ in task.network.named_parameters()):
             raise MienError(f"--task.lr_scale: no parameter's name begins with {prefix!r}")

@@ -16,17 +16,20 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from mien.losses import weighted_cross_entropy
 from mien.networks import Network, Normalize
 from mien.networks.deploy import to_float
+from mien.training.augment import Augmentation
 from mien.training.sam import SAM
 
 MakeOptimizer = Callable[[Iterable], Optimizer]
 
 
-def learning_rate(
-    schedule: Literal["cosine", "exponential", "constant"], warmup: float, gamma: float, steps: int, epochs: int
-) -> Callable[[int], float]:
+Schedule = Literal["cosine", "epoch_cosine", "exponential", "constant"]
+
+
+def learning_rate(schedule: Schedule, warmup: float, gamma: float, steps: int, epochs: int) -> Callable[[int], float]:
     """The factor of the learning rate at a step of `steps`: a linear rise over the share `warmup`, then the schedule.
 
-    `cosine` falls to 0 at the last step, `exponential` is multiplied by `gamma` after each of `epochs`.
+    `cosine` falls to 0 at the last step; `epoch_cosine` is `(1 + cos(π e / epochs)) / 2` all through epoch e = 0, 1, …;
+    `exponential` is multiplied by `gamma` after each of `epochs`.
     """
     rise = max(1, round(warmup * steps)) if warmup else 0
 
@@ -36,6 +39,8 @@ def learning_rate(
         if schedule == "cosine":
             done = min(1.0, (step - rise) / max(1, steps - rise))
             return 0.5 * (1 + math.cos(math.pi * done))
+        if schedule == "epoch_cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(epochs, step * epochs // steps) / epochs))
         if schedule == "exponential":
             return gamma ** (step * epochs // steps)
         return 1.0
@@ -60,7 +65,7 @@ class Task(LightningModule):
         preprocess: Mapping[str, Any],
         num_classes: int,
         optimizer: MakeOptimizer,
-        schedule: Literal["cosine", "exponential", "constant"] = "cosine",
+        schedule: Schedule = "cosine",
         warmup: float = 0.05,
         gamma: float = 0.98,
         lr_scale: Mapping[str, float] | None = None,
@@ -68,7 +73,7 @@ class Task(LightningModule):
         sam_adaptive: bool = False,
         decay_bias: bool = False,
         label_smoothing: float = 0.0,
-        augment: nn.Module | None = None,
+        augment: Augmentation | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -93,9 +98,11 @@ class Task(LightningModule):
         if self.training:
             number = (self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.global_rank)
             torch.manual_seed(int(np.random.SeedSequence(number).generate_state(1)[0]))
-            if self.augment is not None:
-                images = self.augment(images)
-        return self.normalize(images).contiguous(memory_format=torch.channels_last), *others
+        if self.training and self.augment is not None:
+            images = self.augment.after(self.normalize(self.augment(images)))
+        else:
+            images = self.normalize(images)
+        return images.contiguous(memory_format=torch.channels_last), *others
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
         images, target, _ = batch
