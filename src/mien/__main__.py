@@ -14,6 +14,7 @@ COMMANDS = {
     "list": ("mien.commands.list", "", "list the models that came with mien"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
+    "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
     "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
     "export": ("mien.commands.export", "export", "turn a checkpoint into ONNX"),
 }

@@ -16,6 +16,25 @@ from mien.files import whole
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model's name, file, folder, or owner/name on the Hub")
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--align",
+        choices=("as-is", "detect"),
+        default="as-is",
+        help="read the pictures as they are, or find the face in each first (default: as-is)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/eval"),
+        metavar="DIR",
+        help="of the JSON and the picture (default: out/eval)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which labelled pictures are read."""
     parser.add_argument("--data", required=True, metavar="PATH", help="a tree of split/label/picture, or parquet")
     parser.add_argument("--split", help="default: validation, else test, else the only one")
     parser.add_argument(
@@ -27,21 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", metavar="NAMES", help='the classes in order, if numbered: "rafdb", or names with commas between'
     )
     parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
-    parser.add_argument(
-        "--align",
-        choices=("as-is", "detect"),
-        default="as-is",
-        help="read the pictures as they are, or find the face in each first (default: as-is)",
-    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/eval"),
-        metavar="DIR",
-        help="of the JSON and the picture (default: out/eval)",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+
+
+def open_data(args: argparse.Namespace) -> tuple[DataSet, str]:
+    """The data set, and the split to read."""
+    options: dict[str, Any] = {}
+    if args.labels:
+        options["labels"] = args.labels.split(",") if "," in args.labels else args.labels
+    data = open_dataset(args.data, args.format, **options)
+    return data, spell_split(args.split) if args.split else _choose(data)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,11 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from mien.evaluation import measure
     from mien.evaluation.plot import plot_confusion
 
-    options: dict[str, Any] = {}
-    if args.labels:
-        options["labels"] = args.labels.split(",") if "," in args.labels else args.labels
-    data = open_dataset(args.data, args.format, **options)
-    split = spell_split(args.split) if args.split else _choose(data)
+    data, split = open_data(args)
     classifier = Classifier.from_pretrained(args.model, device=args.device)
     detector = None
     if args.align == "detect":

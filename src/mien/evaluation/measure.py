@@ -39,6 +39,23 @@ def measure(
 
     Raises MienError where the data has a class that the model does not know.
     """
+    probs, target, found = read_all(classifier, data, split, batch_size, detector, progress)
+    report = evaluate(probs, target, classifier.labels)
+    return Measured(report, len(data.findings[split].malformed), None if detector is None else found)
+
+
+def read_all(
+    classifier: Classifier,
+    data: DataSet,
+    split: str,
+    batch_size: int = 32,
+    detector: Detector | None = None,
+    progress: bool = False,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Probabilities (N, C), what is right (N,) as the model counts its classes, and how many faces were found.
+
+    Raises MienError where the data has a class that the model does not know.
+    """
     unknown = [label for label in data.labels if label not in classifier.labels]
     if unknown:
         raise MienError(
@@ -48,8 +65,7 @@ def measure(
     rows = data.rows(split)
     class_of = np.array([classifier.labels.index(label) for label in data.labels])
     probs, found = _read(classifier, rows, batch_size, detector, progress)
-    report = evaluate(probs, class_of[[row.label for row in rows]], classifier.labels)
-    return Measured(report, len(data.findings[split].malformed), None if detector is None else found)
+    return probs, class_of[[row.label for row in rows]], found
 
 
 def _read(

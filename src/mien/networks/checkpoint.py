@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,49 @@ from torch import Tensor, nn
 from mien.checkpoint import KEY, check_header, read_header
 from mien.errors import CheckpointError
 from mien.files import whole
+from mien.networks.network import Network
 
 
 def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.Module:
     """The module that a `model` block names: {"class_path", "init_args"}, a class or a function of keyword arguments.
 
-    Unless `trust` is given, only what mien defines as a network is called: its classes of modules, and its functions
-    that are declared to return one. Raises CheckpointError.
+    An argument may be such a block itself, for a part of the network: the part, or where the network gives it more
+    arguments (as to a mixer or a pool its width), what makes it. Unless `trust` is given, only what mien defines as a
+    network is called: its classes of modules, and its functions that are declared to return one. Raises
+    CheckpointError.
     """
     path = model["class_path"]
+    make = _find(path, trust)
+    try:
+        arguments = _arguments({**model.get("init_args", {}), **overrides}, trust)
+        inspect.signature(make).bind(**arguments)
+        return make(**arguments)
+    except CheckpointError:  # of a part
+        raise
+    except Exception as error:  # torch raises whatever sizes that cannot be lead it to
+        raise CheckpointError(f"{path} cannot be built: {' '.join(str(error).split())}") from error
+
+
+def _arguments(arguments: Mapping[str, Any], trust: bool) -> dict[str, Any]:
+    """The same, with every block among them made into what it names."""
+    return {
+        name: _part(value, trust) if isinstance(value, Mapping) and "class_path" in value else value
+        for name, value in arguments.items()
+    }
+
+
+def _part(model: Mapping[str, Any], trust: bool) -> Any:
+    """The module that a block names; where that lacks arguments, what takes them and makes it."""
+    make, arguments = _find(model["class_path"], trust), model.get("init_args", {})
+    try:
+        inspect.signature(make).bind(**arguments)
+    except (TypeError, ValueError):
+        return partial(make, **_arguments(arguments, trust))
+    return build(model, trust=trust)
+
+
+def _find(path: str, trust: bool) -> Any:
+    """What builds the network of that name."""
     if not trust and not path.startswith("mien."):
         raise CheckpointError(f"{path} is not one of mien's networks; trust=True imports it all the same")
     module, _, name = path.rpartition(".")
@@ -34,12 +69,7 @@ def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.M
         raise CheckpointError(f"there is no network {path}") from error
     if not (callable(make) if trust else _is_network(make)):
         raise CheckpointError(f"{path} is not a network")
-    arguments = {**model.get("init_args", {}), **overrides}
-    try:
-        inspect.signature(make).bind(**arguments)
-        return make(**arguments)
-    except Exception as error:  # torch raises whatever sizes that cannot be lead it to
-        raise CheckpointError(f"{path} cannot be built: {' '.join(str(error).split())}") from error
+    return make
 
 
 def _is_network(make: Any) -> bool:
@@ -56,9 +86,14 @@ def _is_network(make: Any) -> bool:
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object, most: int | None = 8) -> None:
     """Load `tensors` into `module`; every one must find its place and every place its tensor.
 
+    A network may fit weights for another size of image to its own before.
+
     Raises CheckpointError that lists what is missing, left over or of another shape, at `most` so many of each.
     """
-    places = module.state_dict()
+    if isinstance(module, Network):
+        tensors = module.fit(tensors)
+    places, beyond = module.state_dict(), getattr(module, "beyond", ())
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(beyond))}
     optional = {name for name in places if name.endswith("num_batches_tracked")}
     missing = sorted(places.keys() - tensors.keys() - optional)
     over = sorted(tensors.keys() - places.keys())
@@ -96,8 +131,9 @@ def load_tensors(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Te
 def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrides) -> nn.Module:
     """The torch network of a .safetensors checkpoint, in eval mode and fp32.
 
-    It takes float images (B, 3, 112, 112), normalised as the header's `preprocess` says, and gives logits (B, C); a
-    trunk gives its maps. `overrides` replace arguments of its constructor that leave the weights alone.
+    It takes float images (B, 3, S, S), S being `input_size` of the header's `preprocess` (112 mostly), normalised as
+    that says, and gives logits (B, C); a trunk gives its maps. `overrides` replace arguments of its constructor that
+    leave the weights alone, or the `img_size` of a network that can fit its weights to another.
 
     Raises CheckpointError, naming the file: not a checkpoint, an unknown network, a tensor missing or without a place.
     """
@@ -131,3 +167,11 @@ def save_network(
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
         file.write(save(tensors, metadata={KEY: json.dumps(header, ensure_ascii=False)}))
+
+
+def write_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
+    """Give a .safetensors checkpoint another header, whole or not at all; its weights stay as they are."""
+    check_header(header, path)
+    data = save(load_file(path), metadata={KEY: json.dumps(header, ensure_ascii=False)})
+    with whole(Path(path)) as file:
+        file.write(data)
