@@ -429,3 +429,17 @@ def test_the_identity_network_is_foamlius():
     maps = (maps[0], maps[2], unit(maps[4], "conv2").clamp(0, 6))
     for ours, theirs in zip(network(faces(2)), maps, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_a_strided_depthwise_layer_trains_as_it_reads():
+    torch.manual_seed(0)
+    unit = MobileFaceNet("relu6").stages[0][0].depthwise.double()
+    plain = nn.Sequential(unit.conv, unit.bn, unit.act)
+    x = torch.randn(2, 128, 9, 10, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 128, 5, 5, dtype=torch.float64)
+    answers = []
+    for layer in (unit, plain):
+        out = layer(x)
+        answers.append((out, *torch.autograd.grad((out * weight).sum(), [x, unit.conv.weight, unit.bn.weight])))
+    for ours, theirs in zip(*answers, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -16,6 +18,14 @@ class Unit(nn.Sequential):
             self.act = nn.PReLU(c_out)
         elif act is not None:
             self.act = {"relu": nn.ReLU, "relu6": nn.ReLU6}[act](inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        if not (self.training and x.device.type == "cpu" and conv.groups > 1 and conv.stride == (2, 2)):
+            return super().forward(x)
+        # the same numbers: torch's gradient of a strided depthwise convolution is slow on a CPU
+        x = F.conv2d(x, conv.weight, None, 1, conv.padding, 1, conv.groups)[..., ::2, ::2]
+        return self.act(self.bn(x.contiguous(memory_format=torch.channels_last)))
 
 
 class InvertedResidual(nn.Module):
@@ -48,7 +58,7 @@ class MobileFaceNet(nn.Module):
 
     `variant="prelu"` is the landmark network of POSTER++ (PReLU, a bare depthwise second layer). `variant="relu6"` is
     the identity network of foamliu/MobileFaceNet (ReLU6, a pointwise convolution after the second layer). The layers
-    behind the last map (landmarks, embedding) are left out.
+    behind the last map (landmarks, embedding) are left out, and so are those behind the first `num_levels` maps.
 
     Paper: Chen et al., MobileFaceNets, arXiv 1804.07573. Reference: Talented-Q/POSTER_V2, 18de559;
     foamliu/MobileFaceNet.
@@ -56,26 +66,33 @@ class MobileFaceNet(nn.Module):
 
     levels = ((64, 28), (128, 14), (512, 7))  # channels and side of each map
 
-    def __init__(self, variant: Literal["prelu", "relu6"] = "relu6"):
+    def __init__(self, variant: Literal["prelu", "relu6"] = "relu6", num_levels: int = 3):
         super().__init__()
         if variant not in ("prelu", "relu6"):
             raise ValueError(f"variant must be 'prelu' or 'relu6', not {variant!r}")
+        if num_levels not in (1, 2, 3):
+            raise ValueError(f"num_levels must be 1, 2 or 3, not {num_levels!r}")
+        self.levels = self.levels[:num_levels]
+        count = (1, 3, 5)[num_levels - 1]  # the stages up to that map
+        self.beyond = (*(f"stages.{i}." for i in range(count, 5)), *["last."] * (num_levels < 3))
         self.stem = Unit(3, 64, 3, 2, act=variant)
         if variant == "prelu":
             self.stem_dw = nn.Sequential(Unit(64, 64, 3, groups=64, act="prelu"))
         else:
             self.stem_dw = nn.Sequential(Unit(64, 64, 3, groups=64, act="relu"), Unit(64, 64, 1, act="relu"))
         stages = []
-        for c_in, c_out, hidden, repeats, stride in STAGES:
+        for c_in, c_out, hidden, repeats, stride in STAGES[:count]:
             blocks = [InvertedResidual(c_in, c_out, hidden, stride, variant)]
             # within a stage the expansion factor stays, and so does `hidden` once c_in equals c_out
             blocks += [InvertedResidual(c_out, c_out, hidden, 1, variant) for _ in range(repeats - 1)]
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        self.last = Unit(128, 512, 1, act=variant)
+        self.last = Unit(128, 512, 1, act=variant) if num_levels == 3 else nn.Identity()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        one, two, three, four, five = self.stages
-        low = one(self.stem_dw(self.stem(images)))
-        mid = three(two(low))
-        return low, mid, self.last(five(four(mid)))
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        x, maps = self.stem_dw(self.stem(images)), []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in (0, 2, 4):
+                maps.append(x)
+        return (*maps[:-1], self.last(maps[-1]))
