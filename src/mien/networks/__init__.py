@@ -1,6 +1,16 @@
 """Networks: images (B, 3, 112, 112) in, logits (B, C) out."""
 
 from mien.networks.btn import BTN, btn, btn_mobile
+from mien.networks.cait import (
+    CaiT,
+    cait_m36,
+    cait_m48,
+    cait_s24,
+    cait_s36,
+    cait_xs24,
+    cait_xxs24,
+    cait_xxs36,
+)
 from mien.networks.checkpoint import build, load_network, save_network
 from mien.networks.deploy import Deployed, Normalize
 from mien.networks.ir50 import IR50
@@ -12,6 +22,7 @@ from mien.networks.vit import ViT
 
 __all__ = [
     "BTN",
+    "CaiT",
     "IR50",
     "Deployed",
     "MobileFaceNet",
@@ -23,6 +34,13 @@ __all__ = [
     "btn",
     "btn_mobile",
     "build",
+    "cait_m36",
+    "cait_m48",
+    "cait_s24",
+    "cait_s36",
+    "cait_xs24",
+    "cait_xxs24",
+    "cait_xxs36",
     "load_network",
     "mobilefacenet",
     "poster",

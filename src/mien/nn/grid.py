@@ -1,6 +1,9 @@
 """Between maps and tokens, and positions on a grid."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mien.nn.base import Grid
@@ -14,6 +17,18 @@ def to_tokens(maps: Tensor) -> Tensor:
 def to_map(tokens: Tensor, grid: Grid) -> Tensor:
     """(B, H · W, D) -> (B, D, H, W); the inverse of `to_tokens`."""
     return tokens.transpose(1, 2).unflatten(2, grid)
+
+
+def resize_positions(positions: Tensor, side: int) -> Tensor:
+    """Learned positions of a square grid (1, N, D) -> those of a `side × side` one (1, side², D), bicubic.
+
+    What already fits, or lies on no square grid, comes back as it is.
+    """
+    before = math.isqrt(positions.shape[1]) if positions.ndim == 3 else side
+    if before == side or before**2 != positions.shape[1]:
+        return positions
+    maps = to_map(positions, (before, before))
+    return to_tokens(F.interpolate(maps, (side, side), mode="bicubic", antialias=True, align_corners=False))
 
 
 def relative_index(size: int) -> Tensor:

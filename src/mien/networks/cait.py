@@ -1,0 +1,125 @@
+"""CaiT: a deep ViT of talking heads, whose class token comes late and only asks."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mien.networks.network import Network
+from mien.nn.block import Block
+from mien.nn.class_attention import ClassAttentionPool
+from mien.nn.grid import resize_positions, to_tokens
+from mien.nn.talking_heads import TalkingHeads
+
+
+class CaiT(Network):
+    """Images (B, 3, img_size, img_size) -> logits (B, C).
+
+        tokens = patch_embed(images) + pos_embed            (B, N, D), N = (img_size / patch_size)², no class token
+        tokens = blocks(tokens)                             `depth` of talking heads, with LayerScale
+        logits = head(pool(tokens))                         `class_depth` of class attention, and the last norm
+
+    `init_values` starts every layer scale, those of the class attention too; None is the paper's choice by depth: 0.1
+    up to 18 blocks, 1e-5 up to 24, 1e-6 beyond. The rate of `drop_path` is the same in all blocks, not a ramp, and the
+    class attention has none.
+
+    Paper: Touvron et al., Going deeper with Image Transformers, 2021. Reference: huggingface/pytorch-image-models
+    1.0.31, whose released XXS36 starts at 1e-5, and so does `cait_xxs36`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        img_size: int = 224,
+        patch_size: int = 16,
+        embed_dim: int = 192,
+        depth: int = 24,
+        class_depth: int = 2,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        init_values: float | None = None,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        if img_size < patch_size or img_size % patch_size:
+            raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
+        if init_values is None:
+            init_values = 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
+        self.img_size, self.side = img_size, img_size // patch_size
+        self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+        self.pos_embed = nn.Parameter(torch.empty(1, self.side**2, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio,
+                drop_path,
+                mixer=lambda dim, heads: TalkingHeads(dim, heads, qkv_bias),
+                init_values=init_values,
+            )
+            for _ in range(depth)
+        )
+        self.pool = ClassAttentionPool(embed_dim, num_heads, class_depth, mlp_ratio, init_values, qkv_bias)
+        self.head = nn.Linear(embed_dim, num_classes)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(B, 3, img_size, img_size) -> (B, N, D), before the pool and its norm."""
+        tokens = to_tokens(self.patch_embed(images)) + self.pos_embed
+        for block in self.blocks:
+            tokens = block(tokens, (self.side, self.side))
+        return tokens
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return self.pool(self.tokens(images))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Positions of another `img_size` are interpolated."""
+        if "pos_embed" not in tensors:
+            return tensors
+        return {**tensors, "pos_embed": resize_positions(tensors["pos_embed"], self.side)}
+
+
+def cait_xxs24(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
+    """CaiT-XXS24, 12 M parameters; published for 224 and 384 pixels, as XXS36 and S24."""
+    return CaiT(num_classes=num_classes, img_size=img_size, drop_path=drop_path)
+
+
+def cait_xxs36(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
+    """CaiT-XXS36, 17 M parameters."""
+    return CaiT(num_classes=num_classes, img_size=img_size, depth=36, init_values=1e-5, drop_path=drop_path)
+
+
+def cait_xs24(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
+    """CaiT-XS24, 27 M parameters; published for 384 pixels, as S36 and M36."""
+    return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=288, num_heads=6, drop_path=drop_path)
+
+
+def cait_s24(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
+    """CaiT-S24, 47 M parameters."""
+    return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=384, num_heads=8, drop_path=drop_path)
+
+
+def cait_s36(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
+    """CaiT-S36, 68 M parameters."""
+    return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=384, depth=36, num_heads=8, drop_path=drop_path)
+
+
+def cait_m36(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
+    """CaiT-M36, 271 M parameters."""
+    return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=768, depth=36, num_heads=16, drop_path=drop_path)
+
+
+def cait_m48(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
+    """CaiT-M48, 356 M parameters; published for 448 pixels."""
+    return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=768, depth=48, num_heads=16, drop_path=drop_path)
