@@ -4,7 +4,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,12 +34,17 @@ class Findings:
 class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
+    It may set `units`, the names of the action units that its rows tell of, and `published`: by split, how many rows
+    its makers count of each label. A split that differs is told.
+
     check: decode each picture once when its split is first read, so that the unreadable are left out and told, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.
     """
 
     labels: tuple[str, ...]
     splits: tuple[str, ...]
+    units: tuple[str, ...] = ()
+    published: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(self, check: bool = True):
         self.check = check
@@ -75,7 +80,10 @@ class DataSet(ABC):
 
     def class_counts(self, split: str) -> np.ndarray:
         """(C,) int64: how many rows of the split have each label."""
-        return np.bincount([row.label for row in self.rows(split)], minlength=len(self.labels))
+        return self._count(self.rows(split))
+
+    def _count(self, rows: list[Row]) -> np.ndarray:
+        return np.bincount([row.label for row in rows if row.label >= 0], minlength=len(self.labels))
 
     def _check(self, row: Row, found: Findings) -> ReadError | None:
         if not self.check:
@@ -104,5 +112,9 @@ class DataSet(ABC):
             logger.warning("%s: %d malformed of %d rows left out of %r", self, bad, bad + len(rows), split)
         if found.repeated:
             logger.warning("%s: %d rows of %r repeat the picture of an earlier one", self, found.repeated, split)
+        counts = zip(self.labels, self._count(rows).tolist(), self.published.get(split, ()), strict=False)
+        differs = [f"{count:,} of {label} instead of {told:,}" for label, count, told in counts if count != told]
+        if differs:
+            logger.warning("%s: %r is not the set as published: %s", self, split, ", ".join(differs))
         for other, count in found.shared.items():
             logger.warning("%s: %d rows of %r show a picture that is in %r, too", self, count, split, other)

@@ -14,9 +14,12 @@ class Row:
     """A picture of one face, and what people say it shows.
 
     source: a path, a file's bytes, or an array (H, W, 3) uint8 RGB; kept encoded, decoded on demand.
-    target: (C,) float32, the share of the votes that each class has; sums to 1.
-    label: the class that counts as right when one must; the first largest of `target` unless the set's rule differs.
+    target: (C,) float32, the share of the votes that each class has; sums to 1, or to 0 where nobody said.
+    label: the class that counts as right when one must; the first largest of `target` unless the set's rule differs,
+        and -1 where nobody said.
     subject: who is in the picture, where the set says so. name: where the row stands, for messages.
+    box: x, y, width, height in pixels of the part of the picture that the row is about; without it, all of it.
+    units: (U,) float32, the action units: 1 where one shows, 0 where it does not, -1 where nobody said.
     """
 
     source: str | os.PathLike[str] | bytes | np.ndarray
@@ -25,14 +28,29 @@ class Row:
     subject: str | None = None
     label: int = -1
     name: str = ""
+    box: tuple[int, int, int, int] | None = None
+    units: np.ndarray | None = None
 
     def __post_init__(self):
-        if self.label < 0:
+        if self.label < 0 and self.target.any():
             object.__setattr__(self, "label", int(self.target.argmax()))
 
     def image(self) -> np.ndarray:
-        """The picture, upright, (H, W, 3) uint8 RGB; raises ReadError, naming the row, where it cannot be read."""
+        """The picture, upright, (H, W, 3) uint8 RGB, or the part of it within the box.
+
+        Raises ReadError, naming the row, where it cannot be read, or the box lies outside of it.
+        """
         try:
-            return open_picture(self.source)
+            image = open_picture(self.source)
         except ReadError as error:
             raise ReadError(self.name or error.source, error.reason) from error
+        if self.box is None:
+            return image
+        x, y, width, height = self.box
+        part = image[max(0, y) : max(0, y + height), max(0, x) : max(0, x + width)]
+        if not part.size:
+            sides = f"{image.shape[1]}×{image.shape[0]}"
+            raise ReadError(
+                self.name or "picture", f"the box {x}, {y}, {width}×{height} is outside the picture, {sides}"
+            )
+        return part

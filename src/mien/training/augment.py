@@ -138,7 +138,7 @@ class APViTAugment(Augmentation):
     blue, its hues turn the other way. `bgr_compat` does so, too. Departs from it: nothing is rounded to 8 bits
     between the steps, and the order of the four changes of colour is drawn for a batch, not for every face.
 
-    Paper: Xue et al., Vision Transformer with Attentive Pooling, 2022. Reference: youqingxiaozhua/APViT, 9efaf97
+    Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97
     (configs/_base_/datasets/RAF.py).
     """
 

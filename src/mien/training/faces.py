@@ -31,7 +31,7 @@ GREY48 = {
 
 
 class Crops(Dataset):
-    """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64).
+    """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64), and the action units float32 (U,) if any.
 
     An item is asked for by its number, or by that and a chance in [0, 1). Where a row has landmarks and the chance is
     below `aligned` the crop is aligned to them, otherwise it is the whole picture.
@@ -51,7 +51,7 @@ class Crops(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: int | tuple[int, float]) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, key: int | tuple[int, float]) -> tuple[Any, ...]:
         i, chance = key if isinstance(key, tuple) else (key, 1.0)
         row = self.rows[i]
         landmarks = None
@@ -62,8 +62,11 @@ class Crops(Dataset):
             face = crop(image, self.preprocess, landmarks)
         except ValueError:  # landmarks that cannot be a face
             face = crop(image, self.preprocess)
-        target = np.eye(len(row.target), dtype=np.float32)[row.label] if self.majority else row.target
-        return torch.from_numpy(np.ascontiguousarray(face)), torch.from_numpy(target), row.label
+        target = row.target
+        if self.majority and row.label >= 0:
+            target = np.eye(len(target), dtype=np.float32)[row.label]
+        units = () if row.units is None else (torch.from_numpy(row.units),)
+        return torch.from_numpy(np.ascontiguousarray(face)), torch.from_numpy(target), row.label, *units
 
 
 class Order(Sampler[tuple[int, float]]):
@@ -122,7 +125,7 @@ class Batches(DataLoader):
 
 
 class Faces(LightningDataModule):
-    """Training and validation batches of a data set.
+    """Training and validation batches of a data set; rows without an expression are not validated.
 
     data: the set; `train_split` and `validation_split` name its splits.
     preprocess: how a picture becomes a network's input, kept in every checkpoint.
@@ -177,7 +180,8 @@ class Faces(LightningDataModule):
         if self.train_size is not None:
             shown = shown | {"resize": [{"size": self.train_size, "interpolation": "auto"}]}
         self.train_faces = Crops(rows, shown, landmarks, self.aligned, self.majority)
-        self.validation_faces = Crops(self.data.rows(self.validation_split), self.preprocess, majority=self.majority)
+        judged = [row for row in self.data.rows(self.validation_split) if row.label >= 0]
+        self.validation_faces = Crops(judged, self.preprocess, majority=self.majority)
 
     def _landmarks(self, rows: Sequence[Row]) -> np.ndarray:
         """(n, 5, 2) float32 in pixels of each picture, not a number where the detector found no face."""

@@ -90,7 +90,7 @@ class Task(LightningModule):
             prefix="val_",
         )
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, ...]:
+    def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
         """Faces uint8 (B, 112, 112, 3) become what the network reads, augmented in training: once, however often SAM
         looks at them."""
         faces, *others = batch
@@ -104,18 +104,22 @@ class Task(LightningModule):
             images = self.normalize(images)
         return images.contiguous(memory_format=torch.channels_last), *others
 
-    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> Tensor:
-        images, target, _ = batch
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
+        images, target, _, *units = batch
         logits = self.network.training_logits(images)
         loss, parts = weighted_cross_entropy(
-            logits, target, self.network.loss_weights, label_smoothing=self.label_smoothing
+            logits,
+            target,
+            self.network.loss_weights,
+            label_smoothing=self.label_smoothing,
+            units=units[0] if units else None,
         )
         self.log_dict({f"loss_{name}": part.detach() for name, part in parts.items()}, on_step=True, on_epoch=False)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], index: int) -> None:
-        images, target, label = batch
+    def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
+        images, target, label, *_ = batch
         logits = self.network(images).float()
         self.metrics.update(logits, label)
         self.log_dict(self.metrics, prog_bar=True)
