@@ -33,7 +33,7 @@ from mien.errors import CheckpointError, MienError
 from mien.faces import crop, open_picture
 from mien.networks import Network, build, load_network, mobilefacenet, save_network
 from mien.training.augment import APViTAugment, Augment, Erase, Resample, Tint
-from mien.training.callbacks import Average, Table
+from mien.training.callbacks import Average, Table, Waiting
 from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats
 from mien.training.run import parser, start_from, train
 from mien.training.sam import SAM
@@ -848,6 +848,19 @@ def test_a_step_without_gradients_moves_nothing():
     p = nn.Parameter(torch.ones(2))
     SAM(torch.optim.SGD([p], lr=1.0)).step(lambda: torch.zeros(()))
     assert torch.equal(p.detach(), torch.ones(2))
+
+
+def test_waiting_for_faces_is_told_from_the_steps_and_from_validation(monkeypatch):
+    clock = iter([0.0, 1.0, 3.0, 9.0, 19.0, 20.0, 26.0])
+    monkeypatch.setattr("mien.training.callbacks.time.monotonic", lambda: next(clock))
+    waiting = Waiting()
+    waiting.on_train_epoch_start(None, None)  # 1
+    waiting.on_train_batch_start(None, None, None, 0)  # 2 s waited
+    waiting.on_train_batch_end(None, None)  # a step of 6 s
+    waiting.on_validation_end(None, None)  # 10 s of validation
+    waiting.on_train_batch_start(None, None, None, 1)  # 1 s waited
+    waiting.on_train_batch_end(None, None)  # a step of 6 s
+    assert (waiting.waited, waiting.stepped, waiting.share) == (3.0, 12.0, 0.2)
 
 
 def test_the_table_of_a_resumed_run_drops_what_was_lost(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,37 @@ class Average(WeightAveraging):
             return mean.lerp(now, 1 - decay) if mean.is_floating_point() else now
 
         super().__init__(avg_fn=average)
+
+
+class Waiting(Callback):
+    """How long training waits for faces, and how long its steps take, in seconds: `waited`, `stepped`.
+
+    Waiting is all between the end of a step and the start of the next, decoding and augmenting, without validation.
+    """
+
+    def __init__(self):
+        self.waited = self.stepped = 0.0
+        self.mark = time.monotonic()
+
+    @property
+    def share(self) -> float:
+        return self.waited / max(self.waited + self.stepped, 1e-9)
+
+    def _since(self) -> float:
+        before, self.mark = self.mark, time.monotonic()
+        return self.mark - before
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._since()
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
+        self.waited += self._since()
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+        self.stepped += self._since()
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._since()
 
 
 class Bar(ProgressBar):

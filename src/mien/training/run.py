@@ -25,7 +25,7 @@ from mien.errors import MienError
 from mien.networks import Network
 from mien.networks.checkpoint import fill, load_tensors
 from mien.training.augment import Augment, Augmentation
-from mien.training.callbacks import Average, Bar, Keep, Resume, Table
+from mien.training.callbacks import Average, Bar, Keep, Resume, Table, Waiting
 from mien.training.faces import Faces
 from mien.training.task import Task
 
@@ -121,6 +121,7 @@ def _train(arguments: Sequence[str]) -> Path:
             "version": __version__,
             "seed": config.seed,
             "licence": config.licence,
+            **({"action_units": list(data.units)} if data.units else {}),
             **config.notes,
         },
     }
@@ -133,7 +134,8 @@ def _train(arguments: Sequence[str]) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     options.save(config, folder / "recipe.yaml", overwrite=True)
-    callbacks: list[Callback] = [Keep(folder, header, config.monitor), Resume(folder, config.every)]
+    waiting = Waiting()
+    callbacks: list[Callback] = [Keep(folder, header, config.monitor), Resume(folder, config.every), waiting]
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
@@ -154,7 +156,12 @@ def _train(arguments: Sequence[str]) -> Path:
         if end.code == 128 + signal.SIGTERM:  # a handler of the caller's
             raise
         raise KeyboardInterrupt from None
-    print(f"{folder}: {trainer.global_step} steps, {(time.monotonic() - began) / 60:.1f} minutes", file=sys.stderr)
+    minutes = (time.monotonic() - began) / 60
+    print(
+        f"{folder}: {trainer.global_step} steps, {minutes:.1f} minutes; "
+        f"of a step's time {waiting.share:.0%} was waiting for faces",
+        file=sys.stderr,
+    )
     return folder
 
 
@@ -185,13 +192,19 @@ def _check_fits(task: Task, last: Path) -> None:
 def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
     """What would otherwise end a run in the middle, or spoil it unseen."""
     data, size = faces.data, task.preprocess["input_size"]
+    blank = torch.zeros(1, 3, size, size)
+    units = 0
     with torch.no_grad():
-        classes = task.network.eval()(torch.zeros(1, 3, size, size)).shape[1]
+        classes = task.network.eval()(blank).shape[1]
+        if "action_units" in task.network.loss_weights:
+            units = task.network.training_logits(blank)["action_units"].shape[1]
     task.network.train()
     if classes != len(data.labels):
         raise MienError(
             f"the network tells {classes} classes apart, and {data} has {len(data.labels)}: {', '.join(data.labels)}"
         )
+    if units and units != len(data.units):
+        raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
     if task.augment is not None:
         side = faces.train_size or size
         made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]
