@@ -1,5 +1,6 @@
 """Networks: images (B, 3, 112, 112) in, logits (B, C) out."""
 
+from mien.networks.apvit import APViT, PooledViT, apvit, apvit_mobile, deit_tiny, hybrid_deit_tiny
 from mien.networks.btn import BTN, btn, btn_mobile
 from mien.networks.cait import (
     CaiT,
@@ -21,6 +22,7 @@ from mien.networks.poster import Poster, poster
 from mien.networks.vit import ViT
 
 __all__ = [
+    "APViT",
     "BTN",
     "CaiT",
     "IR50",
@@ -29,8 +31,11 @@ __all__ = [
     "Network",
     "Normalize",
     "PlainClassifier",
+    "PooledViT",
     "Poster",
     "ViT",
+    "apvit",
+    "apvit_mobile",
     "btn",
     "btn_mobile",
     "build",
@@ -41,6 +46,8 @@ __all__ = [
     "cait_xs24",
     "cait_xxs24",
     "cait_xxs36",
+    "deit_tiny",
+    "hybrid_deit_tiny",
     "load_network",
     "mobilefacenet",
     "poster",

@@ -18,6 +18,7 @@ from mien.checkpoint import KEY, check_header, read_header
 from mien.errors import CheckpointError
 from mien.files import whole
 from mien.networks.network import Network
+from mien.networks.trunk import Trunk
 
 
 def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.Module:
@@ -86,14 +87,13 @@ def _is_network(make: Any) -> bool:
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object, most: int | None = 8) -> None:
     """Load `tensors` into `module`; every one must find its place and every place its tensor.
 
-    A network may fit weights for another size of image to its own before.
+    A network may fit weights for another size of image to its own before, and a trunk that ends early drop the rest.
 
     Raises CheckpointError that lists what is missing, left over or of another shape, at `most` so many of each.
     """
-    if isinstance(module, Network):
+    if isinstance(module, Network | Trunk):
         tensors = module.fit(tensors)
-    places, beyond = module.state_dict(), getattr(module, "beyond", ())
-    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(tuple(beyond))}
+    places = module.state_dict()
     optional = {name for name in places if name.endswith("num_batches_tracked")}
     missing = sorted(places.keys() - tensors.keys() - optional)
     over = sorted(tensors.keys() - places.keys())

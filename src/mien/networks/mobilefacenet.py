@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mien.networks.trunk import Trunk
+
 
 class Unit(nn.Sequential):
     """Convolution without bias, batch norm, and an activation or none."""
@@ -53,7 +55,7 @@ STAGES = (
 )
 
 
-class MobileFaceNet(nn.Module):
+class MobileFaceNet(Trunk):
     """(B, 3, 112, 112) -> maps (B, 64, 28, 28), (B, 128, 14, 14), (B, 512, 7, 7).
 
     `variant="prelu"` is the landmark network of POSTER++ (PReLU, a bare depthwise second layer). `variant="relu6"` is

@@ -27,6 +27,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
+        if scale is not None and not scale > 0:
+            raise ValueError(f"the scale of scores must be above 0, not {scale!r}")
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.attend = Attend(attn_drop, scale)

@@ -1,0 +1,359 @@
+"""APViT: a transformer that looks at the patches of a face that matter, and drops tokens on its way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mien.networks.ir50 import IR50
+from mien.networks.mobilefacenet import MobileFaceNet
+from mien.networks.network import Network
+from mien.nn.base import MakePool
+from mien.nn.block import Block
+from mien.nn.grid import resize_positions, to_tokens
+from mien.nn.select import AttentiveSelect, Criterion
+from mien.nn.self_attention import SelfAttention
+
+TokenCriterion = Literal["sum", "abs", "max", "square", "max_abs", "random"]
+"""By what tokens are judged in a block; a criterion that learns is for patches alone."""
+
+
+class PooledViT(nn.Module):
+    """Patches (B, K, D) and where each lies (B, K) -> normalised tokens (B, 1 + n, D), the class token first.
+
+    Every patch gets the position that it had among all `num_tokens`; the class token has a position of its own. Blocks
+    drop tokens by their class scores (attentive token pooling), at the rates of `keep_rate`: one for each block, or one
+    for the second half of them. `qk_scale` is head_dim^-1/2 unless given; the timm weights that APViT starts from were
+    trained with embed_dim^-1/2, and its code does not say so to the network.
+
+    Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_tokens: int = 196,
+        embed_dim: int = 768,
+        depth: int = 8,
+        num_heads: int = 8,
+        mlp_ratio: float = 3.0,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        keep_rate: float | Sequence[float] = 0.9,
+        token_criterion: TokenCriterion = "sum",
+    ):
+        super().__init__()
+        if token_criterion == "lanet":
+            raise ValueError("lanet judges patches; tokens are judged by a criterion that learns nothing")
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
+        self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, embed_dim))
+        self.patch_pos_embed = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                num_heads,
+                mlp_ratio,
+                mixer=partial(SelfAttention, qkv_bias=qkv_bias, scale=qk_scale),
+                select=AttentiveSelect(criterion=token_criterion),
+            )
+            for _ in range(depth)
+        )
+        self.keep_rate = keep_rate
+        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.patch_pos_embed, std=0.02)
+
+    @property
+    def keep_rate(self) -> list[float]:
+        """The share of its tokens that each block keeps; can be set, to one for each or to one for the second half."""
+        return [block.select.rate for block in self.blocks]
+
+    @keep_rate.setter
+    def keep_rate(self, rates: float | Sequence[float]) -> None:
+        depth = len(self.blocks)
+        if isinstance(rates, int | float):
+            rates = [1.0] * (depth // 2) + [rates] * (depth - depth // 2)
+        if len(rates) != depth:
+            raise ValueError(f"keep_rate has {len(rates)} rates for {depth} blocks")
+        for block, rate in zip(self.blocks, rates, strict=True):
+            block.select.rate = rate
+
+    def start(self, patches: Tensor, index: Tensor) -> Tensor:
+        """What the first block reads: (B, K, D), (B, K) -> (B, 1 + K, D)."""
+        every = patches.shape[1] == self.patch_pos_embed.shape[1]
+        position = self.patch_pos_embed if every else F.embedding(index, self.patch_pos_embed[0])
+        class_token = (self.cls_token + self.cls_pos_embed).expand(patches.shape[0], -1, -1)
+        return torch.cat([class_token, patches + position], dim=1)
+
+    def forward(self, patches: Tensor, index: Tensor) -> Tensor:
+        tokens = self.start(patches, index)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.norm(tokens)
+
+
+@dataclass(frozen=True)
+class BlockTrace:
+    """What one block did: places on the grid, row-major, of the patches that came (B, n) and stayed (B, m), and the
+    class token's scores of them before the softmax (B, heads, 1 + n), its own first."""
+
+    came: Tensor
+    stayed: Tensor
+    scores: Tensor
+
+    @property
+    def attn(self) -> Tensor:
+        """The class token's attention, (B, heads, 1 + n)."""
+        return self.scores.softmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was kept on the way to the logits (B, C).
+
+    `worth` (B, N) of every patch of the `grid`, row-major, `patches` (B, K) the places of those that were kept,
+    ascending, and what every block did with them.
+    """
+
+    logits: Tensor
+    grid: tuple[int, int]
+    worth: Tensor
+    patches: Tensor
+    blocks: tuple[BlockTrace, ...]
+
+
+class APViT(Network):
+    """Images -> logits (B, C), of the patches and tokens that matter.
+
+        P = proj(trunk(images)[level])            (B, N, D) by a 1×1 convolution; without a trunk, of squares of pixels
+        tokens, index = select(P, evidence=P)     attentive patch pooling: `keep_patches` of N, with their
+        tokens = tokens + position[index]         positions among all
+        tokens = norm(blocks([class, tokens]))    attentive token pooling: `keep_rate` in each of the second half
+        logits = head(pool(tokens))
+
+    With `keep_patches=None` and `keep_rate=1.0` nothing is pooled; both can be set on a network, too, and change none
+    of its parameters. `pool` is the "class" token, the "mean" of the patches that are left, or makes a pool of them.
+    `soft` multiplies patches by their map and drops none. As in the published code, and unlike the paper, the map is
+    that of P and not the trunk's, and that of `patch_criterion="lanet"` ends in a sigmoid. *Inferred*: that the mean is
+    of patches alone, and that soft pooling is of patches. A trunk's last map is read unless `level` says another; none
+    reads images of `img_size` in squares of `patch_size`.
+
+    `num_action_units` adds a second head on the same feature: `training_logits` then gives "expression" and
+    "action_units", weighted 10 to 1. Heads start at 0.
+
+    Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
+    """
+
+    def __init__(
+        self,
+        *,
+        image: nn.Module | None,
+        num_classes: int,
+        level: int = -1,
+        img_size: int = 112,
+        patch_size: int = 16,
+        embed_dim: int = 768,
+        depth: int = 8,
+        num_heads: int = 8,
+        mlp_ratio: float = 3.0,
+        qkv_bias: bool = False,
+        qk_scale: float | None = None,
+        keep_patches: int | None = None,
+        keep_rate: float | Sequence[float] = 1.0,
+        patch_criterion: Criterion = "abs",
+        token_criterion: TokenCriterion = "sum",
+        soft: bool = False,
+        pool: Literal["class", "mean"] | MakePool = "class",
+        num_action_units: int = 0,
+    ):
+        super().__init__()
+        self.image, self.level, self.img_size = image, level, img_size
+        if image is None:
+            if img_size < patch_size or img_size % patch_size:
+                raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
+            self.side = img_size // patch_size
+            self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
+        else:
+            if img_size != 112:
+                raise ValueError(f"a trunk's maps are those of 112 pixels, not of {img_size}")
+            if not -len(image.levels) <= level < len(image.levels):
+                raise ValueError(f"the trunk has {len(image.levels)} levels, and none is number {level}")
+            channels, self.side = image.levels[level]
+            self.proj = nn.Conv2d(channels, embed_dim, 1)
+        self.num_patches = self.side**2
+        self.select = AttentiveSelect(criterion=patch_criterion, dim=embed_dim, soft=soft)
+        self.keep_patches = keep_patches
+        self.vit = PooledViT(
+            num_tokens=self.num_patches,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            keep_rate=keep_rate,
+            token_criterion=token_criterion,
+        )
+        if isinstance(pool, str) and pool not in ("class", "mean"):
+            raise ValueError(f"pool must be 'class', 'mean' or make a pool, not {pool!r}")
+        self.pool = pool if isinstance(pool, str) else pool(embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+        self.action_units = nn.Linear(embed_dim, num_action_units) if num_action_units else None
+        for head in (self.head, self.action_units):
+            if head is not None:
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
+        if num_action_units:
+            self.loss_weights = {"expression": 10.0, "action_units": 1.0}
+
+    @property
+    def keep_patches(self) -> int | None:
+        """How many patches the transformer sees, None for all; can be set."""
+        return self.select.keep
+
+    @keep_patches.setter
+    def keep_patches(self, keep: int | None) -> None:
+        if keep is None:
+            self.select.rate = 1.0
+            return
+        if self.select.soft:
+            raise ValueError("soft pooling drops no patches: keep_patches must be None")
+        if isinstance(keep, int) and keep > self.num_patches:
+            raise ValueError(f"keep_patches is {keep}, and there are {self.num_patches} patches")
+        self.select.keep = keep
+
+    @property
+    def keep_rate(self) -> list[float]:
+        """The share of its tokens that each block keeps; can be set, to one for each or to one for the second half."""
+        return self.vit.keep_rate
+
+    @keep_rate.setter
+    def keep_rate(self, rates: float | Sequence[float]) -> None:
+        self.vit.keep_rate = rates
+
+    def patches(self, images: Tensor) -> Tensor:
+        """Images -> P (B, N, D)."""
+        maps = self.proj(images if self.image is None else self.image(images)[self.level])
+        if maps.shape[2:] != (self.side, self.side):
+            height, width = images.shape[2:]
+            found = "×".join(map(str, maps.shape[2:]))
+            raise ValueError(
+                f"images of {height}×{width} pixels give {found} patches, and positions are for {self.side}×{self.side}"
+            )
+        return to_tokens(maps)
+
+    def pooled(self, tokens: Tensor) -> Tensor:
+        """Normalised tokens (B, 1 + n, D) -> (B, D)."""
+        match self.pool:
+            case "class":
+                return tokens[:, 0]
+            case "mean":
+                return tokens[:, 1:].mean(1)
+            case pool:
+                return pool(tokens[:, 1:])
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        patches = self.patches(images)
+        return self.pooled(self.vit(*self.select(patches, patches)))
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.head(features)
+
+    def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Positions of another `img_size` are interpolated."""
+        name = "vit.patch_pos_embed"
+        return tensors if name not in tensors else {**tensors, name: resize_positions(tensors[name], self.side)}
+
+    def training_logits(self, images: Tensor) -> dict[str, Tensor]:
+        if self.action_units is None:
+            return super().training_logits(images)
+        features = self.forward_features(images)
+        return {"expression": self.forward_head(features), "action_units": self.action_units(features)}
+
+    @torch.no_grad()
+    def trace(self, images: Tensor) -> Trace:
+        """The same pass in eval mode, and all that was kept, dropped and looked at on the way."""
+        patches = self.patches(images)
+        tokens, index = self.select(patches, patches)
+        tokens, came, blocks = self.vit.start(tokens, index), index, []
+        for block in self.vit.blocks:
+            tokens, kept, scores = block.selecting(tokens)
+            stayed = came.gather(1, kept)
+            blocks.append(BlockTrace(came, stayed, scores))
+            came = stayed
+        logits = self.forward_head(self.pooled(self.vit.norm(tokens)))
+        return Trace(logits, (self.side, self.side), self.select.map(patches), index, tuple(blocks))
+
+
+def apvit(
+    *, num_classes: int = 7, keep_patches: int | None = 160, keep_rate: float | Sequence[float] = 0.9, **options
+) -> APViT:
+    """APViT at its published size: IR-50, eight blocks 768 wide. 65.2 M parameters, 12.7 G (15.3 unpooled)."""
+    return APViT(image=IR50(), num_classes=num_classes, keep_patches=keep_patches, keep_rate=keep_rate, **options)
+
+
+def hybrid_deit_tiny(
+    *, num_classes: int = 7, keep_patches: int | None = 120, keep_rate: float | Sequence[float] = 0.9, **options
+) -> APViT:
+    """IR-50 and the blocks of DeiT-Tiny: twelve, 192 wide. 23.0 M parameters, 6.1 G (6.7 unpooled)."""
+    return APViT(
+        image=IR50(),
+        num_classes=num_classes,
+        embed_dim=192,
+        depth=12,
+        num_heads=3,
+        mlp_ratio=4.0,
+        qkv_bias=True,
+        keep_patches=keep_patches,
+        keep_rate=keep_rate,
+        **options,
+    )
+
+
+def deit_tiny(
+    *,
+    num_classes: int = 7,
+    img_size: int = 224,
+    keep_patches: int | None = None,
+    keep_rate: float | Sequence[float] = 0.8,
+    **options,
+) -> APViT:
+    """DeiT-Tiny: squares of 16 pixels, twelve blocks 192 wide. 5.5 M parameters, 0.96 G (1.26 unpooled)."""
+    return APViT(
+        image=None,
+        num_classes=num_classes,
+        img_size=img_size,
+        embed_dim=192,
+        depth=12,
+        num_heads=3,
+        mlp_ratio=4.0,
+        qkv_bias=True,
+        keep_patches=keep_patches,
+        keep_rate=keep_rate,
+        **options,
+    )
+
+
+def apvit_mobile(
+    *, num_classes: int = 8, keep_patches: int | None = 160, keep_rate: float | Sequence[float] = 0.9, **options
+) -> APViT:
+    """APViT at the size of a phone, ours: MobileFaceNet up to its 14×14 map, four blocks 192 wide."""
+    return APViT(
+        image=MobileFaceNet("relu6", num_levels=2),
+        num_classes=num_classes,
+        embed_dim=192,
+        depth=4,
+        num_heads=3,
+        keep_patches=keep_patches,
+        keep_rate=keep_rate,
+        **options,
+    )
