@@ -97,7 +97,7 @@ def _check_preprocess(preprocess: Any, need: Callable[[Any, str], None]) -> None
             isinstance(step, dict)
             and isinstance(step.get("size"), int)
             and step["size"] > 0
-            and step.get("interpolation", "auto") in ("auto", "linear", "nearest")
+            and step.get("interpolation", "auto") in ("auto", "linear", "nearest", "bicubic")
             for step in steps
         ),
         'has a "preprocess" with no steps of resize that are known',

@@ -5,11 +5,11 @@ import argparse
 from mien.errors import require
 from mien.labels import ORDERS
 
-KINDS = ("poster", "ir50", "mobilefacenet", "vit")
+KINDS = ("poster", "ir50", "mobilefacenet", "vit", "cait")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=KINDS, help="POSTER++, its ViT alone, or a trunk")
+    parser.add_argument("kind", choices=KINDS, help="POSTER++, its ViT alone, a trunk, or CaiT")
     parser.add_argument("source", help="the published file: .pth, .pth.tar, .pt, .safetensors")
     parser.add_argument("out", help="the checkpoint to write, .safetensors")
     parser.add_argument(
@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help=f"what class 0, 1, … means: one of {', '.join(ORDERS)}, or names with commas between them "
         "(default: rafdb for seven classes, affectnet8 for eight)",
+    )
+    parser.add_argument(
+        "--num-classes", metavar="N", type=int, help="a head for N classes instead of the published one, to be trained"
+    )
+    parser.add_argument(
+        "--img-size", metavar="PIXELS", type=int, help="interpolate the positions for images of another size (cait)"
     )
 
 
@@ -26,5 +32,6 @@ def run(args: argparse.Namespace) -> int:
         require(module, "torch")
     from mien.networks.convert import convert
 
-    print(convert(args.kind, args.source, args.out, args.labels))
+    made = convert(args.kind, args.source, args.out, args.labels, num_classes=args.num_classes, img_size=args.img_size)
+    print(made)
     return 0

@@ -5,6 +5,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 ARCFACE112 = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
@@ -63,8 +64,9 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
 def resize(image: np.ndarray, steps: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Bring image (H, W, 3) uint8 to the size of the last of `steps`, through each of them; never in place.
 
-    A step is {"size": pixels of the square's side, "interpolation": "auto" | "linear" | "nearest"}; "auto" averages
-    areas along a side that shrinks and interpolates linearly along one that grows.
+    A step is {"size": pixels of the square's side, "interpolation": "auto" | "linear" | "nearest" | "bicubic"}; "auto"
+    averages areas along a side that shrinks and interpolates linearly along one that grows; "bicubic" is Pillow's and
+    averages, too, and "linear" and "nearest" are OpenCV's and never do.
 
     Raises ValueError for another interpolation.
     """
@@ -75,6 +77,8 @@ def resize(image: np.ndarray, steps: Sequence[Mapping[str, Any]]) -> np.ndarray:
             if max(height, width) > size:
                 image = cv2.resize(image, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
             image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+        elif interpolation == "bicubic":
+            image = np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
         elif interpolation in _INTERPOLATION:
             image = cv2.resize(image, (size, size), interpolation=_INTERPOLATION[interpolation])
         else:

@@ -1,5 +1,6 @@
 """Published weights into mien's own checkpoints."""
 
+import math
 import os
 import pickle
 import re
@@ -67,6 +68,14 @@ _POSTER: Rules = (
     (r"embed_q\.(.*)", r"embed_low.\1"),
     (r"embed_k\.0\.(.*)", r"embed_mid.\1"),
     (r"embed_v\.proj\.(.*)", r"embed_high.\1"),
+)
+_CAIT: Rules = (
+    (r"patch_embed\.proj\.(.*)", r"patch_embed.\1"),
+    (r"blocks\.(\d+)\.gamma_([12])", r"blocks.\1.ls\2.gamma"),
+    (r"blocks_token_only\.(\d+)\.gamma_([12])", r"pool.blocks.\1.ls\2.gamma"),
+    (r"blocks_token_only\.(.*)", r"pool.blocks.\1"),
+    (r"(cls_token|norm\..*)", r"pool.\1"),
+    (r"((?:pos_embed$|blocks\.|head\.).*)", r"\1"),
 )
 _UNIT_PARTS = (
     (r"\.conv_dw\.", ".depthwise."),
@@ -158,6 +167,11 @@ def from_poster(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
     return renamed, unknown
 
 
+def from_cait(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """In timm's names, which are the authors' own."""
+    return rename(tensors, _CAIT)
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a kind of published weights becomes a network's."""
@@ -165,7 +179,7 @@ class Kind:
     tensors: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
     network: str
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors tell them
-    resize: tuple[int, ...] = (112,)
+    resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
 
 
 def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
@@ -185,9 +199,27 @@ def _vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return arguments | ({"depth": len(blocks)} if blocks else {})
 
 
+def _cait_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    arguments = _sizes(
+        tensors,
+        num_classes=("head.weight", 0),
+        embed_dim=("patch_embed.weight", 0),
+        patch_size=("patch_embed.weight", 2),
+        num_heads=("blocks.0.attn.proj_l.weight", 0),
+    )
+    patches = _sizes(tensors, patches=("pos_embed", 1)).get("patches", 0)
+    arguments["img_size"] = math.isqrt(patches) * arguments.get("patch_size", 0)
+    for argument, prefix in (("depth", "blocks."), ("class_depth", "pool.blocks.")):
+        arguments[argument] = len({name.split(".")[0] for name in under(prefix, tensors)})
+    return arguments
+
+
 KINDS = {
     "poster": Kind(
-        from_poster, "mien.networks.poster", lambda t: _sizes(t, num_classes=("vit.head.weight", 0)), (224, 112)
+        from_poster,
+        "mien.networks.poster",
+        lambda t: _sizes(t, num_classes=("vit.head.weight", 0)),
+        ((224, "auto"), (112, "nearest")),
     ),
     "ir50": Kind(from_ir50, "mien.networks.IR50", lambda t: {}),
     "mobilefacenet": Kind(
@@ -196,15 +228,25 @@ KINDS = {
         lambda t: {"variant": "prelu" if "stem.act.weight" in t else "relu6"},
     ),
     "vit": Kind(from_vit, "mien.networks.ViT", _vit_arguments),
+    "cait": Kind(from_cait, "mien.networks.CaiT", _cait_arguments, ((0, "bicubic"),)),
 }
 
 
-def convert(kind: str, source: str | os.PathLike[str], out: str | os.PathLike[str], labels: str | None = None) -> Path:
+def convert(
+    kind: str,
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    labels: str | None = None,
+    *,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+) -> Path:
     """Write the published weights in `source` as a checkpoint of mien's.
 
-    kind: "poster", "ir50", "mobilefacenet" or "vit". labels: names from mien.labels.ORDERS, or a comma-separated list;
-    by default the order of RAF-DB for seven classes and AffectNet's for eight. A `module.` before names is stripped,
-    and parameters of the published code that nothing reads are dropped.
+    kind: one of `KINDS`. labels: names from mien.labels.ORDERS, or a comma-separated list; by default the order of
+    RAF-DB for seven classes and AffectNet's for eight. A `module.` before names is stripped, and parameters of the
+    published code that nothing reads are dropped. num_classes: put a head for so many classes in the place of the
+    published one, all zero, to be trained. img_size: interpolate the positions of a network that has an `img_size`.
 
     Raises CheckpointError unless every tensor found its place and every place its tensor.
     """
@@ -213,23 +255,28 @@ def convert(kind: str, source: str | os.PathLike[str], out: str | os.PathLike[st
         raise CheckpointError(f"{out}: a checkpoint for torch ends in .safetensors")
     tensors = state_dict(source)
     renamed, unknown = how.tensors(tensors)
+    if num_classes is not None:
+        if num_classes < 1 or not any(map(_is_head, renamed)):
+            raise CheckpointError(f"{source}: there is no head to be made for {num_classes} classes")
+        renamed |= {name: t.new_zeros(num_classes, *t.shape[1:]) for name, t in renamed.items() if _is_head(name)}
     model = {"class_path": how.network, "init_args": how.arguments(renamed)}
+    if img_size is not None:
+        model["init_args"]["img_size"] = img_size
     try:
         network = build(model)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
     fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
     names = _labels(model["init_args"].get("num_classes"), labels)
+    steps = [{"size": size or network.img_size, "interpolation": how_to} for size, how_to in how.resize]
     header = {
         "mien": VERSION,
         "model": model,
         "id2label": {str(i): name for i, name in enumerate(names)},
         "preprocess": {
             "align": "none",
-            "resize": [
-                {"size": size, "interpolation": "auto" if i == 0 else "nearest"} for i, size in enumerate(how.resize)
-            ],
-            "input_size": 112,
+            "resize": steps,
+            "input_size": steps[-1]["size"],
             "color": "rgb",
             **IMAGENET,
         },
@@ -239,13 +286,18 @@ def convert(kind: str, source: str | os.PathLike[str], out: str | os.PathLike[st
     return out
 
 
+def _is_head(name: str) -> bool:
+    return re.fullmatch(r"(.*\.)?head\.(weight|bias)", name) is not None
+
+
 def _labels(count: int | None, labels: str | None) -> tuple[str, ...]:
     if count is None:
         if labels is not None:
             raise CheckpointError("a trunk tells no classes apart: it takes no labels")
         return ("feature",)
     if labels is None:
-        names = {7: ORDERS["rafdb"], 8: EXPRESSIONS}.get(count, ())
+        imagenet = tuple(f"imagenet {i}" for i in range(1000))
+        names = {7: ORDERS["rafdb"], 8: EXPRESSIONS, 1000: imagenet}.get(count, ())
     else:
         names = ORDERS.get(labels) or tuple(label.strip() for label in labels.split(","))
     if len(names) != count:
@@ -266,8 +318,9 @@ def state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
             raise CheckpointError(f"{source}: no such file") from error
         except Exception as error:  # an unpickler raises whatever a damaged file leads it to
             raise CheckpointError(f"{source}: not a torch checkpoint, or damaged ({error})") from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    for inner in ("state_dict", "model"):
+        if isinstance(found, Mapping) and isinstance(found.get(inner), Mapping):
+            found = found[inner]
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{source}: holds no state dict")
     tensors = {
