@@ -43,6 +43,57 @@ def fill_by_rule(shapes: dict[str, Iterable[int]]) -> dict[str, Tensor]:
     return {name: weight(name, shape, f"{name.rpartition('.')[0]}.bias" in shapes) for name, shape in shapes.items()}
 
 
+def fill_small(shapes: dict[str, Iterable[int]], ones: str = "norms alone") -> dict[str, Tensor]:
+    """The rule of the numbers for APViT and CaiT: 0.02 · z; norms, and what ends in `ones`, are 1 + 0.02 · z.
+
+    z is fp32 noise by the whole name; running variances are |z| + 0.5.
+    """
+
+    def small(name: str, shape: Iterable[int]) -> Tensor:
+        if name.endswith("num_batches_tracked"):
+            return torch.zeros((), dtype=torch.int64)
+        z = torch.from_numpy(rng(name).standard_normal(tuple(shape)).astype(np.float32))
+        if name.endswith("running_var"):
+            return z.abs() + 0.5
+        norm = name.endswith(".weight") and len(z.shape) == 1 and f"{name.removesuffix('weight')}bias" in shapes
+        return 1 + 0.02 * z if norm or name.endswith(ones) else 0.02 * z
+
+    return {name: small(name, shape) for name, shape in shapes.items()}
+
+
+def cait_shapes(
+    num_classes: int = 7,
+    *,
+    tokens: int = 196,
+    dim: int = 192,
+    depth: int = 24,
+    heads: int = 4,
+    class_depth: int = 2,
+    patch: int = 16,
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a CaiT in timm's layout."""
+    shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, tokens, dim)}
+
+    def linear(name: str, out: int, into: int) -> None:
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (out, into), (out,)
+
+    def block(name: str, *parts: tuple[str, int, int]) -> None:
+        for vector in ("gamma_1", "gamma_2", "norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
+            shapes[f"{name}.{vector}"] = (dim,)
+        for part, out, into in (*parts, ("attn.proj", dim, dim), ("mlp.fc1", 4 * dim, dim), ("mlp.fc2", dim, 4 * dim)):
+            linear(f"{name}.{part}", out, into)
+
+    shapes["patch_embed.proj.weight"], shapes["patch_embed.proj.bias"] = (dim, 3, patch, patch), (dim,)
+    for i in range(depth):
+        talk = [(f"attn.proj_{x}", heads, heads) for x in "lw"]
+        block(f"blocks.{i}", ("attn.qkv", 3 * dim, dim), *talk)
+    for i in range(class_depth):
+        block(f"blocks_token_only.{i}", *((f"attn.{x}", dim, dim) for x in "qkv"))
+    shapes["norm.weight"], shapes["norm.bias"] = (dim,), (dim,)
+    linear("head", num_classes, dim)
+    return shapes
+
+
 @cache
 def posterpp_facts() -> dict:
     return json.loads((GOLDEN / "posterpp.json").read_text())
