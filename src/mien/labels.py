@@ -4,8 +4,11 @@ EXPRESSIONS = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust",
 """Every expression that mien speaks of, in the order of its own models."""
 
 ORDERS: dict[str, tuple[str, ...]] = {
-    # folders 1 to 7 of the basic set; POSTER++, APViT and the other checkpoints trained on it count the same way from 0
+    # folders 1 to 7 of the basic set; POSTER++ and most checkpoints trained on it count the same way from 0
     "rafdb": ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"),
+    # APViT's checkpoints, whatever they were trained on
+    "apvit7": ("anger", "disgust", "fear", "sadness", "happiness", "surprise", "neutral"),
+    "apvit8": ("anger", "disgust", "fear", "sadness", "happiness", "surprise", "neutral", "contempt"),
     "affectnet7": EXPRESSIONS[:7],
     "affectnet8": EXPRESSIONS,
     # the ten columns of fer2013new.csv, without "unknown" and "NF"

@@ -5,18 +5,18 @@ import argparse
 from mien.errors import require
 from mien.labels import ORDERS
 
-KINDS = ("poster", "ir50", "mobilefacenet", "vit", "cait")
+KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=KINDS, help="POSTER++, its ViT alone, a trunk, or CaiT")
+    parser.add_argument("kind", choices=KINDS, help="a network; a trunk; the ViT of POSTER++, or one of timm's")
     parser.add_argument("source", help="the published file: .pth, .pth.tar, .pt, .safetensors")
     parser.add_argument("out", help="the checkpoint to write, .safetensors")
     parser.add_argument(
         "--labels",
         metavar="NAMES",
         help=f"what class 0, 1, … means: one of {', '.join(ORDERS)}, or names with commas between them "
-        "(default: rafdb for seven classes, affectnet8 for eight)",
+        "(default: as published; apvit7 and apvit8 for apvit, else rafdb for seven classes, affectnet8 for eight)",
     )
     parser.add_argument(
         "--num-classes", metavar="N", type=int, help="a head for N classes instead of the published one, to be trained"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mien.checkpoint import VERSION
 from mien.errors import CheckpointError
-from mien.labels import EXPRESSIONS, ORDERS
+from mien.labels import ORDERS
 from mien.networks.checkpoint import build, fill, load_tensors, save_network
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -76,6 +76,19 @@ _CAIT: Rules = (
     (r"blocks_token_only\.(.*)", r"pool.blocks.\1"),
     (r"(cls_token|norm\..*)", r"pool.\1"),
     (r"((?:pos_embed$|blocks\.|head\.).*)", r"\1"),
+)
+_APVIT: Rules = (
+    (r"extractor\.input_layer\.(.*)", r"image.input_layer.\1"),
+    *((rf"extractor\.body\.{i}\.(.*)", rf"image.body{i + 1}.\1") for i in range(3)),
+    (r"vit\.projs\.0\.(.*)", r"proj.\1"),
+    (r"vit\.attn_f\.LA_conv([12])\.(.*)", r"select.lanet.conv\1.\2"),
+    (r"vit\.attn_f\.(bn[12]\..*)", r"select.lanet.\1"),
+    (r"(vit\.(?:cls_token|cls_pos_embed|patch_pos_embed|blocks\..*|norm\..*))", r"\1"),
+    (r"head\.fc\.(.*)", r"head.\1"),
+)
+_TIMM_VIT: Rules = (
+    (r"(?:patch_embed|head)\..*", None),
+    (r"((?:cls_token|pos_embed|norm\.|blocks\.).*)", r"\1"),
 )
 _UNIT_PARTS = (
     (r"\.conv_dw\.", ".depthwise."),
@@ -172,6 +185,24 @@ def from_cait(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[st
     return rename(tensors, _CAIT)
 
 
+def from_apvit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    renamed, unknown = rename(tensors, _APVIT)
+    for i in (1, 2):  # LANet's 1×1 convolutions are linear layers here
+        name = f"select.lanet.conv{i}.weight"
+        if name in renamed:
+            renamed[name] = renamed[name].flatten(1)
+    return renamed, unknown
+
+
+def from_timm_vit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The blocks of a timm ViT, its class token and positions; that of the class token stands first there."""
+    renamed, unknown = rename(tensors, _TIMM_VIT)
+    positions = renamed.pop("pos_embed", None)
+    if positions is not None and positions.ndim == 3:
+        renamed |= {"cls_pos_embed": positions[:, :1], "patch_pos_embed": positions[:, 1:]}
+    return renamed, unknown
+
+
 @dataclass(frozen=True)
 class Kind:
     """How a kind of published weights becomes a network's."""
@@ -180,6 +211,8 @@ class Kind:
     network: str
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors tell them
     resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
+    align: str = "none"
+    labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
 
 
 def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
@@ -197,6 +230,28 @@ def _vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         arguments["num_tokens"] = tensors["pos_embed"].shape[1] - 1
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     return arguments | ({"depth": len(blocks)} if blocks else {})
+
+
+def _apvit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    learned = {"patch_criterion": "lanet"} if any(name.startswith("select.lanet.") for name in tensors) else {}
+    return _sizes(tensors, num_classes=("head.weight", 0)) | learned
+
+
+def _timm_vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Heads are 64 wide in timm, but for its first ViT-Small: eight in eight blocks, scaled by embed_dim^-1/2."""
+    arguments: dict[str, Any] = _sizes(tensors, num_tokens=("patch_pos_embed", 1), embed_dim=("cls_token", 2))
+    dim = arguments.setdefault("embed_dim", 768)
+    depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
+    small = dim == 768 and depth == 8
+    hidden = _sizes(tensors, hidden=("blocks.0.mlp.fc1.weight", 0)).get("hidden", 0)
+    return arguments | {
+        "depth": depth,
+        "num_heads": 8 if small else max(1, dim // 64),
+        "mlp_ratio": hidden / dim,
+        "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
+        "qk_scale": dim**-0.5 if small else None,
+        "keep_rate": 1.0,
+    }
 
 
 def _cait_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -221,6 +276,14 @@ KINDS = {
         lambda t: _sizes(t, num_classes=("vit.head.weight", 0)),
         ((224, "auto"), (112, "nearest")),
     ),
+    "apvit": Kind(
+        from_apvit,
+        "mien.networks.apvit",
+        _apvit_arguments,
+        ((224, "auto"), (112, "linear")),
+        align="arcface112",
+        labels=("apvit7", "apvit8"),
+    ),
     "ir50": Kind(from_ir50, "mien.networks.IR50", lambda t: {}),
     "mobilefacenet": Kind(
         from_mobilefacenet,
@@ -228,6 +291,7 @@ KINDS = {
         lambda t: {"variant": "prelu" if "stem.act.weight" in t else "relu6"},
     ),
     "vit": Kind(from_vit, "mien.networks.ViT", _vit_arguments),
+    "timm_vit": Kind(from_timm_vit, "mien.networks.PooledViT", _timm_vit_arguments),
     "cait": Kind(from_cait, "mien.networks.CaiT", _cait_arguments, ((0, "bicubic"),)),
 }
 
@@ -243,8 +307,8 @@ def convert(
 ) -> Path:
     """Write the published weights in `source` as a checkpoint of mien's.
 
-    kind: one of `KINDS`. labels: names from mien.labels.ORDERS, or a comma-separated list; by default the order of
-    RAF-DB for seven classes and AffectNet's for eight. A `module.` before names is stripped, and parameters of the
+    kind: one of `KINDS`. labels: names from mien.labels.ORDERS, or a comma-separated list; by default the order that
+    the kind was published with. A `module.` before names is stripped, and parameters of the
     published code that nothing reads are dropped. num_classes: put a head for so many classes in the place of the
     published one, all zero, to be trained. img_size: interpolate the positions of a network that has an `img_size`.
 
@@ -267,14 +331,14 @@ def convert(
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
     fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
-    names = _labels(model["init_args"].get("num_classes"), labels)
+    names = _labels(model["init_args"].get("num_classes"), labels, how.labels)
     steps = [{"size": size or network.img_size, "interpolation": how_to} for size, how_to in how.resize]
     header = {
         "mien": VERSION,
         "model": model,
         "id2label": {str(i): name for i, name in enumerate(names)},
         "preprocess": {
-            "align": "none",
+            "align": how.align,
             "resize": steps,
             "input_size": steps[-1]["size"],
             "color": "rgb",
@@ -290,14 +354,14 @@ def _is_head(name: str) -> bool:
     return re.fullmatch(r"(.*\.)?head\.(weight|bias)", name) is not None
 
 
-def _labels(count: int | None, labels: str | None) -> tuple[str, ...]:
+def _labels(count: int | None, labels: str | None, usual: tuple[str, str]) -> tuple[str, ...]:
     if count is None:
         if labels is not None:
             raise CheckpointError("a trunk tells no classes apart: it takes no labels")
         return ("feature",)
     if labels is None:
         imagenet = tuple(f"imagenet {i}" for i in range(1000))
-        names = {7: ORDERS["rafdb"], 8: EXPRESSIONS, 1000: imagenet}.get(count, ())
+        names = {7: ORDERS[usual[0]], 8: ORDERS[usual[1]], 1000: imagenet}.get(count, ())
     else:
         names = ORDERS.get(labels) or tuple(label.strip() for label in labels.split(","))
     if len(names) != count:
