@@ -31,7 +31,7 @@ from mien.classifier import Classifier
 from mien.data import Folder, Row
 from mien.errors import CheckpointError, MienError
 from mien.faces import crop, open_picture
-from mien.networks import Network, build, load_network, mobilefacenet, save_network
+from mien.networks import APViT, Network, build, load_network, mobilefacenet, save_network
 from mien.training.augment import APViTAugment, Augment, Erase, Resample, Tint
 from mien.training.callbacks import Average, Table, Waiting
 from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats
@@ -41,6 +41,20 @@ from mien.training.task import Task, learning_rate
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("neutral", "happiness", "anger")
+
+
+class Pooled(APViT):
+    """Sixteen patches, two blocks, and a list of how many patches and what rates each step of training kept."""
+
+    kept: list[tuple[int | None, list[float]]] = []
+
+    def __init__(self, *, num_classes: int = 3, keep_patches: int | None = 9, keep_rate: float = 0.6):
+        sizes = {"patch_size": 28, "embed_dim": 8, "depth": 2, "num_heads": 2}
+        super().__init__(image=None, num_classes=num_classes, keep_patches=keep_patches, keep_rate=keep_rate, **sizes)
+
+    def training_logits(self, images):
+        self.kept.append((self.keep_patches, self.keep_rate))
+        return super().training_logits(images)
 
 
 class Tiny(Network):
@@ -86,6 +100,7 @@ def recipe(tmp_path, pictures, monkeypatch):
     """Writes a recipe with changes, {"task.sam_rho": 0.1}, and returns its path; the working folder is a new one."""
     monkeypatch.chdir(tmp_path)
     Tiny.seen.clear()
+    Pooled.kept.clear()
 
     def write(**changes) -> str:
         whole = {
@@ -203,6 +218,12 @@ CUTS = {
         "task__schedule": "epoch_cosine",
     },
     "accumulated": {"trainer__accumulate_grad_batches": 2, "trainer__max_epochs": 3},
+    "gradual": {
+        "model": {"class_path": f"{__name__}.Pooled"},
+        "pooling": "gradual",
+        "trainer__max_epochs": 3,
+        "ema": 0.7,
+    },
     "bf16": {"trainer__precision": "bf16-mixed", "task__schedule": "exponential", "task__gamma": 0.5},
 }
 
@@ -215,6 +236,7 @@ def test_a_run_that_is_resumed_ends_as_one_that_was_not_cut(name, every, fails_a
     """In the middle of an epoch, after one, and with steps lost between the checkpoint and the failure."""
     file = recipe(**CUTS[name])
     whole = train([file, "--out", "whole"])
+    passes = len(Tiny.seen) + len(Pooled.kept)
 
     step, count = Task.training_step, [0]
 
@@ -230,8 +252,9 @@ def test_a_run_that_is_resumed_ends_as_one_that_was_not_cut(name, every, fails_a
             train([file, "--out", "cut", "--every", str(every)])
     assert (Path("cut") / "resume.ckpt").exists()
     Tiny.seen.clear()
+    Pooled.kept.clear()
     cut = train([file, "--out", "cut"])
-    assert len(Tiny.seen) < 6 * (2 if name == "sam" else 1) + 3 * (name == "accumulated")
+    assert len(Tiny.seen) + len(Pooled.kept) < passes
     assert_same(weights(cut), weights(whole))
     assert_same(weights(cut, "best"), weights(whole, "best"))
     assert table(cut) == table(whole)
@@ -439,6 +462,37 @@ def test_frozen_parameters_stay_as_they_are(recipe):
     assert moved == {"head.weight", "other.weight", "other.bias"} | statistics
 
 
+def test_pooling_sets_in_over_the_epochs(recipe, monkeypatch):
+    """Sixteen patches, of which nine are kept in the end; validated as the checkpoint says."""
+    judged = []
+    step = Task.validation_step
+
+    def watched(task, batch, index):
+        judged.append((task.network.keep_patches, task.network.keep_rate))
+        return step(task, batch, index)
+
+    monkeypatch.setattr(Task, "validation_step", watched)
+    pooled = {"model": {"class_path": f"{__name__}.Pooled"}, "trainer__max_epochs": 5, "trainer__val_check_interval": 1}
+    folder = train([recipe(**pooled, pooling="gradual")])
+    assert [k for k, _ in Pooled.kept] == [k for k in (16, 14, 12, 11, 9) for _ in range(3)]
+    assert [first for _, (first, _) in Pooled.kept] == [1.0] * 15
+    assert [second for _, (_, second) in Pooled.kept] == pytest.approx(np.repeat([1.0, 0.9, 0.8, 0.7, 0.6], 3))
+    assert len(judged) == 2 * 15 and all(each == (9, [1.0, 0.6]) for each in judged)
+    network = load_network(folder / "best.safetensors", trust=True)
+    assert (network.keep_patches, network.keep_rate) == (9, [1.0, 0.6])
+
+    Pooled.kept.clear()
+    train([recipe(**pooled, pooling="gradual"), "--trainer.max_epochs", "1", "--out", "one"])
+    assert Pooled.kept == [(9, [1.0, 0.6])] * 3
+    Pooled.kept.clear()
+    model = {"class_path": f"{__name__}.Pooled", "init_args": {"keep_patches": None, "keep_rate": 0.5}}
+    train([recipe(**pooled | {"model": model}, pooling="gradual"), "--trainer.max_epochs", "2", "--out", "tokens"])
+    assert Pooled.kept == [(None, [1.0, 1.0])] * 3 + [(None, [1.0, 0.5])] * 3
+    Pooled.kept.clear()
+    train([recipe(**pooled), "--trainer.max_epochs", "2", "--out", "constant"])
+    assert Pooled.kept == [(9, [1.0, 0.6])] * 6
+
+
 def stop():
     raise InterruptedError
 
@@ -524,6 +578,7 @@ def test_help_lists_the_options_of_a_recipe(capsys):
             {"task__schedule": "epoch_cosine", "trainer__max_epochs": None, "trainer__max_steps": 5},
             "--task.schedule epoch_cosine counts epochs: it needs --trainer.max_epochs",
         ),
+        ({"pooling": "gradual"}, "--pooling gradual: this network keeps all of its patches"),
         ({"faces__oversample": "sqrt", "faces__balance": 1.0}, "not both"),
         ({"data__init_args": {"root": "gone"}}, "gone: no such folder"),
         ({"faces__train_split": "learn"}, "no split 'learn', only train, validation"),

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mien.checkpoint import read_header
 from mien.files import whole
-from mien.networks import save_network
+from mien.networks import Network, save_network
 
 
 class Keep(Callback):
@@ -119,6 +119,34 @@ class Waiting(Callback):
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._since()
+
+
+class Decay(Callback):
+    """Pooling that sets in slowly: in epoch e of E a network of N patches keeps
+
+        t = e / (E - 1);   keep_patches = round(N + (k - N) · t);   keep_rate = 1 + (r - 1) · t
+
+    and so ends with the k and r that it was built with. It is validated, and so chosen and kept, with these throughout,
+    as they are what its checkpoints say. *Inferred*: the paper says that k and r fall in a line, and no more.
+
+    Paper: Xue et al., APViT, arXiv 2212.05463.
+    """
+
+    def __init__(self, network: Network):
+        self.network, self.patches, self.rates = network, network.keep_patches, network.keep_rate
+
+    def _pool(self, t: float) -> None:
+        if self.patches is not None:
+            all_patches = self.network.num_patches
+            self.network.keep_patches = round(all_patches + (self.patches - all_patches) * t)
+        self.network.keep_rate = [1 + (rate - 1) * t for rate in self.rates]
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
+        last = trainer.max_epochs - 1
+        self._pool(trainer.current_epoch / last if last else 1.0)
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._pool(1.0)
 
 
 class Bar(ProgressBar):

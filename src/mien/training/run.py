@@ -25,7 +25,7 @@ from mien.errors import MienError
 from mien.networks import Network
 from mien.networks.checkpoint import fill, load_tensors
 from mien.training.augment import Augment, Augmentation
-from mien.training.callbacks import Average, Bar, Keep, Resume, Table, Waiting
+from mien.training.callbacks import Average, Bar, Decay, Keep, Resume, Table, Waiting
 from mien.training.faces import Faces
 from mien.training.task import Task
 
@@ -57,6 +57,12 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
+    )
+    parser.add_argument(
+        "--pooling",
+        type=Literal["constant", "gradual"],
+        default="constant",
+        help="of a network that keeps some of its patches and tokens: as it is built, or set in over the epochs",
     )
     parser.add_argument(
         "--monitor",
@@ -129,6 +135,7 @@ def _train(arguments: Sequence[str]) -> Path:
     task = Task(network, faces.preprocess, len(data.labels), augment=made.augment, seed=config.seed, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     _check(task, made.trainer, faces)
+    decay = [_decay(network, made.trainer)] if config.pooling == "gradual" else []
     if resume:
         _check_fits(task, last)
 
@@ -136,6 +143,7 @@ def _train(arguments: Sequence[str]) -> Path:
     options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
     callbacks: list[Callback] = [Keep(folder, header, config.monitor), Resume(folder, config.every), waiting]
+    callbacks += decay
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
@@ -177,6 +185,14 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
         told = re.sub("^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), told)
         print(f"mien train: {told}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _decay(network: Network, trainer: Namespace) -> Decay:
+    if not hasattr(network, "keep_patches"):
+        raise MienError("--pooling gradual: this network keeps all of its patches")
+    if trainer.max_epochs in (None, -1):
+        raise MienError("--pooling gradual counts epochs: it needs --trainer.max_epochs")
+    return Decay(network)
 
 
 def _check_fits(task: Task, last: Path) -> None:
