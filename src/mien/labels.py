@@ -15,5 +15,13 @@ ORDERS: dict[str, tuple[str, ...]] = {
     "ferplus": ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
     # the column "emotion" of fer2013.csv
     "fer2013": ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"),
+    # the last word of a line of label.lst
+    "expw": ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"),
+    # folders, by the alphabet
+    "sfew": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
+    # a line of a video's file, whose first line names them
+    "affwild2": ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise"),
+    # no faces: what a network of faces is compared by elsewhere
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
 """What class 0, 1, … means, by data set."""
