@@ -6,19 +6,24 @@ import os
 from typing import Any
 
 from mien.data.dataset import DataSet
-from mien.data.ferplus import FERPlus
+from mien.data.ferplus import FERPlus, FERPlusCSV
 from mien.data.folder import Folder
 from mien.data.parquet import Parquet
 from mien.errors import MienError, require
 
-FORMATS: dict[str, type[DataSet]] = {"folder": Folder, "parquet": Parquet, "ferplus": FERPlus}
+FORMATS: dict[str, type[DataSet]] = {
+    "folder": Folder,
+    "parquet": Parquet,
+    "ferplus": FERPlus,
+    "ferplus_csv": FERPlusCSV,
+}
 
 
 def open_dataset(path: str | os.PathLike[str], format: str | None = None, **options: Any) -> DataSet:
     """Open the data set at `path` with the reader `format`: one of FORMATS, or the path of a class ("my.set.Reader").
 
-    Without `format`: a folder with parquet files in it, or a file, is parquet (FER+'s when it has FER+'s columns), and
-    any other folder is a tree of split/label/picture.
+    Without `format`: a folder with parquet files in it, or a file, is parquet (FER+'s when it has FER+'s columns), one
+    with fer2013new.csv in it is FER+ as its makers ship it, and any other folder is a tree of split/label/picture.
 
     Raises MienError where there is no such reader, no such data, or an option that the reader does not take.
     """
@@ -33,6 +38,8 @@ def open_dataset(path: str | os.PathLike[str], format: str | None = None, **opti
 
 
 def _guess(path: str) -> str:
+    if os.path.isfile(os.path.join(path, "fer2013new.csv")):
+        return "ferplus_csv"
     if os.path.isdir(path) and not glob.glob(os.path.join(glob.escape(path), "**", "*.parquet"), recursive=True):
         return "folder"
     if os.path.isfile(path) and path.endswith(".parquet"):

@@ -12,6 +12,7 @@ import numpy as np
 from mien.data.dataset import DataSet
 from mien.data.row import Row
 from mien.data.spelling import class_order, sort_classes, spell, spell_split
+from mien.data.votes import judge
 from mien.errors import MienError, ReadError, require
 from mien.labels import EXPRESSIONS
 
@@ -144,18 +145,7 @@ class Parquet(DataSet):
             votes = np.array([values[name] or 0 for name in self._votes], np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError("votes that are no numbers") from error
-        if not np.isfinite(votes).all() or (votes < 0).any():
-            raise ValueError("votes that are no counts")
-        if not votes.any():
-            raise ValueError("no votes")
-        label = self._class_of[votes.argmax()]
-        if label < 0:
-            return None
-        cleaned = np.where(votes < self._min_votes, 0, votes)
-        target = np.zeros(len(self.labels), np.float32)
-        kept = self._class_of >= 0
-        np.add.at(target, self._class_of[kept], (cleaned if cleaned[kept].any() else votes)[kept])
-        return int(label), target / target.sum()
+        return judge(votes, self._class_of, len(self.labels), self._min_votes)
 
     def _schema(self, index: int) -> Any:
         return self._open(index).schema_arrow
