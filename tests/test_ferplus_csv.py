@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mien.data import FERPlus, FERPlusCSV, open_dataset
+from mien.data import FERPlus, open_dataset
 from mien.errors import MienError
 
 VOTES = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
@@ -65,7 +65,7 @@ def test_rows_are_those_of_the_parquet(tmp_path, min_votes, spaced):
     }
     pq.write_table(pa.table(table), tmp_path / "faces.parquet")
     theirs = FERPlus(str(tmp_path / "faces.parquet"), min_votes=min_votes)
-    ours = FERPlusCSV(str(write(tmp_path, spaced)), min_votes=min_votes)
+    ours = FERPlus(str(write(tmp_path, spaced)), min_votes=min_votes)
     for split, count in (("train", 4), ("validation", 3), ("test", 2)):
         assert len(ours.rows(split)) == len(theirs.rows(split)) == count
         for mine, other in zip(ours.rows(split), theirs.rows(split), strict=True):
@@ -75,7 +75,7 @@ def test_rows_are_those_of_the_parquet(tmp_path, min_votes, spaced):
 
 
 def test_a_folder_of_its_files_is_recognised(tmp_path):
-    assert isinstance(open_dataset(write(tmp_path)), FERPlusCSV)
+    assert isinstance(open_dataset(write(tmp_path)), FERPlus)
 
 
 def test_malformed_lines_are_told_by_file_and_line(tmp_path):
@@ -89,7 +89,7 @@ def test_malformed_lines_are_told_by_file_and_line(tmp_path):
         if number == 5:
             vote[0] = "PublicTest"
 
-    data = FERPlusCSV(str(write(tmp_path, change=spoil)))
+    data = FERPlus(str(write(tmp_path, change=spoil)))
     with pytest.raises(MienError, match="no usable row in 'train': all 4 are malformed"):
         data.rows("train")
     assert [str(error).removeprefix(f"{tmp_path}/") for error in data.findings["train"].malformed] == [
@@ -102,12 +102,12 @@ def test_malformed_lines_are_told_by_file_and_line(tmp_path):
 
 def test_what_is_not_the_set_is_refused(tmp_path):
     with pytest.raises(MienError, match="fer2013.csv: no such file"):
-        FERPlusCSV(str(tmp_path))
+        FERPlus(str(tmp_path))
     write(tmp_path)
     text = (tmp_path / "fer2013new.csv").read_text()
     (tmp_path / "fer2013new.csv").write_text(text.replace("contempt", "scorned"))
     with pytest.raises(MienError, match="fer2013new.csv: no column 'contempt'"):
-        FERPlusCSV(str(tmp_path)).rows("test")
+        FERPlus(str(tmp_path)).rows("test")
     (tmp_path / "fer2013new.csv").write_text(text + "Training,a.png" + ",1" * 10 + "\n")
     with pytest.raises(MienError, match="more lines than fer2013.csv"):
-        FERPlusCSV(str(tmp_path)).rows("test")
+        FERPlus(str(tmp_path)).rows("test")

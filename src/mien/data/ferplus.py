@@ -1,8 +1,9 @@
 """FER2013 with FER+'s votes."""
 
 import csv
+import glob
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -20,52 +21,58 @@ _SIDE = 48
 _SPLITS = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 
 
-class FERPlus(Parquet):
-    """Faces of 48×48 grey pixels, each with the votes of ten people, in one parquet file.
+class FERPlus(DataSet):
+    """Faces of 48×48 grey pixels, each with the votes of ten people.
 
-    Columns: `image`, `split` ("train", "validation"), ten of votes, `duplicate_of_validation`. The classes are
-    mien.labels.EXPRESSIONS. A row whose first largest vote, in the order of the file's columns, is "unknown" or
-    "not_a_face" is left out, and so is a training picture that is in the validation split as well.
+    path: either a folder with the files of the makers: `fer2013.csv` with the pixels (Kaggle's "Challenges in
+    Representation Learning", where it may be called icml_face_data.csv) and `fer2013new.csv` with FER+'s votes, line by
+    line for the same pictures. Or a parquet file with the columns `image`, `split`, ten of votes and
+    `duplicate_of_validation`.
 
-    min_votes: 2 forgets single votes, as the makers of FER+ do; 1 keeps all.
-
-    Paper: Barsoum et al., Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
-    Distribution, ICMI 2016.
-    """
-
-    def __init__(self, path: str, min_votes: int = 1, check: bool = True):
-        super().__init__(
-            path,
-            votes=list(EXPRESSIONS),
-            reject=["unknown", "not_a_face"],
-            labels=list(EXPRESSIONS),
-            drop=["duplicate_of_validation"],
-            min_votes=min_votes,
-            check=check,
-        )
-
-
-class FERPlusCSV(DataSet):
-    """The same faces and votes as their makers ship them: a folder with `fer2013.csv` and `fer2013new.csv`.
-
-    The first holds pixels (Kaggle's "Challenges in Representation Learning"; also called icml_face_data.csv), the
-    second FER+'s votes, line by line for the same pictures. A row is left out where the first largest vote is "unknown"
-    or "NF", where FER+'s makers named no picture, and in training where the very picture is in another split as well.
+    The classes are mien.labels.EXPRESSIONS. A row whose first largest vote, in the order of the file's columns, is
+    "unknown" or "not a face" is left out, and so is a training picture that is in another split as well.
 
     min_votes: 2 forgets single votes, as the makers of FER+ do; 1 keeps all.
 
-    Raises MienError where a file is missing or lacks a column. Paper: as FERPlus.
+    Raises MienError where a file is missing or lacks a column. Paper: Barsoum et al., Training Deep Networks for Facial
+    Expression Recognition with Crowd-Sourced Label Distribution, ICMI 2016.
     """
 
     labels = EXPRESSIONS
+
+    def __init__(self, path: str, min_votes: int = 1, check: bool = True):
+        super().__init__(check)
+        if Path(path).is_dir() and not glob.glob(f"{glob.escape(str(path))}/*.parquet"):
+            self._source = _CSV(Path(path), min_votes)
+        else:
+            self._source = Parquet(
+                path,
+                votes=list(EXPRESSIONS),
+                reject=["unknown", "not_a_face"],
+                labels=list(EXPRESSIONS),
+                drop=["duplicate_of_validation"],
+                min_votes=min_votes,
+                check=False,
+            )
+        self.splits = self._source.splits
+
+    def __str__(self) -> str:
+        return str(self._source)
+
+    def read(self, split: str) -> Iterable[Row | ReadError]:
+        return self._source.read(split)
+
+
+class _CSV:
+    """Rows out of the files of the makers."""
+
     splits = tuple(_SPLITS.values())
 
-    def __init__(self, root: str, min_votes: int = 1, check: bool = True):
-        super().__init__(check)
-        self.root, self._min_votes = Path(root), min_votes
+    def __init__(self, root: Path, min_votes: int):
+        self.root, self._min_votes = root, min_votes
         names = ("fer2013.csv", "icml_face_data.csv")
-        self._pixels = next((self.root / name for name in names if (self.root / name).is_file()), self.root / names[0])
-        self._votes = self.root / "fer2013new.csv"
+        self._pixels = next((root / name for name in names if (root / name).is_file()), root / names[0])
+        self._votes = root / "fer2013new.csv"
         for file in (self._pixels, self._votes):
             if not file.is_file():
                 raise MienError(f"{file}: no such file")

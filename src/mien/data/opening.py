@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from mien.data.dataset import DataSet
-from mien.data.ferplus import FERPlus, FERPlusCSV
+from mien.data.ferplus import FERPlus
 from mien.data.folder import Folder
 from mien.data.parquet import Parquet
 from mien.errors import MienError, require
@@ -15,7 +15,6 @@ FORMATS: dict[str, type[DataSet]] = {
     "folder": Folder,
     "parquet": Parquet,
     "ferplus": FERPlus,
-    "ferplus_csv": FERPlusCSV,
 }
 
 
@@ -39,7 +38,7 @@ def open_dataset(path: str | os.PathLike[str], format: str | None = None, **opti
 
 def _guess(path: str) -> str:
     if os.path.isfile(os.path.join(path, "fer2013new.csv")):
-        return "ferplus_csv"
+        return "ferplus"
     if os.path.isdir(path) and not glob.glob(os.path.join(glob.escape(path), "**", "*.parquet"), recursive=True):
         return "folder"
     if os.path.isfile(path) and path.endswith(".parquet"):
