@@ -1,5 +1,6 @@
 """A recipe from its first line to its last checkpoint."""
 
+import ctypes
 import datetime
 import json
 import logging
@@ -38,6 +39,8 @@ _IRRELEVANT = (
     "You have overridden `on_after_batch_transfer` in `LightningModule`",  # and nowhere else
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning's own
 )
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
 def parser() -> ArgumentParser:
@@ -105,6 +108,7 @@ def _train(arguments: Sequence[str]) -> Path:
     last = folder / "resume.ckpt"
     resume = last.exists() and not config.fresh
     seed_everything(config.seed, workers=True, verbose=False)
+    keep_memory()
 
     try:
         made = options.instantiate(config, instantiate_groups=False)
@@ -171,6 +175,14 @@ def _train(arguments: Sequence[str]) -> Path:
         file=sys.stderr,
     )
     return folder
+
+
+def keep_memory() -> None:
+    """Ask glibc to hold on to freed memory: giving it back between steps costs a CPU a fifth of training's time."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ((_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**30), (_M_MMAP_MAX, 0)):
+            mallopt(option, value)
 
 
 def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
