@@ -280,7 +280,7 @@ def test_arguments_that_cannot_be(class_path, arguments):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["BTN", "IR50", "MobileFaceNet", "PlainClassifier", "Poster", "ViT"])
+@pytest.mark.parametrize("name", ["BTN", "CaiT", "IR50", "MobileFaceNet", "PlainClassifier", "Poster", "ViT"])
 def test_every_network_and_size_may_be_called(name):
     import mien.networks
 

@@ -555,6 +555,15 @@ def test_steps_of_resize(hopper):
         resize(square, [{"size": 112, "interpolation": "cubic"}])
 
 
+def test_bicubic_is_pillows_and_averages():
+    stripes = np.zeros((60, 90, 3), np.uint8)
+    stripes[:, ::2] = 200
+    got = resize(stripes, [{"size": 24, "interpolation": "bicubic"}])
+    np.testing.assert_array_equal(got, Image.fromarray(stripes).resize((24, 24), Image.Resampling.BICUBIC))
+    assert got.flags.writeable and np.abs(got[:, 2:-2].astype(int) - 100).max() < 40
+    assert np.ptp(cv2.resize(stripes, (24, 24), interpolation=cv2.INTER_CUBIC)) > 150  # which looks at single lines
+
+
 def test_auto_averages_along_the_side_that_shrinks():
     stripes = np.zeros((900, 50, 3), np.uint8)
     stripes[::2] = 200

@@ -1,7 +1,7 @@
 """What every network must hold to: sizes, a face alone and among others, training, options, checkpoints of itself."""
 
 import copy
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from mien.losses import weighted_cross_entropy
 from mien.networks import (
     BTN,
     IR50,
+    CaiT,
     Deployed,
     MobileFaceNet,
     Poster,
@@ -27,7 +28,7 @@ from mien.networks import (
     poster,
     save_network,
 )
-from mien.nn import Attend, DropPath
+from mien.nn import Attend, ClassAttentionPool, DropPath
 
 SMALL = {"dims": (32, 64, 96), "adapt_kernel": 1, "key_strides": (4, 2, 1), "embed_dim": 32, "depth": 1, "num_heads": 4}
 
@@ -120,7 +121,14 @@ def test_trunks_give_the_levels_they_promise(trunk):
 
 # a face alone and among others
 
-MAKES = {"poster": poster, "btn": btn, "btn_mobile": btn_mobile, "mobilefacenet": mobilefacenet}
+MAKES = {
+    "poster": poster,
+    "btn": btn,
+    "btn_mobile": btn_mobile,
+    "mobilefacenet": mobilefacenet,
+    "mobilefacenet, class attention": partial(mobilefacenet, pool=ClassAttentionPool),
+    "cait": partial(CaiT, num_classes=8, img_size=112, embed_dim=32, depth=2, num_heads=2),
+}
 
 
 @pytest.mark.parametrize("name", MAKES)
@@ -164,7 +172,7 @@ def test_in_training_the_faces_of_a_batch_do_matter():
 
 def shifts_every_score(name: str) -> bool:
     """Biases of keys stand in every score of a query, which softmax does not see."""
-    return name.endswith("batch_transformer.embed_k.bias")
+    return name.endswith(("batch_transformer.embed_k.bias", "attn.k.bias", "attn.proj_l.bias"))
 
 
 @pytest.mark.parametrize("batch", [1, 2])

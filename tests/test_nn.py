@@ -267,6 +267,11 @@ def test_a_block_is_its_formula():
     block, (x,) = Block(WIDE, 2), [torch.randn(2, 6, WIDE)]
     y = x + block.attn(block.norm1(x))
     torch.testing.assert_close(block(x), y + block.mlp(block.norm2(y)))
+    scaled = Block(WIDE, 2, init_values=0.5)
+    assert scaled.state_dict().keys() - block.state_dict().keys() == {"ls1.gamma", "ls2.gamma"}
+    scaled.load_state_dict(block.state_dict(), strict=False)
+    y = x + 0.5 * block.attn(block.norm1(x))
+    torch.testing.assert_close(scaled(x), y + 0.5 * block.mlp(block.norm2(y)))
 
 
 def test_a_block_takes_any_mixer():
@@ -327,6 +332,45 @@ def test_maps_and_tokens_are_each_others_inverse():
     tokens = to_tokens(maps)
     assert torch.equal(to_map(tokens, (3, 4)), maps)
     assert torch.equal(tokens[:, 1 * 4 + 2], maps[:, :, 1, 2])
+
+
+# talking heads and the class token
+
+
+def test_talking_heads_are_their_formula():
+    module, (x,) = prepare("talking heads", dtype=torch.float64)
+    q, k, v = module.qkv(x).split(WIDE, dim=-1)
+    parts = (slice(0, 8), slice(8, 16))
+    scores = [q[..., p] @ k[..., p].mT / 8**0.5 for p in parts]
+
+    def mixed(linear, heads):
+        return [sum(linear.weight[i, j] * heads[j] for j in range(2)) + linear.bias[i] for i in range(2)]
+
+    seen = []
+    module.weights.register_forward_hook(lambda _, __, attn: seen.append(attn))
+    attn = mixed(module.proj_w, [s.softmax(-1) for s in mixed(module.proj_l, scores)])
+    out = module.proj(torch.cat([a @ v[..., p] for a, p in zip(attn, parts, strict=True)], -1))
+    torch.testing.assert_close(module(x), out)
+    torch.testing.assert_close(seen[0], torch.stack(attn, 1))
+
+
+def test_class_attention_is_the_first_row_of_self_attention():
+    module, (x,) = prepare("class attention", dtype=torch.float64)
+    whole = SelfAttention(WIDE, 2).double()
+    for leaf in ("weight", "bias"):
+        three = torch.cat([getattr(part, leaf) for part in (module.q, module.k, module.v)])
+        getattr(whole.qkv, leaf).data = three.detach()
+        getattr(whole.proj, leaf).data = getattr(module.proj, leaf).detach()
+    torch.testing.assert_close(module(x), whole(x)[:, :1])
+
+
+def test_a_class_pool_is_its_formula():
+    module, (x,) = prepare("class pool", dtype=torch.float64)
+    c = module.cls_token.expand(len(x), 1, WIDE)
+    for block in module.blocks:
+        c = c + block.ls1.gamma * block.attn(block.norm1(torch.cat([c, x], 1)))
+        c = c + block.ls2.gamma * block.mlp(block.norm2(c))
+    torch.testing.assert_close(module(x), module.norm(c)[:, 0])
 
 
 # landmarks and levels

@@ -72,6 +72,11 @@ class CaiT(Network):
 
     def tokens(self, images: Tensor) -> Tensor:
         """(B, 3, img_size, img_size) -> (B, N, D), before the pool and its norm."""
+        height, width = images.shape[2:]
+        if (height, width) != (self.img_size, self.img_size):
+            raise ValueError(
+                f"images are {height}×{width} pixels, and positions are for {self.img_size}×{self.img_size}"
+            )
         tokens = to_tokens(self.patch_embed(images)) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens, (self.side, self.side))
