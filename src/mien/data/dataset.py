@@ -4,7 +4,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,9 +112,12 @@ class DataSet(ABC):
             logger.warning("%s: %d malformed of %d rows left out of %r", self, bad, bad + len(rows), split)
         if found.repeated:
             logger.warning("%s: %d rows of %r repeat the picture of an earlier one", self, found.repeated, split)
-        counts = zip(self.labels, self._count(rows).tolist(), self.published.get(split, ()), strict=False)
-        differs = [f"{count:,} of {label} instead of {told:,}" for label, count, told in counts if count != told]
-        if differs:
-            logger.warning("%s: %r is not the set as published: %s", self, split, ", ".join(differs))
+        self._compare(repr(split), self._count(rows).tolist(), self.published.get(split, ()))
         for other, count in found.shared.items():
             logger.warning("%s: %d rows of %r show a picture that is in %r, too", self, count, split, other)
+
+    def _compare(self, part: str, counts: Sequence[int], published: Sequence[int]) -> None:
+        all_counts = zip(self.labels, counts, published, strict=False)
+        differs = [f"{count:,} of {label} instead of {told:,}" for label, count, told in all_counts if count != told]
+        if differs:
+            logger.warning("%s: %s is not as published: %s", self, part, ", ".join(differs))
