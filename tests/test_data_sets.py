@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mien.data.affectnet import AffectNet
-from mien.data.affwild2 import AffWild2
-from mien.data.cifar10 import CIFAR10
-from mien.data.dataset import DataSet
-from mien.data.expw import _PUBLISHED, ExpW
-from mien.data.rafdb import RAFDB
-from mien.data.sfew import SFEW
+from mien.data import CIFAR10, RAFDB, SFEW, AffectNet, AffWild2, DataSet, ExpW, open_dataset
+from mien.data.expw import _PUBLISHED
 from mien.errors import MienError, ReadError
 
 
@@ -38,6 +33,13 @@ def named(data: DataSet, split: str) -> list[tuple[str, int]]:
 def reasons(data: DataSet, split: str) -> list[str]:
     data.rows(split)
     return [str(error).replace(f"{data}{os.sep}", "") for error in data.findings[split].malformed]
+
+
+def test_every_reader_has_a_name(rafdb):
+    assert isinstance(open_dataset(rafdb, "rafdb"), RAFDB)
+    for name in ("affectnet", "sfew", "expw", "affwild2", "cifar10"):
+        with pytest.raises(MienError, match=" there$"):
+            open_dataset(rafdb, name)
 
 
 # RAF-DB

@@ -1,10 +1,30 @@
 """Data sets: labelled pictures of faces, one reader a kind."""
 
+from mien.data.affectnet import AffectNet
+from mien.data.affwild2 import AffWild2
+from mien.data.cifar10 import CIFAR10
 from mien.data.dataset import DataSet, Findings
+from mien.data.expw import ExpW
 from mien.data.ferplus import FERPlus
 from mien.data.folder import Folder
 from mien.data.opening import open_dataset
 from mien.data.parquet import Parquet
+from mien.data.rafdb import RAFDB
 from mien.data.row import Row
+from mien.data.sfew import SFEW
 
-__all__ = ["DataSet", "FERPlus", "Findings", "Folder", "Parquet", "Row", "open_dataset"]
+__all__ = [
+    "AffWild2",
+    "AffectNet",
+    "CIFAR10",
+    "DataSet",
+    "ExpW",
+    "FERPlus",
+    "Findings",
+    "Folder",
+    "Parquet",
+    "RAFDB",
+    "Row",
+    "SFEW",
+    "open_dataset",
+]

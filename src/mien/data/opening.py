@@ -5,16 +5,28 @@ import importlib
 import os
 from typing import Any
 
+from mien.data.affectnet import AffectNet
+from mien.data.affwild2 import AffWild2
+from mien.data.cifar10 import CIFAR10
 from mien.data.dataset import DataSet
+from mien.data.expw import ExpW
 from mien.data.ferplus import FERPlus
 from mien.data.folder import Folder
 from mien.data.parquet import Parquet
+from mien.data.rafdb import RAFDB
+from mien.data.sfew import SFEW
 from mien.errors import MienError, require
 
 FORMATS: dict[str, type[DataSet]] = {
     "folder": Folder,
     "parquet": Parquet,
     "ferplus": FERPlus,
+    "rafdb": RAFDB,
+    "affectnet": AffectNet,
+    "sfew": SFEW,
+    "expw": ExpW,
+    "affwild2": AffWild2,
+    "cifar10": CIFAR10,
 }
 
 
