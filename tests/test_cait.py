@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jsonargparse import ArgumentParser, Namespace
+from PIL import Image
 from published import GOLDEN, cait_shapes, fill_small
 from safetensors.torch import save_file
 from torch import nn
@@ -17,14 +19,15 @@ from mien import Classifier
 from mien.__main__ import main
 from mien.checkpoint import labels_of, read_header
 from mien.engines import open_model
-from mien.errors import CheckpointError
+from mien.errors import CheckpointError, MienError
 from mien.export import export_onnx
 from mien.labels import EXPRESSIONS, ORDERS
 from mien.networks import CaiT, Deployed, Network, build, cait, load_network, mobilefacenet, save_network
 from mien.networks.convert import convert, from_cait
 from mien.nn import Block, ClassAttention, ClassAttentionPool, ClassBlock, DropPath, LayerScale, TalkingHeads
 from mien.nn.grid import resize_positions
-from mien.training.run import parser, plain
+from mien.training.run import parser, plain, train
+from mien.training.task import Task
 
 SIZES = ("xxs24", "xxs36", "xs24", "s24", "s36", "m36", "m48")
 TINY = {"embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -335,6 +338,50 @@ def test_a_network_of_224_pixels_from_end_to_end(tmp_path):
     by_torch = Classifier.from_pretrained(tmp_path / "model.safetensors")
     np.testing.assert_allclose(by_onnx.predict_proba(faces), by_torch.predict_proba(faces), atol=1e-4)
     by_onnx.run(np.zeros((1, 224, 224, 3), np.uint8))
+
+
+def test_a_recipe_for_images_of_another_size(tmp_path, monkeypatch):
+    """From published weights with another head, through two steps, to a checkpoint that a classifier opens."""
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "validation"):
+        for i, label in enumerate(("neutral", "anger") * 2):
+            path = tmp_path / "faces" / split / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 50), (60 * i, 90, 90)).save(path)
+    start = convert("cait", write(tmp_path / "published.pth"), tmp_path / "cait.safetensors", "a,b", num_classes=2)
+    recipe = {
+        "model": {"class_path": "mien.networks.CaiT", "init_args": {"num_classes": 2, "img_size": 32, **TINY}},
+        "init": {"": str(start)},  # of 48 pixels
+        "data": {"class_path": "mien.data.Folder", "init_args": {"root": "faces"}},
+        "faces": {"batch_size": 2, "preprocess": header(None, 32)["preprocess"]},
+        "task": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}}},
+        "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1, "enable_progress_bar": False},
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    folder = train(["recipe.yaml"])
+    network = load_network(folder / "last.safetensors")
+    assert network.img_size == 32 and network.head.weight.abs().max() > 0
+    faces = [np.full((60, 60, 3), 90, np.uint8)]
+    assert Classifier.from_pretrained(folder / "last.safetensors").predict_proba(faces).shape == (1, 2)
+
+    recipe["faces"]["preprocess"] = header(None, 48)["preprocess"]
+    Path("recipe.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(MienError, match="cannot look at faces of 48 pixels: images are 48×48 pixels, and positions"):
+        train(["recipe.yaml", "--out", "other"])
+
+
+def test_positions_and_class_token_have_no_weight_decay():
+    class Trainer:
+        estimated_stepping_batches, max_epochs = 10, 2
+
+    network = CaiT(num_classes=2, img_size=32, **TINY)
+    task = Task(network, header(None, 32)["preprocess"], 2, partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5))
+    task._trainer = Trainer()
+    names = {p: name for name, p in network.named_parameters()}
+    decay = {
+        names[p]: g["weight_decay"] for g in task.configure_optimizers()["optimizer"].param_groups for p in g["params"]
+    }
+    assert {name for name, p in network.named_parameters() if p.ndim > 1 and not decay[name]} == set(CaiT.no_decay)
 
 
 # class attention as a pool

@@ -27,6 +27,8 @@ class CaiT(Network):
     1.0.31, whose released XXS36 starts at 1e-5, and so does `cait_xxs36`.
     """
 
+    no_decay = ("pos_embed", "pool.cls_token")
+
     def __init__(
         self,
         *,

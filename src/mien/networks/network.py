@@ -1,6 +1,6 @@
 """What every network has in common."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ class Network(nn.Module):
     """
 
     loss_weights: Mapping[str, float] = {"logits": 1.0}
+    no_decay: Collection[str] = ()
+    """Names of parameters without weight decay, though they have two dimensions or more."""
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, 3, 112, 112) -> the vector (B, D) that the head reads."""

@@ -223,7 +223,12 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
     blank = torch.zeros(1, 3, size, size)
     units = 0
     with torch.no_grad():
-        classes = task.network.eval()(blank).shape[1]
+        try:
+            classes = task.network.eval()(blank).shape[1]
+        except (ValueError, RuntimeError) as error:
+            raise MienError(
+                f"the network cannot look at faces of {size} pixels: {' '.join(str(error).split())}"
+            ) from error
         if "action_units" in task.network.loss_weights:
             units = task.network.training_logits(blank)["action_units"].shape[1]
     task.network.train()

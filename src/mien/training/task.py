@@ -54,7 +54,8 @@ class Task(LightningModule):
     optimizer: built with the parameters (a callable, such as a partial of AdamW).
     lr_scale: a factor of the learning rate for every parameter whose name begins with the key.
     sam_rho: above 0 wraps the optimizer in SAM with that radius; `sam_adaptive` makes it ASAM.
-    decay_bias: without it, parameters of fewer than two dimensions have no weight decay.
+    decay_bias: without it, parameters of fewer than two dimensions have no weight decay, nor those that the network
+        says so of in `no_decay`.
     augment: changes training images; None leaves them as they are.
     seed: with the number of the batch it decides all that is drawn, so that a resumed run draws what it would have.
     """
@@ -130,7 +131,8 @@ class Task(LightningModule):
         for name, p in self.network.named_parameters():
             if p.requires_grad:
                 scale = next((f for prefix, f in self.lr_scale.items() if name.startswith(prefix)), 1.0)
-                groups.setdefault((scale, self.decay_bias or p.ndim > 1), []).append(p)
+                decay = self.decay_bias or (p.ndim > 1 and name not in self.network.no_decay)
+                groups.setdefault((scale, decay), []).append(p)
         optimizer = self.make_optimizer([{"params": params} for params in groups.values()])
         for group, (scale, decay) in zip(optimizer.param_groups, groups, strict=True):
             group["lr"] *= scale
