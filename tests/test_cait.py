@@ -22,7 +22,7 @@ from mien.engines import open_model
 from mien.errors import CheckpointError, MienError
 from mien.export import export_onnx
 from mien.labels import EXPRESSIONS, ORDERS
-from mien.networks import CaiT, Deployed, Network, build, cait, load_network, mobilefacenet, save_network
+from mien.networks import CaiT, Deployed, Network, ViT, build, cait, load_network, mobilefacenet, save_network
 from mien.networks.convert import convert, from_cait
 from mien.nn import Block, ClassAttention, ClassAttentionPool, ClassBlock, DropPath, LayerScale, TalkingHeads
 from mien.nn.grid import resize_positions
@@ -413,6 +413,20 @@ def test_a_mean_is_what_it_was():
     assert not [name for name in network.state_dict() if name.startswith("pool")]
     images = torch.randn(2, 3, 112, 112)
     assert torch.equal(network.forward_features(images), network.image(images)[-1].mean((2, 3)))
+
+
+def test_a_pool_of_btns_tokens(tmp_path):
+    model = {"class_path": "mien.networks.btn_mobile", "init_args": {"num_classes": 8, "pool": POOL}}
+    network = build(model)
+    assert network.vit.pos_embed.shape == (1, 147, 128) and "vit.cls_token" not in network.state_dict()
+    images = torch.randn(2, 3, 112, 112)
+    sum(logits.square().sum() for logits in network.training_logits(images).values()).backward()
+    assert not [name for name, p in network.named_parameters() if p.grad is None]
+    assert network.vit.pool.cls_token.grad.abs().max() > 0
+    save_network(tmp_path / "b.safetensors", network, header(model))
+    assert torch.equal(load_network(tmp_path / "b.safetensors")(images), network.eval()(images))
+    with pytest.raises(ValueError, match="pool must be 'class' or make a pool, not 'mean'"):
+        ViT(pool="mean")
 
 
 def test_parts_in_a_header():

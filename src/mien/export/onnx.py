@@ -22,10 +22,11 @@ OPSET = 18
 
 
 def export_onnx(path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any]) -> None:
-    """Write network and header as ONNX: `faces` uint8 (batch, 112, 112, 3) RGB -> `logits`, `probs` (batch, C) fp32.
+    """Write network and header as ONNX: `faces` uint8 (batch, S, S, 3) RGB -> `logits`, `probs` (batch, C) fp32.
 
-    Normalisation and temperature are in the graph. Weights that fp16 holds without loss are stored in it, and computed
-    with in fp32: a network saved and loaded as fp16 gives the same answers here, at half the size.
+    S is `input_size` of the header's `preprocess`, mostly 112. Normalisation and temperature are in the graph. Weights
+    that fp16 holds without loss are stored in it, and computed with in fp32: a network saved and loaded as fp16 gives
+    the same answers here, at half the size.
     """
     path = Path(path)
     check_header(header, path)

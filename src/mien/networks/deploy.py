@@ -34,8 +34,9 @@ def to_float(faces: Tensor) -> Tensor:
 
 
 class Deployed(nn.Module):
-    """Faces uint8 (B, 112, 112, 3) RGB -> logits (B, C), probs (B, C), with `probs = softmax(logits / temperature)`.
+    """Faces uint8 (B, S, S, 3) RGB -> logits (B, C), probs (B, C), with `probs = softmax(logits / temperature)`.
 
+    S is `input_size` of the `preprocess`: 112 for most networks.
     This is what an ONNX file of mien computes, and what an engine runs.
     """
 

@@ -1,6 +1,7 @@
 """POSTER++: landmarks ask the image at three levels, and a ViT reads the answers."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from mien.networks.ir50 import IR50
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
 from mien.networks.vit import ViT
+from mien.nn.base import MakePool
 from mien.nn.grid import to_tokens
 from mien.nn.landmark_cross_attention import LandmarkCrossAttention
 
@@ -32,7 +34,7 @@ class Poster(Network):
     `preprocess`, done once.
 
     `freeze_landmarks`: the landmark trunk is not trained, runs without autograd and keeps its batch norm statistics;
-    `landmark_bn_train` lets these statistics move, as they do in the published training.
+    `landmark_bn_train` lets these statistics move, as they do in the published training. `pool` is the ViT's.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
@@ -54,6 +56,7 @@ class Poster(Network):
         drop_path: Sequence[float] = (0.0, 0.125, 0.25),
         freeze_landmarks: bool = True,
         landmark_bn_train: bool = False,
+        pool: Literal["class"] | MakePool = "class",
     ):
         super().__init__()
         self.image, self.landmarks = image, landmarks
@@ -75,7 +78,12 @@ class Poster(Network):
         self.embed_mid = nn.Conv2d(mid, embed_dim, 3, 2, 1)
         self.embed_high = nn.Conv2d(high, embed_dim, 1)
         self.vit = ViT(
-            num_classes=num_classes, num_tokens=num_tokens, embed_dim=embed_dim, depth=depth, num_heads=num_heads
+            num_classes=num_classes,
+            num_tokens=num_tokens,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            pool=pool,
         )
 
     def train(self, mode: bool = True) -> "Poster":

@@ -1,9 +1,11 @@
 """The ViT at the end of POSTER++ and BTN: tokens in, logits out."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from mien.nn.base import MakeMixer
+from mien.nn.base import MakeMixer, MakePool
 from mien.nn.block import Block
 from mien.nn.self_attention import SelfAttention
 
@@ -22,7 +24,8 @@ class Gate(nn.Module):
 class ViT(nn.Module):
     """Tokens (B, N, D) -> logits (B, C): a class token, learned positions, pre-norm blocks, a gate, a linear head.
 
-    `forward_features` gives the gated class token (B, D), `forward_head` the logits.
+    `forward_features` gives the gated class token (B, D), `forward_head` the logits. With another `pool` than "class"
+    the blocks have no class token, and the gate is given what the pool gathers.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559 (models/vit_model.py),
     without the parameters there that no forward pass reads.
@@ -39,10 +42,14 @@ class ViT(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         mixer: MakeMixer = SelfAttention,
+        pool: Literal["class"] | MakePool = "class",
     ):
         super().__init__()
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
-        self.pos_embed = nn.Parameter(torch.empty(1, num_tokens + 1, embed_dim))
+        if isinstance(pool, str) and pool != "class":
+            raise ValueError(f"pool must be 'class' or make a pool, not {pool!r}")
+        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if pool == "class" else None
+        self.pool = None if pool == "class" else pool(embed_dim)
+        self.pos_embed = nn.Parameter(torch.empty(1, num_tokens + (pool == "class"), embed_dim))
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate, mixer) for rate in rates)
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
@@ -53,14 +60,18 @@ class ViT(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def forward_features(self, tokens: Tensor) -> Tensor:
-        x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1) + self.pos_embed
+        x = tokens
+        if self.cls_token is not None:
+            x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        x = x + self.pos_embed
         for block in self.blocks:
             x = block(x)
-        return self.gate(self.norm(x[:, 0]))
+        return self.gate(self.norm(x[:, 0] if self.pool is None else self.pool(x)))
 
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(features)
