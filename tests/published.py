@@ -1,6 +1,7 @@
 """Weights as others publish them, written on the spot: names and shapes as published, numbers from a rule."""
 
 import json
+import re
 import zlib
 from collections.abc import Iterable
 from functools import cache
@@ -144,6 +145,44 @@ def flat_ir50_shapes() -> dict[str, tuple[int, ...]]:
     flat["body.21.shortcut_layer.0.weight"] = (512, 256, 1, 1)
     norm("body.21.shortcut_layer.1", 512)
     return flat
+
+
+def vit_blocks(prefix: str, depth: int, dim: int, hidden: int, qkv_bias: bool) -> dict[str, tuple[int, ...]]:
+    """Blocks of a ViT and its last norm, in timm's names."""
+    shapes = {f"{prefix}norm.weight": (dim,), f"{prefix}norm.bias": (dim,)}
+    for i in range(depth):
+        parts = {"norm1": (dim,), "attn.qkv": (3 * dim, dim), "attn.proj": (dim, dim), "norm2": (dim,)}
+        parts |= {"mlp.fc1": (hidden, dim), "mlp.fc2": (dim, hidden)}
+        for part_name, shape in parts.items():
+            shapes[f"{prefix}blocks.{i}.{part_name}.weight"] = shape
+            if qkv_bias or part_name != "attn.qkv":
+                shapes[f"{prefix}blocks.{i}.{part_name}.bias"] = shape[:1]
+    return shapes
+
+
+def apvit_shapes(num_classes: int = 7, lanet: bool = False) -> dict[str, tuple[int, ...]]:
+    """A published APViT checkpoint's 389 tensors, and the 14 of the one that learns its map."""
+    shapes = {}
+    for name, shape in ir50_shapes().items():
+        if not name.startswith("output_layer."):
+            shapes["extractor." + re.sub(r"^body(\d)", lambda stage: f"body.{int(stage[1]) - 1}", name)] = shape
+    shapes |= {"vit.cls_token": (1, 1, 768), "vit.cls_pos_embed": (1, 1, 768), "vit.patch_pos_embed": (1, 196, 768)}
+    shapes |= {"vit.projs.0.weight": (768, 256, 1, 1), "vit.projs.0.bias": (768,)}
+    shapes |= vit_blocks("vit.", 8, 768, 2304, qkv_bias=False)
+    shapes |= {"head.fc.weight": (num_classes, 768), "head.fc.bias": (num_classes,)}
+    for i, out, into in ((1, 48, 768), (2, 1, 48)) if lanet else ():
+        shapes |= {f"vit.attn_f.LA_conv{i}.weight": (out, into, 1, 1), f"vit.attn_f.LA_conv{i}.bias": (out,)}
+        for leaf in ("weight", "bias", "running_mean", "running_var"):
+            shapes[f"vit.attn_f.bn{i}.{leaf}"] = (out,)
+        shapes[f"vit.attn_f.bn{i}.num_batches_tracked"] = ()
+    return shapes
+
+
+def timm_vit_shapes(depth: int = 8, dim: int = 768, hidden: int = 2304, qkv_bias: bool = False):
+    """One of timm's ViTs; by default its first ViT-Small, which APViT starts from."""
+    shapes = {"cls_token": (1, 1, dim), "pos_embed": (1, 197, dim)}
+    shapes |= {"patch_embed.proj.weight": (dim, 3, 16, 16), "patch_embed.proj.bias": (dim,)}
+    return shapes | vit_blocks("", depth, dim, hidden, qkv_bias) | {"head.weight": (1000, dim), "head.bias": (1000,)}
 
 
 def mobilefacenet_shapes() -> dict[str, tuple[int, ...]]:

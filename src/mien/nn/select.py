@@ -94,7 +94,7 @@ class AttentiveSelect(nn.Module):
     def count(self, num_tokens: int) -> int:
         """How many of so many tokens are kept."""
         if self.keep is None:
-            return max(int(num_tokens * self.rate), 1)
+            return max(int(int(num_tokens) * self.rate), 1)  # a tracer's sizes are tensors of fp32
         if self.keep > num_tokens:
             raise ValueError(f"{self.keep} tokens are to be kept, and there are {num_tokens}")
         return self.keep
