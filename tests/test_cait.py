@@ -24,7 +24,17 @@ from mien.export import export_onnx
 from mien.labels import EXPRESSIONS, ORDERS
 from mien.networks import CaiT, Deployed, Network, ViT, build, cait, load_network, mobilefacenet, save_network
 from mien.networks.convert import convert, from_cait
-from mien.nn import Block, ClassAttention, ClassAttentionPool, ClassBlock, DropPath, LayerScale, TalkingHeads
+from mien.nn import (
+    Block,
+    ClassAttention,
+    ClassAttentionPool,
+    ClassBlock,
+    DropPath,
+    LayerScale,
+    SelfAttention,
+    TalkingHeads,
+)
+from mien.nn.base import MakeMixer
 from mien.nn.grid import resize_positions
 from mien.training.run import parser, plain, train
 from mien.training.task import Task
@@ -458,20 +468,48 @@ def test_pools_that_are_none(pool, reason):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("form", ["block", "path"])
-def test_a_pool_in_a_recipe(form, tmp_path):
-    """jsonargparse reads it, and what it keeps in the checkpoint's header builds the same network."""
-    pool = json.dumps(POOL) if form == "block" else "mien.nn.ClassAttentionPool"
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        f"model:\n  class_path: mien.networks.mobilefacenet\n  init_args: {{num_classes: 8, pool: {pool}}}\n"
-        "data: {class_path: mien.data.FERPlus, init_args: {path: none.parquet}}\n"
-        "task: {optimizer: {class_path: torch.optim.AdamW}}\n"
-    )
-    model = parser().parse_args(["--config", str(recipe)]).model
+class Mixed(Network):
+    """A network of somebody else's, whose mixer may be chosen."""
+
+    def __init__(self, *, num_classes: int = 3, mixer: MakeMixer = TalkingHeads):
+        super().__init__()
+        self.block, self.head = Block(16, 2, mixer=mixer), nn.Linear(16, num_classes)
+
+
+TRUNK = {"class_path": "mien.networks.MobileFaceNet", "init_args": {"variant": "prelu"}}
+BLOCKS = {
+    "a pool": ("mien.networks.mobilefacenet", {"pool": POOL}),
+    "a pool's name": ("mien.networks.mobilefacenet", {"pool": "mien.nn.ClassAttentionPool"}),
+    "a trunk": ("mien.networks.PlainClassifier", {"image": TRUNK, "num_classes": 3, "pool": POOL}),
+    "a mixer": (
+        f"{__name__}.Mixed",
+        {"mixer": {"class_path": "mien.nn.SelfAttention", "init_args": {"qkv_bias": False}}},
+    ),
+    "a mixer by default": (f"{__name__}.Mixed", {}),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_parts_in_a_recipe(name, tmp_path):
+    """jsonargparse reads them, and what it keeps in the checkpoint's header builds the same network."""
+    path, arguments = BLOCKS[name]
+    recipe = {
+        "model": {"class_path": path, "init_args": arguments},
+        "data": {"class_path": "mien.data.Folder", "init_args": {"root": "none"}},
+        "task": {"optimizer": {"class_path": "torch.optim.AdamW"}},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    model = parser().parse_args(["--config", str(tmp_path / "recipe.yaml")]).model
     alone = ArgumentParser()  # without the data, of which there is none
     alone.add_subclass_arguments(Network, "model")
     network = alone.instantiate(Namespace(model=model)).model
-    again = build(json.loads(json.dumps(plain(model))))
+    again = build(json.loads(json.dumps(plain(model))), trust=True)
     assert {n: p.shape for n, p in network.named_parameters()} == {n: p.shape for n, p in again.named_parameters()}
-    assert network.pool.blocks[0].attn.num_heads == again.pool.blocks[0].attn.num_heads == (4 if form == "block" else 8)
+    for made in (network, again):
+        if "pool" in arguments:
+            assert made.pool.blocks[0].attn.num_heads == (8 if isinstance(arguments["pool"], str) else 4)
+        if name == "a trunk":
+            assert made.image.stem.act.weight.shape == (64,)
+        if path.endswith("Mixed"):
+            assert type(made.block.attn) is (SelfAttention if arguments else TalkingHeads)
+            assert (made.block.attn.qkv.bias is None) == bool(arguments)
