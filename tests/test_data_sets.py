@@ -2,27 +2,30 @@
 
 import os
 import pickle
-import struct
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from sets import (
+    EXPR,
+    UNITS,
+    draw,
+    pictures,
+    python2_batch,
+    write,
+    write_affectnet,
+    write_affectnet_2017,
+    write_affwild2,
+    write_cifar10,
+    write_expw,
+    write_rafdb,
+    write_sfew,
+)
 
 from mien.data import CIFAR10, RAFDB, SFEW, AffectNet, AffWild2, DataSet, ExpW, open_dataset
 from mien.data.expw import _PUBLISHED
 from mien.errors import MienError, ReadError
-
-
-def draw(path: Path, value: int, size: tuple[int, int] = (8, 8)) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, value).save(path)
-
-
-def write(path: Path, *lines: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def named(data: DataSet, split: str) -> list[tuple[str, int]]:
@@ -35,6 +38,31 @@ def reasons(data: DataSet, split: str) -> list[str]:
     return [str(error).replace(f"{data}{os.sep}", "") for error in data.findings[split].malformed]
 
 
+@pytest.fixture
+def rafdb(tmp_path):
+    return write_rafdb(tmp_path)
+
+
+@pytest.fixture
+def expw(tmp_path):
+    return write_expw(tmp_path)
+
+
+@pytest.fixture
+def affectnet_2017(tmp_path):
+    return write_affectnet_2017(tmp_path)
+
+
+@pytest.fixture
+def affectnet(tmp_path):
+    return write_affectnet(tmp_path)
+
+
+@pytest.fixture
+def affwild2(tmp_path):
+    return write_affwild2(tmp_path)
+
+
 def test_every_reader_has_a_name(rafdb):
     assert isinstance(open_dataset(rafdb, "rafdb"), RAFDB)
     for name in ("affectnet", "sfew", "expw", "affwild2", "cifar10"):
@@ -43,18 +71,6 @@ def test_every_reader_has_a_name(rafdb):
 
 
 # RAF-DB
-
-
-@pytest.fixture
-def rafdb(tmp_path):
-    lines = []
-    for i in range(7):
-        for split, grey in (("train", 10 + i), ("test", 110 + i)):
-            draw(tmp_path / f"Image/aligned/{split}_{i + 1:05}_aligned.png", grey)
-            draw(tmp_path / f"Image/aligned_224/{split}_{i + 1:05}.png", grey + 50)
-            lines.append(f"{split}_{i + 1:05}.png {i + 1}")
-    write(tmp_path / "EmoLabel/list_patition_label.txt", *lines)
-    return tmp_path
 
 
 def test_rafdb(rafdb, caplog):
@@ -98,21 +114,6 @@ def test_what_is_wrong_in_rafdb(rafdb):
 
 
 # ExpW
-
-
-@pytest.fixture
-def expw(tmp_path):
-    """Twenty pictures of two faces, the left one dark and labelled i % 7, the right one bright and neutral."""
-    lines = []
-    for i in range(20):
-        picture = np.full((20, 40), 3 * i, np.uint8)
-        picture[:, 20:] = 200 + i
-        path = tmp_path / f"image/origin/face_{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path)
-        lines += [f"face_{i}.png 0 2 4 16 18 60.5 {i % 7}", f"face_{i}.png 1 -3 22 45 17 -1.25 6"]
-    write(tmp_path / "label/label.lst", *lines)
-    return tmp_path
 
 
 def test_expw(expw, caplog):
@@ -177,25 +178,7 @@ def test_a_box_outside_the_picture_is_told_when_it_is_used(expw):
 
 # AffectNet
 
-HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
 EIGHT = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
-
-
-@pytest.fixture
-def affectnet_2017(tmp_path):
-    for split, header in (("training", [HEADER]), ("validation", [])):  # the second file came without one
-        lines = []
-        for i in range(11):
-            name = f"{i}/{split}.png"
-            picture = np.zeros((20, 20), np.uint8)
-            picture[3:9, 5:12] = 10 + i
-            path = tmp_path / "Manually_Annotated_Images" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
-            box = "NULL,NULL,NULL,NULL" if i == 10 else "5,3,7,6"
-            lines.append(f"{name},{box},1.5;2.5;3.5,{i},-0.1,0.2")
-        write(tmp_path / f"{split}.csv", *header, *lines)
-    return tmp_path
 
 
 @pytest.mark.parametrize("classes", [8, 7])
@@ -241,19 +224,6 @@ def test_what_is_wrong_in_affectnet_of_2017(affectnet_2017):
         AffectNet(str(affectnet_2017), 9)
 
 
-@pytest.fixture
-def affectnet(tmp_path):
-    """Labels of text, as they are given out; numbers as some copies have them."""
-    for split in ("train_set", "val_set"):
-        for i in range(8):
-            draw(tmp_path / split / f"images/{9 + i}.jpg", 20 * i)
-            folder = tmp_path / split / "annotations"
-            folder.mkdir(exist_ok=True)
-            np.save(folder / f"{9 + i}_exp.npy", np.array(str(i) if i % 2 else i))
-            np.save(folder / f"{9 + i}_val.npy", np.array("0.5"))
-    return tmp_path
-
-
 @pytest.mark.parametrize("classes", [8, 7])
 def test_affectnet_as_it_is_now(classes, affectnet, caplog):
     data = AffectNet(str(affectnet), classes)
@@ -291,11 +261,7 @@ class Harmful:
 
 
 def test_sfew(tmp_path, caplog):
-    folders = ("Angry", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
-    for i, folder in enumerate(folders):
-        draw(tmp_path / f"Train/{folder}/film_{i}.png", 10 + i)
-        draw(tmp_path / f"Val/{folder}/film_{i}.png", 110 + i)
-    draw(tmp_path / "Test/film_1.png", 5)
+    write_sfew(tmp_path)
     (tmp_path / "readme.txt").write_text("")
     data = SFEW(str(tmp_path))
     order = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
@@ -331,27 +297,6 @@ def test_sfew(tmp_path, caplog):
 
 
 # Aff-Wild2
-
-UNITS = "AU1,AU2,AU12"
-EXPR = "Neutral,Anger,Disgust,Fear,Happiness,Sadness,Surprise"
-
-
-@pytest.fixture
-def affwild2(tmp_path):
-    """One video of expressions, one of action units, one of both; no face in frame 3."""
-    notes = tmp_path / "annotations"
-    write(notes / "EXPR_Set/Train_Set/1.txt", EXPR, "0", "4", "5", "-1", "1")
-    write(notes / "AU_Set/Train_Set/2_left.txt", UNITS, "0,0,1", "1,-1,0", "0,0,0", "-1,-1,-1", "1,1,1")
-    write(notes / "EXPR_Set/Train_Set/3.txt", EXPR, "-1", "6", "2", "3", "-1")
-    write(notes / "AU_Set/Train_Set/3.txt", UNITS, "1,0,0", "-1,-1,-1", "0,0,0", "0,1,0", "-1,-1,-1")
-    write(notes / "EXPR_Set/Validation_Set/4.txt", EXPR, "3", "-1")
-    write(notes / "AU_Set/Validation_Set/4.txt", UNITS, "0,1,1", "0,0,1")
-    for video, frames in (("1", 5), ("2_left", 5), ("3", 5), ("4", 2)):
-        for frame in range(1, frames + 1):
-            if frame != 3:
-                draw(tmp_path / f"cropped_aligned/{video}/{frame:05}.png", 40 * int(video[0]) + frame)
-    (tmp_path / "cropped_aligned/1/.DS_Store").write_bytes(b"")
-    return tmp_path
 
 
 def test_affwild2_of_expressions(affwild2):
@@ -432,42 +377,9 @@ def test_what_is_wrong_in_affwild2(affwild2):
 # CIFAR-10
 
 
-def python2_batch(labels: list[int], pixels: bytes) -> bytes:
-    """A batch as Python 2 pickled it, protocol 2: {"data": array, "labels": [...], "filenames": [...], ...}."""
-
-    def text(data: bytes) -> bytes:
-        return b"U" + struct.pack("<B", len(data)) + data
-
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    array += b"(K\x01" + b"".join(b"M" + struct.pack("<H", n) for n in (len(labels), 3072)) + b"\x86"
-    array += b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-    array += b"\x89T" + struct.pack("<i", len(pixels)) + pixels + b"tb"
-    numbers = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    items = text(b"batch_label") + text(b"training batch 1 of 5") + text(b"labels") + numbers + text(b"data") + array
-    return b"\x80\x02}(" + items + text(b"filenames") + b"](" + text(b"a_s_000001.png") + b"eu."
-
-
-def pictures(count: int, start: int) -> np.ndarray:
-    """(count, 3072): red the number, green its row, blue its column."""
-    planes = np.zeros((count, 3, 32, 32), np.uint8)
-    planes[:, 0] = np.arange(start, start + count)[:, None, None]
-    planes[:, 1] = np.arange(32)[:, None]
-    planes[:, 2] = np.arange(32)
-    return planes.reshape(count, -1)
-
-
 @pytest.fixture(params=["bin", "py"])
 def cifar10(request, tmp_path):
-    folder = tmp_path / f"cifar-10-batches-{request.param}"
-    folder.mkdir()
-    for i, batch in enumerate(["test_batch", *(f"data_batch_{n}" for n in range(1, 6))]):
-        labels, pixels = [i, 9 - i], pictures(2, 10 * i)
-        if request.param == "bin":
-            rows = np.concatenate([np.array(labels, np.uint8)[:, None], pixels], axis=1)
-            (folder / f"{batch}.bin").write_bytes(rows.tobytes())
-        else:
-            (folder / batch).write_bytes(python2_batch(labels, pixels.tobytes()))
-    return folder
+    return write_cifar10(tmp_path, request.param)
 
 
 def test_cifar10(cifar10, caplog):
