@@ -20,6 +20,7 @@ from mien.networks import (
     MobileFaceNet,
     Poster,
     ViT,
+    apvit_mobile,
     btn,
     btn_mobile,
     build,
@@ -121,6 +122,14 @@ def test_trunks_give_the_levels_they_promise(trunk):
 
 # a face alone and among others
 
+
+def awake(make, **options):
+    """A network whose head starts at 0, and would let nothing through, with another."""
+    network = make(**options)
+    nn.init.normal_(network.head.weight)
+    return network
+
+
 MAKES = {
     "poster": poster,
     "btn": btn,
@@ -128,6 +137,8 @@ MAKES = {
     "mobilefacenet": mobilefacenet,
     "mobilefacenet, class attention": partial(mobilefacenet, pool=ClassAttentionPool),
     "cait": partial(CaiT, num_classes=8, img_size=112, embed_dim=32, depth=2, num_heads=2),
+    "apvit_mobile": partial(awake, apvit_mobile),
+    "apvit_mobile, lanet": partial(awake, apvit_mobile, patch_criterion="lanet"),
 }
 
 
