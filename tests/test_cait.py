@@ -14,6 +14,7 @@ from PIL import Image
 from published import GOLDEN, cait_shapes, fill_small
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mien import Classifier
 from mien.__main__ import main
@@ -403,6 +404,18 @@ def test_a_pool_takes_any_number_of_tokens_and_knows_no_order():
         tokens = torch.randn(2, count, 16)
         assert pool(tokens).shape == (2, 16)
         torch.testing.assert_close(pool(tokens.flip(1)), pool(tokens))
+
+
+def test_the_cost_of_a_pool_grows_with_its_tokens_alone():
+    def cost(count):
+        pool = ClassAttentionPool(16, num_heads=2, depth=1)
+        pool.blocks[0].attn.attend.open = True  # or its products are not counted
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            pool(torch.randn(1, count, 16))
+        return counter.get_total_flops()
+
+    keys_and_values = 2 * 2 * 16 * 16 + 2 * 2 * 16  # of a token: projected, asked, gathered
+    assert cost(300) - cost(200) == cost(200) - cost(100) == 100 * keys_and_values
 
 
 def test_a_pool_in_a_header(tmp_path):

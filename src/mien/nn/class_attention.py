@@ -83,7 +83,7 @@ class ClassAttentionPool(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        c = self.cls_token.expand(tokens.shape[0], -1, -1)
+        c = self.cls_token.repeat(tokens.shape[0], 1, 1)  # no view: FlopCounterMode stumbles over a parameter's
         for block in self.blocks:
             c = block(c, tokens)
         return self.norm(c[:, 0])
