@@ -224,6 +224,12 @@ CUTS = {
         "trainer__max_epochs": 3,
         "ema": 0.7,
     },
+    "steps": {
+        "trainer__max_epochs": None,
+        "trainer__max_steps": 8,
+        "trainer__val_check_interval": 2,
+        "trainer__check_val_every_n_epoch": None,
+    },
     "bf16": {"trainer__precision": "bf16-mixed", "task__schedule": "exponential", "task__gamma": 0.5},
 }
 
