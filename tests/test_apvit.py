@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fvcore.nn import FlopCountAnalysis
-from onnxruntime import InferenceSession
 from published import GOLDEN, apvit_shapes, fill_small, flat_ir50_shapes, foamliu_shapes, timm_vit_shapes
 from torch import nn
 
 from mien.checkpoint import labels_of, read_header
+from mien.engines import OnnxRuntimeEngine, OpenVINOEngine
 from mien.errors import CheckpointError, MienError
 from mien.export import export_onnx
 from mien.labels import ORDERS
@@ -932,13 +932,13 @@ def test_onnx(criterion, tmp_path):
     network, note = tiny(num_classes=8, **options), header("APViT")
     note["preprocess"] |= {"resize": [{"size": 56}], "input_size": 56}
     export_onnx(tmp_path / "tiny.onnx", network, note)
-    session = InferenceSession(tmp_path / "tiny.onnx", providers=["CPUExecutionProvider"])
+    engines = OpenVINOEngine(tmp_path / "tiny.onnx"), OnnxRuntimeEngine(tmp_path / "tiny.onnx")
     for count in (1, 2, 5):
         faces = np.random.default_rng(count).integers(0, 256, (count, 56, 56, 3), dtype=np.uint8)
         with torch.no_grad():
             expected, _ = Deployed(network, note["preprocess"])(torch.from_numpy(faces))
-        logits, _ = session.run(None, {"faces": faces})
-        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4)
+        for engine in engines:
+            np.testing.assert_allclose(engine(faces)["logits"], expected.numpy(), atol=1e-4)
 
 
 def test_ten_classes_of_any_pictures():
