@@ -517,6 +517,7 @@ def test_how_many_are_kept_can_be_set():
         ({"rate": -0.5}, "the rate must be above 0"),
         ({"keep": 3, "rate": 0.5}, "not both"),
         ({"soft": True, "keep": 3}, "soft pooling drops nothing"),
+        ({"soft": True, "rate": 0.5}, "soft pooling drops nothing"),
         ({"criterion": "lanet"}, "lanet needs dim"),
     ],
 )

@@ -59,8 +59,6 @@ class AttentiveSelect(nn.Module):
             raise ValueError(f"the criterion must be one of {', '.join(get_args(Criterion))}, not {criterion!r}")
         if keep is not None and rate != 1:
             raise ValueError("either keep or rate says how many tokens are kept, not both")
-        if soft and (keep is not None or rate != 1):
-            raise ValueError("soft pooling drops nothing: neither keep nor rate goes with it")
         if criterion == "lanet" and dim is None:
             raise ValueError("lanet needs dim, the width of its evidence")
         self.criterion, self.soft = criterion, soft
@@ -78,6 +76,8 @@ class AttentiveSelect(nn.Module):
     def keep(self, keep: int) -> None:
         if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
             raise ValueError(f"keep must be a whole number above 0, not {keep!r}")
+        if self.soft:
+            raise ValueError("soft pooling drops nothing: it takes no keep")
         self._keep, self._rate = keep, 1.0
 
     @property
@@ -89,6 +89,8 @@ class AttentiveSelect(nn.Module):
     def rate(self, rate: float) -> None:
         if not 0 < rate <= 1:
             raise ValueError(f"the rate must be above 0 and at most 1, not {rate!r}")
+        if self.soft and rate != 1:
+            raise ValueError("soft pooling drops nothing: it takes no rate but 1")
         self._keep, self._rate = None, float(rate)
 
     def count(self, num_tokens: int) -> int:
