@@ -151,7 +151,8 @@ def test_labels_come_in_the_order_of_their_numbers():
 
 def test_every_order_has_every_label_once():
     for name, order in ORDERS.items():
-        assert len(set(order)) == len(order) and set(EXPRESSIONS[:7]) <= set(order) <= set(EXPRESSIONS), name
+        assert len(set(order)) == len(order), name
+        assert name == "cifar10" or set(EXPRESSIONS[:7]) <= set(order) <= set(EXPRESSIONS), name
     assert (
         ORDERS["rafdb"][3] == "happiness" and ORDERS["ferplus"][2] == "surprise" and ORDERS["fer2013"][6] == "neutral"
     )
