@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="as-is",
         help="read the pictures as they are, or find the face in each first (default: as-is)",
     )
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="default: auto")
+    parser.add_argument(
+        "--consistency",
+        action="store_true",
+        help="measure as well how far answers move when a face is tinted, resized, compressed or cropped otherwise",
+    )
+    parser.add_argument("--limit", type=_count, metavar="N", help="read N faces, the same ones every time, and no more")
     parser.add_argument(
         "--out",
         type=Path,
@@ -63,20 +71,27 @@ def run(args: argparse.Namespace) -> int:
     for module in ("torch", "torchmetrics", "matplotlib"):
         require(module, "eval")  # before the work, not after it
     from mien.evaluation import measure
+    from mien.evaluation.consistency import consistency_table, measure_consistency
+    from mien.evaluation.measure import sample, targets
     from mien.evaluation.plot import plot_confusion
 
+    if args.consistency and args.align == "detect":
+        raise MienError("--consistency changes pictures that are faces already: it goes with --align as-is")
     data, split = open_data(args)
-    classifier = Classifier.from_pretrained(args.model, device=args.device)
+    classifier = Classifier.from_pretrained(args.model, device=args.device, precision=args.precision)
     detector = None
     if args.align == "detect":
         from mien.faces.detect import YuNet
 
         detector = YuNet()
     args.out.mkdir(parents=True, exist_ok=True)
-    measured = measure(
-        classifier, data, split, batch_size=args.batch_size, detector=detector, progress=sys.stderr.isatty()
-    )
+    options: dict[str, Any] = {"batch_size": args.batch_size, "progress": sys.stderr.isatty()}
+    measured = measure(classifier, data, split, detector=detector, limit=args.limit, **options)
     report = measured.report
+    moved = None
+    if args.consistency:
+        rows = sample(data.rows(split), args.limit)
+        moved = measure_consistency(classifier, rows, targets(classifier, data, rows), **options)
 
     shown = "as they are"
     if measured.found is not None:
@@ -87,10 +102,13 @@ def run(args: argparse.Namespace) -> int:
         "data": args.data,
         "split": split,
         "align": args.align,
+        "computed_in": classifier.engine.precision,
         "found": measured.found,
         "malformed": measured.malformed,
         **report.to_dict(),
     }
+    if moved:
+        facts["consistency"] = {name: asdict(row) for name, row in moved.items()}
     text = json.dumps(facts, indent=2, ensure_ascii=False)
     table, picture = args.out / "report.json", args.out / "confusion.png"
     with whole(table) as file:
@@ -101,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
         print(text)
     else:
         left_out = f"\nleft out: {measured.malformed:,} malformed rows" if measured.malformed else ""
-        print(f"{title}{left_out}\n\n{report}\n\nsaved: {table}, {picture}")
+        shown_otherwise = f"\n\n{consistency_table(moved)}" if moved else ""
+        print(f"{title}{left_out}\n\n{report}{shown_otherwise}\n\nsaved: {table}, {picture}")
     return 0
 
 

@@ -8,17 +8,18 @@ from typing import Protocol
 import numpy as np
 
 from mien.engines.onnxruntime import OnnxRuntimeEngine
-from mien.engines.openvino import OpenVINOEngine
+from mien.engines.openvino import OpenVINOEngine, cpu_capabilities
 from mien.engines.torch import TorchEngine
 from mien.errors import MienError
 
-__all__ = ["Engine", "OnnxRuntimeEngine", "OpenVINOEngine", "TorchEngine", "open_model"]
+__all__ = ["Engine", "OnnxRuntimeEngine", "OpenVINOEngine", "TorchEngine", "computes_bf16", "open_model"]
 
 
 class Engine(Protocol):
-    """A model ready to run; any number of threads may share one."""
+    """A model ready to run, computing in `precision`, "fp32" or "bf16"; any number of threads may share one."""
 
     outputs: tuple[str, ...]
+    precision: str
 
     def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """Every output by its name, for one batch x (B, …); row i depends on row i of x alone."""
@@ -49,3 +50,8 @@ def open_model(
     if precision == "bf16" or shape is not None:
         raise MienError(f"{path}: bf16 and other shapes need OpenVINO, which runs on the CPU")
     return OnnxRuntimeEngine(path, device=device)
+
+
+def computes_bf16() -> bool:
+    """Whether `open_model(precision="bf16")` computes in bf16 here: in OpenVINO, on a CPU with instructions for it."""
+    return find_spec("openvino") is not None and "BF16" in cpu_capabilities()

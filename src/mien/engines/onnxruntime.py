@@ -13,6 +13,8 @@ class OnnxRuntimeEngine:
     Raises MissingExtra without onnxruntime, MienError where it knows no such device, CheckpointError for the file.
     """
 
+    precision = "fp32"
+
     def __init__(self, path: str | os.PathLike[str], *, device: str = "auto"):
         ort = require("onnxruntime", "export")
         providers = ["CPUExecutionProvider"]

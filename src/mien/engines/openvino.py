@@ -41,13 +41,14 @@ class OpenVINOEngine:
         cache: bool = True,
         shape: Sequence[int] | None = None,
     ):
+        self.precision = "bf16" if precision == "bf16" else "fp32"
         settings = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": STREAMS,
             "INFERENCE_NUM_THREADS": STREAMS,
             "ENABLE_CPU_PINNING": False,
             # left alone, OpenVINO takes bf16 wherever the CPU has it
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
         }
         self._model = _compile(Path(path), settings, cache, None if shape is None else list(shape))
         self._streams = int(self._model.get_property("NUM_STREAMS"))
@@ -85,6 +86,11 @@ class OpenVINOEngine:
         for request in busy:
             request.wait()
         return [[output.data.copy() for output in request.output_tensors] for request in busy]
+
+
+def cpu_capabilities() -> list[str]:
+    """What this CPU has instructions for, as OpenVINO names it: "FP32", "INT8", "BF16", …"""
+    return _shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def cache_folder() -> Path:

@@ -35,12 +35,12 @@ class TorchEngine:
         self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         self.outputs = tuple(outputs)
         self._module = module.eval().to(self.device)
-        self._bf16 = precision == "bf16"
+        self.precision = "bf16" if precision == "bf16" else "fp32"
 
     def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """x (B, …) -> every output by its name."""
         torch = require("torch", "torch")
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             values = self._module(torch.tensor(x, device=self.device))
         values = (values,) if isinstance(values, torch.Tensor) else values
         return {name: value.float().cpu().numpy() for name, value in zip(self.outputs, values, strict=True)}

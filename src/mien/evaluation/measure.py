@@ -30,16 +30,19 @@ def measure(
     *,
     batch_size: int = 32,
     detector: Detector | None = None,
+    limit: int | None = None,
     progress: bool = False,
 ) -> Measured:
     """Read every row of a split and compare with its label; classes of model and data are matched by their names.
+
+    limit: read so many rows only, drawn by a seed.
 
     Without a detector each picture is read as it is. With one the largest face in it is cut out as in reading (where
     none is found, once more enlarged in a border), and a picture without any is read as it is.
 
     Raises MienError where the data has a class that the model does not know.
     """
-    probs, target, found = read_all(classifier, data, split, batch_size, detector, progress)
+    probs, target, found = read_all(classifier, data, split, batch_size, detector, progress, limit)
     report = evaluate(probs, target, classifier.labels)
     return Measured(report, len(data.findings[split].malformed), None if detector is None else found)
 
@@ -51,8 +54,20 @@ def read_all(
     batch_size: int = 32,
     detector: Detector | None = None,
     progress: bool = False,
+    limit: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Probabilities (N, C), what is right (N,) as the model counts its classes, and how many faces were found.
+
+    Raises MienError where the data has a class that the model does not know.
+    """
+    rows = sample(data.rows(split), limit)
+    target = targets(classifier, data, rows)
+    probs, found = _read(classifier, rows, batch_size, detector, progress)
+    return probs, target, found
+
+
+def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.ndarray:
+    """What is right for rows of the data, (N,), as the model counts its classes; they are matched by their names.
 
     Raises MienError where the data has a class that the model does not know.
     """
@@ -62,10 +77,14 @@ def read_all(
             f"{data} has the class {' and '.join(map(repr, unknown))}, and the model only knows "
             f"{', '.join(classifier.labels)}"
         )
-    rows = data.rows(split)
-    class_of = np.array([classifier.labels.index(label) for label in data.labels])
-    probs, found = _read(classifier, rows, batch_size, detector, progress)
-    return probs, class_of[[row.label for row in rows]], found
+    return np.array([classifier.labels.index(label) for label in data.labels])[[row.label for row in rows]]
+
+
+def sample(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
+    """`limit` of the rows, drawn by the seed, in their order; all of them without a limit."""
+    if limit is None or limit >= len(rows):
+        return list(rows)
+    return [rows[i] for i in np.sort(np.random.default_rng(seed).permutation(len(rows))[:limit])]
 
 
 def _read(

@@ -1,0 +1,101 @@
+"""Several ways to compute one model, side by side on the same faces."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from mien.classifier import Classifier
+from mien.data import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What `compare` found: how answers q to `faces` faces differ from the answers p that they would replace.
+
+    accuracy, other_accuracy: the share that p, and that q, has right. accuracy_difference: of q beyond p, with
+        `interval`, its 95 %: percentiles over resamples of the faces, each with both of its answers.
+    agreement: the share of faces whose likeliest label is the same. mean_distance: mean of ½ Σ_c |p_c - q_c|.
+    largest_difference: the largest |p_c - q_c|.
+    """
+
+    faces: int
+    accuracy: float
+    other_accuracy: float
+    accuracy_difference: float
+    interval: tuple[float, float]
+    agreement: float
+    mean_distance: float
+    largest_difference: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        return asdict(self) | {"interval": list(self.interval)}
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"accuracy {self.accuracy_difference:+.4f} ({low:+.4f} to {high:+.4f}) on {self.faces:,} faces, "
+            f"same label {self.agreement:.2%}, mean distance {self.mean_distance:.4f}, "
+            f"largest difference {self.largest_difference:.4f}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """probs: (N, C). cpu_ms: milliseconds of processor time a face, the median over batches."""
+
+    probs: np.ndarray
+    cpu_ms: float
+
+
+def distance(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Total variation, `½ Σ_c |p_c - q_c|`, 0 to 1, of each row: (N, C), (N, C) -> (N,)."""
+    return np.abs(np.asarray(p, np.float64) - q).sum(1) / 2
+
+
+def compare(
+    probs: np.ndarray, others: np.ndarray, target: np.ndarray, *, resamples: int = 10_000, seed: int = 0
+) -> Comparison:
+    """Compare probabilities (N, C) with `others` (N, C) for the same faces, whose classes are `target` (N,)."""
+    before, after = probs.argmax(1), others.argmax(1)
+    gain = (after == target).astype(int) - (before == target)  # -1, 0 or 1 a face
+    counts = np.bincount(gain + 1, minlength=3)
+    draws = np.random.default_rng(seed).multinomial(len(gain), counts / len(gain), resamples)
+    low, high = np.quantile((draws[:, 2] - draws[:, 0]) / len(gain), (0.025, 0.975))
+    return Comparison(
+        faces=len(gain),
+        accuracy=float((before == target).mean()),
+        other_accuracy=float((after == target).mean()),
+        accuracy_difference=float(gain.mean()),
+        interval=(float(low), float(high)),
+        agreement=float((before == after).mean()),
+        mean_distance=float(distance(probs, others).mean()),
+        largest_difference=float(np.abs(probs - others).max()),
+    )
+
+
+def read_side_by_side(
+    classifiers: Mapping[str, Classifier], rows: Sequence[Row], *, batch_size: int = 16, progress: bool = False
+) -> dict[str, Answers]:
+    """Read every batch with each classifier in turn, so that a slow moment of the machine meets all of them.
+
+    All are shown the crops of the first. The first batch is read once more before, and that time does not count.
+    """
+    first = next(iter(classifiers.values()))
+    probs: dict[str, list[np.ndarray]] = {name: [] for name in classifiers}
+    times: dict[str, list[float]] = {name: [] for name in classifiers}
+    with tqdm(total=len(rows), unit=" faces", leave=False, disable=not progress) as bar:
+        for start in range(0, len(rows), batch_size):
+            crops = np.stack([first.crop(row.image()) for row in rows[start : start + batch_size]])
+            for name, classifier in classifiers.items():
+                if not start:
+                    classifier.run(crops)
+                begin = time.process_time()
+                probs[name].append(classifier.run(crops))
+                times[name].append((time.process_time() - begin) / len(crops) * 1e3)
+            bar.update(len(crops))
+    return {name: Answers(np.concatenate(probs[name]), float(np.median(times[name]))) for name in classifiers}
