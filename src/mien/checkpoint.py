@@ -46,8 +46,9 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
     """Raise CheckpointError, naming `path`, unless `header` says all that a reader has to know.
 
     {"mien": 1, "model": {"class_path", "init_args"}, "id2label": {"0": label, …}, "preprocess": {"align", "resize":
-    [{"size", "interpolation"}], "input_size", "color", "mean", "std"}}, and optionally "temperature" (1.0) and
-    "training".
+    [{"size", "interpolation"}], "input_size", "color", "mean", "std"}}, and optionally "temperature" (1.0),
+    "training", and "precision": {"bf16": {"accuracy_difference", "interval": [low, high], "faces", "mean_distance"}},
+    what computing in it does to the answers that fp32 gives.
     """
 
     def need(fine: Any, reason: str) -> None:
@@ -70,12 +71,26 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
     need(all(isinstance(label, str) and label for label in labels.values()), 'has an "id2label" without a name')
     need(len(set(labels.values())) == len(labels), 'names one label twice in "id2label"')
     need(_positive(header.get("temperature", 1.0)), 'has a "temperature" that is not above 0')
+    _check_precision(header.get("precision", {}), need)
     _check_preprocess(header.get("preprocess"), need)
 
 
 def labels_of(header: Mapping[str, Any]) -> tuple[str, ...]:
     """The labels of a checked header, in the order of the classes."""
     return tuple(header["id2label"][str(i)] for i in range(len(header["id2label"])))
+
+
+def _check_precision(precision: Any, need: Callable[[Any, str], None]) -> None:
+    need(isinstance(precision, dict), 'has a "precision" that is not a JSON object')
+    for name, found in precision.items():
+        need(
+            isinstance(found, dict)
+            and all(isinstance(found.get(key), int | float) for key in ("accuracy_difference", "mean_distance"))
+            and isinstance(found.get("interval"), list)
+            and [type(end) in (int, float) for end in found["interval"]] == [True, True]
+            and _positive(found.get("faces")),
+            f'has a "precision" that does not say what {name} does to the answers',
+        )
 
 
 def _check_preprocess(preprocess: Any, need: Callable[[Any, str], None]) -> None:

@@ -29,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotate", type=_folder, metavar="DIR", help="draw the faces into copies of the pictures")
     parser.add_argument("--aligned", action="store_true", help="the sources are face crops: read them as they are")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="bf16 is faster where the CPU has it; auto takes it where the model was measured to bear it (default)",
+    )
     parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
     parser.add_argument(
         "--min-face", type=_pixels, default=20, metavar="PIXELS", help="least shorter side of a face (default: 20)"
@@ -58,7 +64,12 @@ def run(args: argparse.Namespace) -> int:
             args.misuse(f"--annotate would overwrite {min(lost)}, which is to be read")
 
     reader = Reader.from_pretrained(
-        args.model, aligned=args.aligned, threshold=args.threshold, min_face=args.min_face, device=args.device
+        args.model,
+        aligned=args.aligned,
+        threshold=args.threshold,
+        min_face=args.min_face,
+        device=args.device,
+        precision=args.precision,
     )
     labels = reader.classifier.labels
     if args.annotate:
