@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure as well how far answers move when a face is tinted, resized, compressed or cropped otherwise",
     )
-    parser.add_argument("--limit", type=_count, metavar="N", help="read N faces, the same ones every time, and no more")
+    parser.add_argument("--limit", type=count, metavar="N", help="read N faces, the same ones every time, and no more")
     parser.add_argument(
         "--out",
         type=Path,
@@ -45,6 +46,13 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """What says which labelled pictures are read."""
     parser.add_argument("--data", required=True, metavar="PATH", help="a tree of split/label/picture, or parquet")
     parser.add_argument("--split", help="default: validation, else test, else the only one")
+    add_format_arguments(parser)
+    parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="faces read at a time (default: 32)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+
+
+def add_format_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says how labelled pictures are stored."""
     parser.add_argument(
         "--format",
         metavar="NAME",
@@ -53,17 +61,20 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels", metavar="NAMES", help='the classes in order, if numbered: "rafdb", or names with commas between'
     )
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
 
 
 def open_data(args: argparse.Namespace) -> tuple[DataSet, str]:
     """The data set, and the split to read."""
+    data = open_stored(args, args.data)
+    return data, choose_split(data, args.split)
+
+
+def open_stored(args: argparse.Namespace, path: str) -> DataSet:
+    """The data set at `path`, stored as the arguments say."""
     options: dict[str, Any] = {}
     if args.labels:
         options["labels"] = args.labels.split(",") if "," in args.labels else args.labels
-    data = open_dataset(args.data, args.format, **options)
-    return data, spell_split(args.split) if args.split else _choose(data)
+    return open_dataset(path, args.format, **options)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -124,8 +135,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _choose(data: DataSet) -> str:
-    for split in ("validation", "test"):
+def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] = ("validation", "test")) -> str:
+    """The split that was named, else the first preferred one that there is, else the only one."""
+    if named:
+        return spell_split(named)
+    for split in prefer:
         if split in data.splits:
             return split
     if len(data.splits) > 1:
@@ -133,7 +147,7 @@ def _choose(data: DataSet) -> str:
     return data.splits[0]
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text}: not a whole number from 1 up")
     return int(text)

@@ -15,21 +15,40 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from mien.checkpoint import KEY, check_header
+from mien.export.quantize import quantize
 from mien.files import whole
 from mien.networks import Deployed
 
 OPSET = 18
 
 
-def export_onnx(path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any]) -> None:
+def export_onnx(
+    path: str | os.PathLike[str],
+    network: nn.Module,
+    header: Mapping[str, Any],
+    *,
+    half: bool = True,
+    calibration: np.ndarray | None = None,
+) -> None:
     """Write network and header as ONNX: `faces` uint8 (batch, S, S, 3) RGB -> `logits`, `probs` (batch, C) fp32.
 
-    S is `input_size` of the header's `preprocess`, mostly 112. Normalisation and temperature are in the graph. Weights
-    that fp16 holds without loss are stored in it, and computed with in fp32: a network saved and loaded as fp16 gives
-    the same answers here, at half the size.
+    S is `input_size` of the header's `preprocess`, mostly 112. Normalisation and temperature are in the graph.
+    half: weights that fp16 holds without loss are stored in it, and computed with in fp32: a network saved and loaded
+    as fp16 gives the same answers here, at half the size. calibration: faces (N, S, S, 3) uint8, with which
+    convolutions become int8; see `mien.export.quantize`.
     """
     path = Path(path)
     check_header(header, path)
+    model = to_onnx(network, header)
+    if calibration is not None:
+        model = quantize(model, calibration)
+    if half:
+        store_as_half(model.graph)
+    write_onnx(path, model, header)
+
+
+def to_onnx(network: nn.Module, header: Mapping[str, Any]) -> onnx.ModelProto:
+    """The graph, its weights in fp32."""
     size = header["preprocess"]["input_size"]
     module = Deployed(network, header["preprocess"], header.get("temperature", 1.0)).eval()
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
@@ -46,8 +65,13 @@ def export_onnx(path: str | os.PathLike[str], network: nn.Module, header: Mappin
             dynamic_shapes={"faces": {0: torch.export.Dim("batch", min=1)}},
             verbose=False,
         )
-    model = program.model_proto
-    store_as_half(model.graph)
+    return program.model_proto
+
+
+def write_onnx(path: str | os.PathLike[str], model: onnx.ModelProto, header: Mapping[str, Any]) -> None:
+    """Write the model with this header, whole or not at all."""
+    path = Path(path)
+    check_header(header, path)
     helper.set_model_props(model, {KEY: json.dumps(header, ensure_ascii=False)})
     model.producer_name, model.doc_string = "mien", ""
     for node in model.graph.node:  # where the exporter found it: paths and lines of its own machine

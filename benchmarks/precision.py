@@ -1,0 +1,60 @@
+"""What fp32, bf16 and int8 take and answer: every batch is read by each in turn, in one run.
+
+    python benchmarks/precision.py MODEL --data DATA [--int8 SMALL.onnx] [--limit 500]
+
+MODEL is a model's name, folder or .onnx file; SMALL.onnx comes from `mien export … --precision int8`, and is run with
+the rest of it in fp32 and, where the CPU has it, in bf16. Printed are milliseconds of processor time a face (the median
+over batches), the accuracy, and against fp32: its difference with the 95 % interval of pairs, the share of faces that
+keep their label, and how far probabilities move (mean total variation).
+"""
+
+import argparse
+import os
+import sys
+
+from mien.checkpoint import read_header
+from mien.classifier import Classifier, find_model
+from mien.commands.eval import add_format_arguments, choose_split, count, open_stored
+from mien.engines import computes_bf16, open_model
+from mien.evaluation.compare import compare, read_side_by_side
+from mien.evaluation.measure import sample, targets
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare precisions, side by side.")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--split", help="default: validation, else test, else the only one")
+    parser.add_argument("--int8", metavar="SMALL.onnx")
+    parser.add_argument("--limit", type=count, metavar="N", help="faces (default: all)")
+    parser.add_argument("--batch-size", type=count, default=16, metavar="N")
+    add_format_arguments(parser)
+    args = parser.parse_args()
+
+    path, floats = find_model(args.model), ["fp32", "bf16"] if computes_bf16() else ["fp32"]
+    cases = {name: (path, name) for name in floats}
+    if args.int8:
+        cases |= {f"int8, the rest {name}": (find_model(args.int8), name) for name in floats}
+    classifiers = {
+        name: Classifier(open_model(file, precision=precision, cache=False), read_header(file), file)
+        for name, (file, precision) in cases.items()
+    }
+    data = open_stored(args, args.data)
+    rows = sample(data.rows(choose_split(data, args.split)), args.limit)
+    target = targets(classifiers["fp32"], data, rows)
+    answers = read_side_by_side(classifiers, rows, batch_size=args.batch_size, progress=sys.stderr.isatty())
+
+    print(f"{os.cpu_count()} cores, {path.parent.name}/{path.name}, {len(rows):,} faces, {args.batch_size} at a time\n")
+    print("| precision | CPU-ms a face | accuracy | difference (95 %) | same label | mean distance |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, answer in answers.items():
+        found = compare(answers["fp32"].probs, answer.probs, target)
+        low, high = found.interval
+        difference = "" if name == "fp32" else f"{found.accuracy_difference:+.4f} ({low:+.4f} to {high:+.4f})"
+        cells = [f"{answer.cpu_ms:.1f}", f"{found.other_accuracy:.4f}", difference]
+        cells += [f"{found.agreement:.2%}", f"{found.mean_distance:.4f}"]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()
