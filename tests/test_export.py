@@ -204,9 +204,9 @@ def test_what_bf16_does_is_written_into_both_files(checkpoint, data, tmp_path, m
     assert Classifier.from_pretrained(tmp_path / "out").engine.precision == ("bf16" if bears else "fp32")
 
 
-def test_without_bf16_there_is_nothing_to_measure(checkpoint, tmp_path, monkeypatch, capsys):
+def test_without_bf16_there_is_nothing_to_measure(checkpoint, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mien.commands.export, "computes_bf16", lambda: False)
-    assert export(checkpoint, tmp_path / "out", "--measure", tmp_path / "nowhere") == 0
+    assert export(checkpoint, tmp_path / "out", "--measure", data) == 0
     assert "--measure is left out: this CPU does not compute in bf16" in capsys.readouterr().err
     assert read_header(tmp_path / "out/model.onnx") == HEADER | BLOCK
 
@@ -228,6 +228,15 @@ def test_options_that_do_not_go_together(checkpoint, tmp_path, monkeypatch, word
     with pytest.raises(SystemExit) as end:
         export(checkpoint, *words)
     assert end.value.code == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["--calibrate", "--check", "--measure"])
+def test_data_that_is_not_there_is_told_before_the_work(checkpoint, tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(mien.export, "export_onnx", None)
+    int8 = ("--precision", "int8") if option == "--calibrate" else ()
+    assert export(checkpoint, tmp_path / "a.onnx", *int8, option, tmp_path / "nowhere") == 1
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -258,14 +267,14 @@ def test_the_first_convolutions_of_every_branch():
     assert first_convolutions(graph, 0) == []
 
 
-def test_quantizing_says_nothing_and_keeps_the_input(checkpoint, pictures, tmp_path, capfd, caplog):
+def test_quantizing_says_nothing_and_keeps_the_input(checkpoint, pictures, tmp_path, capfd, monkeypatch):
     path = tmp_path / "a.onnx"
     assert export(checkpoint, path) == 0
     capfd.readouterr()
-    caplog.clear()
+    monkeypatch.setattr(logging.root, "handlers", [])
     model = onnx.load(path)
     before = model.SerializeToString()
     assert quantize(model, np.stack(pictures)).ByteSize() != model.ByteSize()
     assert model.SerializeToString() == before
-    assert capfd.readouterr() == ("", "") and not caplog.records
-    assert logging.root.manager.disable == 0
+    assert capfd.readouterr() == ("", "")
+    assert (logging.root.handlers, logging.root.manager.disable) == ([], 0)

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from mien.checkpoint import read_header
 from mien.classifier import Classifier
 from mien.commands.eval import add_format_arguments, choose_split, count, open_stored
+from mien.data import DataSet
 from mien.engines import computes_bf16, open_model
 from mien.errors import MienError, require
 from mien.faces import crop
@@ -77,6 +79,9 @@ def run(args: argparse.Namespace) -> int:
     from mien.export import export_onnx
     from mien.networks import load_network, save_network
 
+    opened = cache(partial(open_stored, args))  # each data set once
+    for path in filter(None, (args.calibrate, args.check, args.measure)):
+        opened(path)  # before the work, not after it
     header = dict(read_header(args.model))
     network = load_network(args.model)
     with tempfile.TemporaryDirectory() as name:
@@ -88,41 +93,40 @@ def run(args: argparse.Namespace) -> int:
             save_network(weights, network, header)
         calibration = None
         if int8:
-            calibration = _training_faces(args, header)
+            calibration = _training_faces(opened(args.calibrate), header)
             header.pop("precision", None)  # of bf16 in place of fp32, which is another matter here
         export_onnx(graph, network, header, half=args.precision != "fp32", calibration=calibration)
         if args.measure:
-            _measure_bf16(args, graph, weights if not out.suffix else None)
+            _measure_bf16(args, opened(args.measure), graph, weights if not out.suffix else None)
         if args.check:
-            _check(args, graph, out)
+            _check(args, opened(args.check), graph, out)
         for file in (graph,) if out.suffix else (weights, graph):
             place = out if out.suffix else out / file.name
             place.parent.mkdir(parents=True, exist_ok=True)
-            with whole(place) as opened:
-                opened.write(file.read_bytes())
+            with whole(place) as copy:
+                copy.write(file.read_bytes())
     print(out if out.suffix else out / "model.onnx")
     return 0
 
 
-def _training_faces(args: argparse.Namespace, header: dict[str, Any]) -> np.ndarray:
+def _training_faces(data: DataSet, header: dict[str, Any]) -> np.ndarray:
     """(CALIBRATION, S, S, 3) uint8, of the split "train" where there is one."""
     from mien.evaluation.measure import sample
 
-    data = open_stored(args, args.calibrate)
     rows = sample(data.rows(choose_split(data, prefer=("train",))), CALIBRATION)
     return np.stack([crop(row.image(), header["preprocess"]) for row in rows])
 
 
-def _check(args: argparse.Namespace, graph: Path, out: Path) -> None:
+def _check(args: argparse.Namespace, data: DataSet, graph: Path, out: Path) -> None:
     torch = Classifier.from_pretrained(args.model, device="cpu", precision="fp32")
     exported = _classifier(graph, "fp32")
     names = f"{args.model}, torch", f"{out}, {type(exported.engine).__name__.removesuffix('Engine')}"
-    print(found := _compare(args, args.check, dict(zip(names, (torch, exported), strict=True))))
+    print(found := _compare(args, data, dict(zip(names, (torch, exported), strict=True))))
     if found.accuracy_difference < -LOSS:
         raise MienError(f"{out}: not written, it loses {-found.accuracy_difference:.1%} of accuracy")
 
 
-def _measure_bf16(args: argparse.Namespace, graph: Path, weights: Path | None) -> None:
+def _measure_bf16(args: argparse.Namespace, data: DataSet, graph: Path, weights: Path | None) -> None:
     """Into the header of `graph`, and of `weights` if it is there."""
     import onnx
 
@@ -132,7 +136,7 @@ def _measure_bf16(args: argparse.Namespace, graph: Path, weights: Path | None) -
     if not computes_bf16():
         print("mien: --measure is left out: this CPU does not compute in bf16", file=sys.stderr)
         return
-    print(found := _compare(args, args.measure, {name: _classifier(graph, name) for name in ("fp32", "bf16")}))
+    print(found := _compare(args, data, {name: _classifier(graph, name) for name in ("fp32", "bf16")}))
     measured = {
         "accuracy_difference": round(found.accuracy_difference, 6),
         "interval": [round(end, 6) for end in found.interval],
@@ -151,12 +155,11 @@ def _classifier(graph: Path, precision: str) -> Classifier:
     return Classifier(open_model(graph, precision=precision, cache=False), read_header(graph), graph)
 
 
-def _compare(args: argparse.Namespace, path: str, classifiers: dict[str, Classifier]) -> "Comparison":
+def _compare(args: argparse.Namespace, data: DataSet, classifiers: dict[str, Classifier]) -> "Comparison":
     """What the second of two classifiers changes; prints how right and how fast both are."""
     from mien.evaluation.compare import compare, read_side_by_side
     from mien.evaluation.measure import sample, targets
 
-    data = open_stored(args, path)
     rows = sample(data.rows(choose_split(data, args.split)), args.limit)
     target = targets(next(iter(classifiers.values())), data, rows)
     answers = read_side_by_side(classifiers, rows, progress=sys.stderr.isatty())

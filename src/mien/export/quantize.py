@@ -31,7 +31,7 @@ def quantize(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.batches, None)
 
-    before = logging.root.manager.disable
+    level, handlers = logging.root.manager.disable, logging.root.handlers[:]
     logging.disable(logging.WARNING)  # it advises, on the root logger, what the exporter has done already
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +50,8 @@ def quantize(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
             )
             return onnx.load(path)
     finally:
-        logging.disable(before)
+        logging.disable(level)
+        logging.root.handlers[:] = handlers
 
 
 def first_convolutions(graph: onnx.GraphProto, depth: int) -> list[str]:
