@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         metavar="DATA",
-        help=f"compare with torch on labelled pictures; a file that loses more than {LOSS:.0%} of them is not written",
+        help=f"compare with torch on labelled pictures; a file that loses more than {LOSS:.0%}% of them is not written",
     )
     parser.add_argument(
         "--measure",
