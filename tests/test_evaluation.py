@@ -15,7 +15,7 @@ from torchmetrics.functional import classification as tm
 
 from mien.__main__ import main
 from mien.classifier import Classifier
-from mien.data import Folder
+from mien.data import Folder, Row
 from mien.errors import MienError
 from mien.evaluation import evaluate, measure
 from mien.faces.detect import Detection
@@ -154,6 +154,18 @@ def test_measure_refuses_a_class_that_the_model_does_not_know(tmp_path):
     model = write_stand_in(tmp_path / "model/model.onnx", HEADER | {"id2label": labels})
     with pytest.raises(MienError, match="the class 'sadness' and 'anger', and the model only knows surprise, fear"):
         measure(Classifier.from_pretrained(model), faces(tmp_path / "data"), "validation")
+
+
+def test_faces_without_a_label_are_not_judged(stand_in, tmp_path):
+    rows = faces(tmp_path).rows("validation")
+    judged = measure(Classifier.from_pretrained(stand_in), faces(tmp_path), "validation").report
+    data = faces(tmp_path)
+    bare = Row(rows[0].source, np.zeros_like(rows[0].target), "validation")
+    data.rows("validation").append(bare)
+    assert measure(Classifier.from_pretrained(stand_in), data, "validation").report == judged
+    data.rows("validation")[:] = [bare]
+    with pytest.raises(MienError, match="not one row has a label"):
+        measure(Classifier.from_pretrained(stand_in), data, "validation")
 
 
 def test_measure_cuts_out_the_largest_face_that_is_found(stand_in, tmp_path):

@@ -33,7 +33,7 @@ def measure(
     limit: int | None = None,
     progress: bool = False,
 ) -> Measured:
-    """Read every row of a split and compare with its label; classes of model and data are matched by their names.
+    """Read every labelled row of a split and compare; classes of model and data are matched by their names.
 
     limit: read so many rows only, drawn by a seed.
 
@@ -81,9 +81,15 @@ def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.nd
 
 
 def sample(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
-    """`limit` of the rows, drawn by the seed, in their order; all of them without a limit."""
+    """`limit` of the rows that have a label, drawn by the seed, in their order; all of them without a limit.
+
+    Raises MienError where none has one: there is nothing to be right about.
+    """
+    rows = [row for row in rows if row.label >= 0]
+    if not rows:
+        raise MienError("not one row has a label to compare with")
     if limit is None or limit >= len(rows):
-        return list(rows)
+        return rows
     return [rows[i] for i in np.sort(np.random.default_rng(seed).permutation(len(rows))[:limit])]
 
 
