@@ -23,9 +23,9 @@ test: .venv/testing
 train-default: .venv/testing weights/mobilefacenet.safetensors
 	.venv/bin/mien train recipes/mobilefacenet_ferplus.yaml --data.path $(DATA)
 	.venv/bin/mien train recipes/btn_mobile_ferplus.yaml --data.path $(DATA)
-	.venv/bin/mien calibrate runs/btn_mobile_ferplus/best.safetensors --data $(DATA) --format ferplus --split validation
+	.venv/bin/mien calibrate runs/btn_mobile_ferplus/best.safetensors --data $(DATA) --split validation
 	.venv/bin/mien export runs/btn_mobile_ferplus/best.safetensors $(DEFAULT) --measure $(DATA)
-	.venv/bin/mien eval $(DEFAULT) --data $(DATA) --format ferplus --split validation --precision fp32
+	.venv/bin/mien eval $(DEFAULT) --data $(DATA) --split validation --precision fp32
 
 weights/mobilefacenet.safetensors: | .venv/testing
 	.venv/bin/mien convert mobilefacenet $(IDENTITY) $@

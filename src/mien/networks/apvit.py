@@ -301,6 +301,9 @@ def apvit(
     return APViT(image=IR50(), num_classes=num_classes, keep_patches=keep_patches, keep_rate=keep_rate, **options)
 
 
+_DEIT_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4.0, "qkv_bias": True}
+
+
 def hybrid_deit_tiny(
     *, num_classes: int = 7, keep_patches: int | None = 120, keep_rate: float | Sequence[float] = 0.9, **options
 ) -> APViT:
@@ -308,11 +311,7 @@ def hybrid_deit_tiny(
     return APViT(
         image=IR50(),
         num_classes=num_classes,
-        embed_dim=192,
-        depth=12,
-        num_heads=3,
-        mlp_ratio=4.0,
-        qkv_bias=True,
+        **_DEIT_TINY,
         keep_patches=keep_patches,
         keep_rate=keep_rate,
         **options,
@@ -332,11 +331,7 @@ def deit_tiny(
         image=None,
         num_classes=num_classes,
         img_size=img_size,
-        embed_dim=192,
-        depth=12,
-        num_heads=3,
-        mlp_ratio=4.0,
-        qkv_bias=True,
+        **_DEIT_TINY,
         keep_patches=keep_patches,
         keep_rate=keep_rate,
         **options,
