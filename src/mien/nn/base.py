@@ -17,6 +17,9 @@ Grid = tuple[int, int]
 class Mixer(Protocol):
     """Mixes tokens with one another: `(B, N, D), grid -> (B, N, D)`.
 
+    One that cannot do without the grid says so by `needs_grid = True`. N may then be several planes of H · W tokens
+    behind P prefix tokens (`mien.nn.grid.split_planes`): every plane is mixed alone, and the prefix with all.
+
     One that attends may also have `with_class_scores`, which takes the same and gives besides the scores of the first
     token (B, heads, N) before the softmax: a block can only drop tokens behind such a mixer.
     """

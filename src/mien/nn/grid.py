@@ -19,6 +19,26 @@ def to_map(tokens: Tensor, grid: Grid) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
+def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") -> tuple[Tensor, Tensor]:
+    """Tokens (B, P + k · H · W, D) -> prefix (B, P, D), and k planes of H · W tokens, each alone: (B · k, H · W, D).
+
+    As many whole planes as fit are planes; the P < H · W tokens before them, such as a class token, are the prefix.
+    Raises ValueError without a grid, or for fewer tokens than one plane.
+    """
+    if grid is None:
+        raise ValueError(f"{name} works on a grid, and was given none")
+    size = grid[0] * grid[1]
+    count, prefix = divmod(tokens.shape[1], size)
+    if not count:
+        raise ValueError(f"{name}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]}×{grid[1]}")
+    return tokens[:, :prefix], tokens[:, prefix:].unflatten(1, (count, size)).flatten(0, 1)
+
+
+def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:
+    """The inverse of `split_planes`: (B, P, D), (B · k, H · W, D) -> (B, P + k · H · W, D)."""
+    return torch.cat([prefix, planes.unflatten(0, (prefix.shape[0], -1)).flatten(1, 2)], dim=1)
+
+
 def resize_positions(positions: Tensor, side: int) -> Tensor:
     """Learned positions of a square grid (1, N, D) -> those of a `side × side` one (1, side², D), bicubic.
 
