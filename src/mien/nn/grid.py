@@ -39,6 +39,38 @@ def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:
     return torch.cat([prefix, planes.unflatten(0, (prefix.shape[0], -1)).flatten(1, 2)], dim=1)
 
 
+def to_windows(planes: Tensor, grid: Grid, window: Grid, spread: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Planes (B, H · W, D) -> their n windows (B · n, h · w, D), and which places lie on the grid (n, h · w), bool.
+
+    A grid that the window does not divide is padded with 0 below and to the right; where nothing is padded the second
+    is None. `spread`: not neighbours share a window, but tokens as far apart as the grid allows: window (r, c) of
+    (R, C) has those at (r + R · i, c + C · j).
+    """
+    rows, columns = (-(-size // step) for size, step in zip(grid, window, strict=True))
+    below, right = rows * window[0] - grid[0], columns * window[1] - grid[1]
+
+    def cut(maps: Tensor) -> Tensor:
+        maps = F.pad(maps, (0, 0, 0, right, 0, below)) if below or right else maps
+        if spread:  # (B, h, R, w, C, D)
+            return maps.unflatten(2, (window[1], columns)).unflatten(1, (window[0], rows)).permute(0, 2, 4, 1, 3, 5)
+        return maps.unflatten(2, (columns, window[1])).unflatten(1, (rows, window[0])).transpose(2, 3)
+
+    windows = cut(planes.unflatten(1, grid)).flatten(3, 4).flatten(0, 2)
+    if not (below or right):
+        return windows, None
+    inside = cut(torch.ones(1, *grid, 1, dtype=torch.bool, device=planes.device))
+    return windows, inside.reshape(rows * columns, window[0] * window[1])
+
+
+def from_windows(windows: Tensor, grid: Grid, window: Grid, spread: bool = False) -> Tensor:
+    """The inverse of `to_windows`, without the padding: (B · n, h · w, D) -> (B, H · W, D)."""
+    rows, columns = (-(-size // step) for size, step in zip(grid, window, strict=True))
+    maps = windows.unflatten(1, window).unflatten(0, (-1, rows, columns))  # (B, R, C, h, w, D)
+    maps = maps.permute(0, 3, 1, 4, 2, 5) if spread else maps.transpose(2, 3)
+    maps = maps.flatten(3, 4).flatten(1, 2)
+    return maps[:, : grid[0], : grid[1]].flatten(1, 2)
+
+
 def resize_positions(positions: Tensor, side: int) -> Tensor:
     """Learned positions of a square grid (1, N, D) -> those of a `side × side` one (1, side², D), bicubic.
 
