@@ -211,7 +211,9 @@ def test_command_prints_and_saves(stand_in, tmp_path, capsys):
         image.load()
         assert image.format == "PNG"
         assert min(image.size) > 500
-    assert sorted(path.name for path in (tmp_path / "deep/out").iterdir()) == ["confusion.png", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "deep/out").iterdir()) == [
+        "calibration.png", "confusion.png", "report.html", "report.json",
+    ]  # fmt: skip
     assert run(stand_in, "--data", tmp_path / "data", "--out", tmp_path / "deep/out", "--json") == 0
     assert json.loads(capsys.readouterr().out) == saved
 

@@ -47,8 +47,9 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
 
     {"mien": 1, "model": {"class_path", "init_args"}, "id2label": {"0": label, …}, "preprocess": {"align", "resize":
     [{"size", "interpolation"}], "input_size", "color", "mean", "std"}}, and optionally "temperature" (1.0),
-    "training", and "precision": {"bf16": {"accuracy_difference", "interval": [low, high], "faces", "mean_distance"}},
-    what computing in it does to the answers that fp32 gives.
+    "uncertain" (the probability below which a reader that abstains names no expression), "training", and "precision":
+    {"bf16": {"accuracy_difference", "interval": [low, high], "faces", "mean_distance"}}, what computing in it does to
+    the answers that fp32 gives.
     """
 
     def need(fine: Any, reason: str) -> None:
@@ -71,6 +72,7 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
     need(all(isinstance(label, str) and label for label in labels.values()), 'has an "id2label" without a name')
     need(len(set(labels.values())) == len(labels), 'names one label twice in "id2label"')
     need(_positive(header.get("temperature", 1.0)), 'has a "temperature" that is not above 0')
+    need(_share(header.get("uncertain", 0)), 'has an "uncertain" that is not in [0, 1)')
     _check_precision(header.get("precision", {}), need)
     _check_preprocess(header.get("preprocess"), need)
 
@@ -118,6 +120,10 @@ def _check_preprocess(preprocess: Any, need: Callable[[Any, str], None]) -> None
         'has a "preprocess" with no steps of resize that are known',
     )
     need(preprocess.get("input_size") == steps[-1]["size"], 'resizes to another size than its "input_size"')
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < 1
 
 
 def _positive(value: Any) -> bool:

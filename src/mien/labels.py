@@ -3,6 +3,9 @@
 EXPRESSIONS = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
 """Every expression that mien speaks of, in the order of its own models."""
 
+UNCERTAIN = "uncertain"
+"""What stands in the place of an expression where a reader abstains."""
+
 ORDERS: dict[str, tuple[str, ...]] = {
     # folders 1 to 7 of the basic set; POSTER++ and most checkpoints trained on it count the same way from 0
     "rafdb": ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"),

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mien.classifier import Classifier
-from mien.errors import ReadError
+from mien.errors import MienError, ReadError
 from mien.faces import Detection, Detector, Face, Source, YuNet, detect_or_retry, open_picture
+from mien.labels import UNCERTAIN
 
 
 class Reader:
@@ -23,6 +24,8 @@ class Reader:
 
     May be shared by threads. detector: any `mien.faces.Detector`, YuNet if none is given. min_face: the least shorter
     side of a face, in pixels. With `aligned`, nothing is detected: every picture is taken as one face, cut out already.
+    abstain: where no label is as probable as this, the expression is "uncertain"; with True it is the share that the
+    model was calibrated to (`mien calibrate`), and a model that was not raises MienError.
     """
 
     def __init__(
@@ -32,8 +35,12 @@ class Reader:
         *,
         min_face: float = 20,
         aligned: bool = False,
+        abstain: bool | float = False,
     ):
         self.classifier, self.min_face = classifier, min_face
+        if abstain is True and "uncertain" not in classifier.header:
+            raise MienError(f"{classifier.path or 'the model'}: was not calibrated to be uncertain (mien calibrate)")
+        self.abstain = classifier.header["uncertain"] if abstain is True else float(abstain)
         self.detector = None if aligned else detector or YuNet(min_face=min_face)
 
     @classmethod
@@ -47,6 +54,7 @@ class Reader:
         min_face: float = 20,
         device: str = "auto",
         precision: str = "auto",
+        abstain: bool | float = False,
     ) -> "Reader":
         """Open a model, and the detector beside it.
 
@@ -59,7 +67,7 @@ class Reader:
                 opening = pool.submit(YuNet, threshold=threshold, min_face=min_face)
             classifier = Classifier.from_pretrained(model, device=device, precision=precision)
             detector = opening.result() if opening else detector
-        return cls(classifier, detector, min_face=min_face, aligned=aligned)
+        return cls(classifier, detector, min_face=min_face, aligned=aligned, abstain=abstain)
 
     def __call__(self, source: Source) -> list[Face]:
         """The faces of one picture: a path, a Pillow picture, or a uint8 array, (H, W, 3) RGB or (H, W) grey.
@@ -128,10 +136,10 @@ class Reader:
     def _face(self, place: Detection | None, shares: np.ndarray) -> Face:
         probabilities = dict(zip(self.classifier.labels, map(float, shares), strict=True))
         best = self.classifier.labels[shares.argmax()]
+        told = (best if probabilities[best] >= self.abstain else UNCERTAIN, probabilities[best], probabilities)
         if place is None:
-            return Face(None, None, None, best, probabilities[best], probabilities)
-        box = tuple(map(float, place.box))
-        return Face(box, float(place.score), place.landmarks, best, probabilities[best], probabilities)
+            return Face(None, None, None, *told)
+        return Face(tuple(map(float, place.box)), float(place.score), place.landmarks, *told)
 
 
 class _Found(NamedTuple):

@@ -1,6 +1,7 @@
-"""`mien calibrate`: fit the temperature of a checkpoint on labelled pictures."""
+"""`mien calibrate`: fit the temperature of a checkpoint, and from where on it is sure, on labelled pictures."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -13,17 +14,25 @@ from mien.errors import MienError, require
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="CHECKPOINT.safetensors", help="a checkpoint; its header is changed in place")
     add_data_arguments(parser)
+    parser.add_argument(
+        "--sure",
+        type=_share,
+        default=0.9,
+        metavar="SHARE",
+        help="answers count as uncertain below the probability above which this share is right (default: 0.9)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Divide the logits by what makes labelled pictures likeliest, and keep it in the header."""
+    """Divide the logits by what makes labelled pictures likeliest, find from where on a share of the answers is right,
+    and keep both in the header."""
     for module in ("torch", "torchmetrics"):
         require(module, "eval")
     import numpy as np
 
     from mien.evaluation import evaluate
-    from mien.evaluation.calibrate import fit_temperature, held_out
-    from mien.evaluation.measure import read_all
+    from mien.evaluation.calibrate import fit_temperature, held_out, uncertain_below, with_temperature
+    from mien.evaluation.measure import read_rows, sample, targets
     from mien.networks.checkpoint import write_header
 
     path = Path(args.model)
@@ -31,16 +40,40 @@ def run(args: argparse.Namespace) -> int:
         raise MienError(f"{path}: only a .safetensors checkpoint is calibrated; an ONNX file is exported from it again")
     data, split = open_data(args)
     classifier = Classifier.from_pretrained(path, device=args.device)
-    probs, target, _ = read_all(classifier, data, split, args.batch_size, progress=sys.stderr.isatty())
+    rows = sample(data.rows(split), None)
+    target = targets(classifier, data, rows)
+    probs, _ = read_rows(classifier, rows, args.batch_size, progress=sys.stderr.isatty())
     header = dict(read_header(path))
     logits = np.log(probs.astype(np.float64).clip(1e-12)) * header.get("temperature", 1.0)
     before = evaluate(probs, target, classifier.labels)
     after = evaluate(held_out(logits, target), target, classifier.labels)
     header["temperature"] = round(fit_temperature(logits, target), 4)
+    scaled = with_temperature(logits, header["temperature"])
+    threshold = uncertain_below(scaled, target, args.sure)
+    header.pop("uncertain", None)
+    told = "nothing is uncertain: not even the surest answers are right that often"
+    if threshold < 1:
+        header["uncertain"] = math.floor(threshold * 1e4) / 1e4
+        kept = scaled.max(1) >= header["uncertain"]
+        told = (
+            f"uncertain below {header['uncertain']}: {1 - kept.mean():.1%} of the faces; of the others "
+            f"{(scaled.argmax(1) == target)[kept].mean():.1%} are read right, of all {after.accuracy:.1%}"
+        )
     write_header(path, header)
     print(
         f"{path}: temperature {header['temperature']}, fitted on {len(target):,} faces of {split}\n"
         f"calibration error {before.calibration_error:.4f} before; {after.calibration_error:.4f} on each half of these "
-        f"faces with the temperature of the other half"
+        f"faces with the temperature of the other half\n"
+        f"{told}"
     )
     return 0
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a share above 0 and up to 1")
+    return value

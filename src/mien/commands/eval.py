@@ -31,13 +31,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure as well how far answers move when a face is tinted, resized, compressed or cropped otherwise",
     )
+    parser.add_argument("--against", metavar="MODEL", help="compare with another model on the same faces")
+    parser.add_argument(
+        "--group-by",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="measure each group that this column of a parquet file tells apart; may be said several times",
+    )
     parser.add_argument("--limit", type=count, metavar="N", help="read N faces, the same ones every time, and no more")
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("out/eval"),
         metavar="DIR",
-        help="of the JSON and the picture (default: out/eval)",
+        help="of the JSON, the plots and the web page (default: out/eval)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
 
@@ -63,15 +71,14 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_data(args: argparse.Namespace) -> tuple[DataSet, str]:
-    """The data set, and the split to read."""
-    data = open_stored(args, args.data)
+def open_data(args: argparse.Namespace, **options: Any) -> tuple[DataSet, str]:
+    """The data set, its reader given `options`, and the split to read."""
+    data = open_stored(args, args.data, **options)
     return data, choose_split(data, args.split)
 
 
-def open_stored(args: argparse.Namespace, path: str) -> DataSet:
+def open_stored(args: argparse.Namespace, path: str, **options: Any) -> DataSet:
     """The data set at `path`, stored as the arguments say."""
-    options: dict[str, Any] = {}
     if args.labels:
         options["labels"] = args.labels.split(",") if "," in args.labels else args.labels
     return open_dataset(path, args.format, **options)
@@ -82,14 +89,19 @@ def run(args: argparse.Namespace) -> int:
     for module in ("torch", "torchmetrics", "matplotlib"):
         require(module, "eval")  # before the work, not after it
     from mien.evaluation import measure
+    from mien.evaluation.compare import compare
     from mien.evaluation.consistency import consistency_table, measure_consistency
-    from mien.evaluation.measure import sample, targets
-    from mien.evaluation.plot import plot_confusion
+    from mien.evaluation.groups import by_group, group_table
+    from mien.evaluation.page import page
+    from mien.evaluation.plot import plot_confusion, plot_reliability
 
     if args.consistency and args.align == "detect":
         raise MienError("--consistency changes pictures that are faces already: it goes with --align as-is")
-    data, split = open_data(args)
+    data, split = open_data(args, **({"groups": args.group_by} if args.group_by else {}))
     classifier = Classifier.from_pretrained(args.model, device=args.device, precision=args.precision)
+    other = args.against and Classifier.from_pretrained(args.against, device=args.device, precision=args.precision)
+    if other and other.labels != classifier.labels:
+        raise MienError(f"{args.against} knows other labels than {args.model}: {', '.join(other.labels)}")
     detector = None
     if args.align == "detect":
         from mien.faces.detect import YuNet
@@ -99,10 +111,14 @@ def run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {"batch_size": args.batch_size, "progress": sys.stderr.isatty()}
     measured = measure(classifier, data, split, detector=detector, limit=args.limit, **options)
     report = measured.report
-    moved = None
+    moved = against = None
     if args.consistency:
-        rows = sample(data.rows(split), args.limit)
-        moved = measure_consistency(classifier, rows, targets(classifier, data, rows), **options)
+        moved = measure_consistency(classifier, measured.rows, measured.target, **options)
+    if other:
+        others = measure(other, data, split, detector=detector, limit=args.limit, **options)
+        against = args.against, compare(measured.probs, others.probs, measured.target)
+    split_up = (measured.probs, measured.target, classifier.labels, measured.rows)
+    groups = {column: by_group(*split_up, column) for column in args.group_by}
 
     shown = "as they are"
     if measured.found is not None:
@@ -120,18 +136,31 @@ def run(args: argparse.Namespace) -> int:
     }
     if moved:
         facts["consistency"] = {name: asdict(row) for name, row in moved.items()}
+    if against:
+        facts["against"] = {"model": args.against, **against[1].to_dict()}
+    if groups:
+        facts["groups"] = {c: {name: r.to_dict() for name, r in reports.items()} for c, reports in groups.items()}
     text = json.dumps(facts, indent=2, ensure_ascii=False)
-    table, picture = args.out / "report.json", args.out / "confusion.png"
-    with whole(table) as file:
+    short = f"{Path(args.model).name} on {Path(args.data).name}, {split}, {args.align}"
+    with whole(args.out / "report.json") as file:
         file.write(text.encode() + b"\n")
-    with whole(picture) as file:
-        plot_confusion(report, file, f"{Path(args.model).name} on {Path(args.data).name}, {split}, {args.align}")
+    with whole(args.out / "confusion.png") as file:
+        plot_confusion(report, file, short)
+    with whole(args.out / "calibration.png") as file:
+        plot_reliability(measured.probs, measured.target, file, short)
+    with whole(args.out / "report.html") as file:
+        file.write(page(title, measured, classifier, groups, against).encode())
     if args.json:
         print(text)
     else:
         left_out = f"\nleft out: {measured.malformed:,} malformed rows" if measured.malformed else ""
-        shown_otherwise = f"\n\n{consistency_table(moved)}" if moved else ""
-        print(f"{title}{left_out}\n\n{report}{shown_otherwise}\n\nsaved: {table}, {picture}")
+        more = [group_table(column, reports) for column, reports in groups.items()]
+        if against:
+            more.append(f"going over to {args.against}: {against[1]}")
+        if moved:
+            more.append(consistency_table(moved))
+        tables = "\n\n".join([f"{title}{left_out}", str(report), *more])
+        print(f"{tables}\n\nsaved in {args.out}: report.html, report.json, confusion.png, calibration.png")
     return 0
 
 

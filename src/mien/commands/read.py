@@ -22,12 +22,10 @@ from mien.reader import Reader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.set_defaults(misuse=parser.error)
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help="a picture, a folder of pictures, or a glob")
+    add_face_arguments(parser)
     parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
     parser.add_argument("--output", type=_output, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead")
-    parser.add_argument("--annotate", type=_folder, metavar="DIR", help="draw the faces into copies of the pictures")
-    parser.add_argument("--aligned", action="store_true", help="the sources are face crops: read them as they are")
+    parser.add_argument("--annotate", type=folder, metavar="DIR", help="draw the faces into copies of the pictures")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument(
         "--precision",
@@ -37,6 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
     parser.add_argument(
+        "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
+    )
+
+
+def add_face_arguments(parser: argparse.ArgumentParser) -> None:
+    """What says which pictures are read, and what is a face in them."""
+    parser.set_defaults(misuse=parser.error)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="a picture, a folder of pictures, or a glob")
+    parser.add_argument("--aligned", action="store_true", help="the sources are face crops: read them as they are")
+    parser.add_argument(
         "--min-face", type=_pixels, default=20, metavar="PIXELS", help="least shorter side of a face (default: 20)"
     )
     parser.add_argument(
@@ -44,13 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Read the sources; 1 if one of them could not be."""
+def begin() -> None:
+    """What a command does first that reads strangers' pictures and writes files."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or a half-written file would stay
     warnings.simplefilter(
         "ignore"
     )  # of Pillow, on pictures that it reads all the same: stderr is for those it does not
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the sources; 1 if one of them could not be."""
+    begin()
     if args.output and args.output.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
     pictures = find_pictures(args.source)
@@ -58,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.annotate:
         from mien.commands.annotate import annotate, annotated_names
 
-        pictures = _outside(args.annotate, pictures, set(args.source))
+        pictures = outside(args.annotate, pictures, set(args.source))
         drawings = annotated_names(args.annotate, pictures)
         if lost := set(map(os.path.realpath, pictures)) & set(map(os.path.realpath, drawings)):
             args.misuse(f"--annotate would overwrite {min(lost)}, which is to be read")
@@ -70,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
         min_face=args.min_face,
         device=args.device,
         precision=args.precision,
+        abstain=args.abstain,
     )
     labels = reader.classifier.labels
     if args.annotate:
@@ -172,9 +186,9 @@ class Progress:
             self._bar.close()
 
 
-def _outside(folder: Path, pictures: Sequence[str], named: set[str]) -> list[str]:
-    """The pictures without those that an earlier run has drawn into `folder`, unless they were named themselves."""
-    inside = os.path.join(os.path.realpath(folder), "")
+def outside(drawn: Path, pictures: Sequence[str], named: set[str]) -> list[str]:
+    """The pictures without those that an earlier run has drawn into the folder, unless they were named themselves."""
+    inside = os.path.join(os.path.realpath(drawn), "")
     return [name for name in pictures if name in named or not os.path.realpath(name).startswith(inside)]
 
 
@@ -189,7 +203,7 @@ def _output(text: str) -> Path:
     return path
 
 
-def _folder(text: str) -> Path:
+def folder(text: str) -> Path:
     if os.path.lexists(text) and not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text}: not a folder")
     return Path(text)

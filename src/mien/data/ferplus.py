@@ -40,9 +40,11 @@ class FERPlus(DataSet):
 
     labels = EXPRESSIONS
 
-    def __init__(self, path: str, min_votes: int = 1, check: bool = True):
+    def __init__(self, path: str, min_votes: int = 1, groups: list[str] | None = None, check: bool = True):
         super().__init__(check)
         if Path(path).is_dir() and not glob.glob(f"{glob.escape(str(path))}/*.parquet"):
+            if groups:
+                raise MienError(f"{path}: the makers' files tell no {groups[0]!r} of anybody")
             self._source = _CSV(Path(path), min_votes)
         else:
             self._source = Parquet(
@@ -52,6 +54,7 @@ class FERPlus(DataSet):
                 labels=list(EXPRESSIONS),
                 drop=["duplicate_of_validation"],
                 min_votes=min_votes,
+                groups=groups,
                 check=False,
             )
         self.splits = self._source.splits

@@ -41,6 +41,7 @@ class Parquet(DataSet):
     split: the column of the splits; in a file without it the word that its name begins with ("train-00000-of-1").
     subject: the column that says who is in the picture. drop: columns that are true where a row is to be left out.
     min_votes: votes for a class with fewer count as none (FER+'s makers: 2), unless none at all would be left.
+    groups: columns that say more of the person, such as sex or age, by which answers can be told apart.
     check: decode each picture once, to leave out the unreadable and to count the repeated.
 
     Raises MienError for a file that is no parquet, and for columns that are missing or cannot be told.
@@ -59,11 +60,13 @@ class Parquet(DataSet):
         subject: str | None = None,
         drop: list[str] | None = None,
         min_votes: int = 1,
+        groups: list[str] | None = None,
         check: bool = True,
     ):
         super().__init__(check)
         self.path, self._image, self._split, self._subject = str(path), image, split, subject
         self._drop, self._first, self._min_votes = list(drop or ()), first, min_votes
+        self._groups = list(groups or ())
         self._files = _find(self.path)
         columns = self._schema(0).names
         if votes is not None and label is not None:
@@ -78,7 +81,8 @@ class Parquet(DataSet):
         self._label = label
         chosen = [*(votes or ()), *(reject or ())]
         self._votes = [name for name in columns if name in chosen]
-        self._values = [*self._votes, *([label] if label else []), *self._drop, *([subject] if subject else [])]
+        named = [name for name in (label, subject) if name]
+        self._values = [*self._votes, *named, *self._drop, *self._groups]
         for index, file in enumerate(self._files):
             names = self._schema(index).names
             missing = [name for name in [image, *chosen, *self._values] if name not in names]
@@ -125,7 +129,8 @@ class Parquet(DataSet):
             return ReadError(name, str(error))
         label, target = judged
         subject = values[self._subject] if self._subject else None
-        return Row(source, target, split, None if subject is None else str(subject), label, name)
+        groups = {column: str(values[column]) for column in self._groups if values[column] is not None}
+        return Row(source, target, split, None if subject is None else str(subject), label, name, groups=groups)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
         value = values[self._label]

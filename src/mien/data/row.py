@@ -1,7 +1,8 @@
 """One labelled picture."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,6 +21,7 @@ class Row:
     subject: who is in the picture, where the set says so. name: where the row stands, for messages.
     box: x, y, width, height in pixels of the part of the picture that the row is about; without it, all of it.
     units: (U,) float32, the action units: 1 where one shows, 0 where it does not, -1 where nobody said.
+    groups: what else the set says of the person, such as {"sex": "female"}, by which answers can be told apart.
     """
 
     source: str | os.PathLike[str] | bytes | np.ndarray
@@ -30,6 +32,7 @@ class Row:
     name: str = ""
     box: tuple[int, int, int, int] | None = None
     units: np.ndarray | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.label < 0 and self.target.any():

@@ -38,6 +38,30 @@ def held_out(logits: np.ndarray, target: np.ndarray, seed: int = 0) -> np.ndarra
     return probs
 
 
+def uncertain_below(probs: np.ndarray, target: np.ndarray, right: float) -> float:
+    """The least probability from which on a share `right` of the answers is right: of probs (N, C), classes (N,).
+
+    Answers are the likeliest classes; those that are as likely as the threshold are kept. 0 where all answers together
+    are right that often, and 1 where no part of the surest answers is.
+    """
+    sure, order = probs.max(1), np.argsort(-probs.max(1), kind="stable")
+    share = (probs.argmax(1) == target)[order].cumsum() / np.arange(1, len(order) + 1)
+    last = np.append(np.diff(sure[order]) != 0, True)  # of those that are equally sure
+    kept = np.flatnonzero((share >= right) & last)
+    if not len(kept):
+        return 1.0
+    return 0.0 if kept[-1] == len(order) - 1 else float(sure[order[kept[-1]]])
+
+
+def reliability(probs: np.ndarray, target: np.ndarray, bins: int) -> list[tuple[float, float, int]]:
+    """Mean confidence, accuracy and number of the answers in each of equally wide bins of confidence, empty ones left
+    out; probs (N, C), classes (N,)."""
+    sure, right = probs.max(1), probs.argmax(1) == target
+    place = np.minimum((sure * bins).astype(int), bins - 1)
+    return [(float(sure[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
+            for b in np.unique(place)]  # fmt: skip
+
+
 def _log_loss(logits: np.ndarray, target: np.ndarray) -> float:
     top = logits.max(1)
     normaliser = top + np.log(np.exp(logits - top[:, None]).sum(1))

@@ -1,5 +1,6 @@
-"""Several ways to compute one model, side by side on the same faces."""
+"""Two models, or two ways to compute one, side by side on the same faces."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +19,8 @@ class Comparison:
 
     accuracy, other_accuracy: the share that p, and that q, has right. accuracy_difference: of q beyond p, with
         `interval`, its 95 %: percentiles over resamples of the faces, each with both of its answers.
+    won, lost: faces that only q, and that only p, has right. p_value: McNemar's test, exact and two-sided: how likely
+        so uneven a share of `won` and `lost` is where both are right equally often.
     agreement: the share of faces whose likeliest label is the same. mean_distance: mean of ½ Σ_c |p_c - q_c|.
     largest_difference: the largest |p_c - q_c|.
     """
@@ -27,6 +30,9 @@ class Comparison:
     other_accuracy: float
     accuracy_difference: float
     interval: tuple[float, float]
+    won: int
+    lost: int
+    p_value: float
     agreement: float
     mean_distance: float
     largest_difference: float
@@ -39,6 +45,7 @@ class Comparison:
         low, high = self.interval
         return (
             f"accuracy {self.accuracy_difference:+.4f} ({low:+.4f} to {high:+.4f}) on {self.faces:,} faces, "
+            f"{self.won} won and {self.lost} lost (McNemar p = {self.p_value:.2g}), "
             f"same label {self.agreement:.2%}, mean distance {self.mean_distance:.4f}, "
             f"largest difference {self.largest_difference:.4f}"
         )
@@ -57,13 +64,26 @@ def distance(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.abs(np.asarray(p, np.float64) - q).sum(1) / 2
 
 
+def mcnemar(won: int, lost: int) -> float:
+    """The exact two-sided p-value: that of at most min(won, lost) heads, or tails, in won + lost throws of a coin.
+
+    Paper: McNemar, Note on the sampling error of the difference between correlated proportions, 1947.
+    """
+    count = won + lost
+    logs = [
+        math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1) - count * math.log(2)
+        for i in range(min(won, lost) + 1)
+    ]
+    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+
+
 def compare(
     probs: np.ndarray, others: np.ndarray, target: np.ndarray, *, resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
     """Compare probabilities (N, C) with `others` (N, C) for the same faces, whose classes are `target` (N,)."""
     before, after = probs.argmax(1), others.argmax(1)
     gain = (after == target).astype(int) - (before == target)  # -1, 0 or 1 a face
-    counts = np.bincount(gain + 1, minlength=3)
+    counts = np.bincount(gain + 1, minlength=3)  # lost, equal, won
     draws = np.random.default_rng(seed).multinomial(len(gain), counts / len(gain), resamples)
     low, high = np.quantile((draws[:, 2] - draws[:, 0]) / len(gain), (0.025, 0.975))
     return Comparison(
@@ -72,6 +92,9 @@ def compare(
         other_accuracy=float((after == target).mean()),
         accuracy_difference=float(gain.mean()),
         interval=(float(low), float(high)),
+        won=int(counts[2]),
+        lost=int(counts[0]),
+        p_value=mcnemar(int(counts[2]), int(counts[0])),
         agreement=float((before == after).mean()),
         mean_distance=float(distance(probs, others).mean()),
         largest_difference=float(np.abs(probs - others).max()),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from tqdm import tqdm
@@ -16,11 +16,17 @@ from mien.faces import Detector
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """report: over the model's labels. malformed: rows left out. found: faces that the detector found, if it looked."""
+    """report: over the model's labels. malformed: rows left out. found: faces that the detector found, if it looked.
+
+    rows, probs (N, C) and target (N,): what was read, what came out, and what is right.
+    """
 
     report: Report
     malformed: int
     found: int | None
+    rows: Sequence[Row] = field(repr=False, compare=False)
+    probs: np.ndarray = field(repr=False, compare=False)
+    target: np.ndarray = field(repr=False, compare=False)
 
 
 def measure(
@@ -42,28 +48,12 @@ def measure(
 
     Raises MienError where the data has a class that the model does not know.
     """
-    probs, target, found = read_all(classifier, data, split, batch_size, detector, progress, limit)
-    report = evaluate(probs, target, classifier.labels)
-    return Measured(report, len(data.findings[split].malformed), None if detector is None else found)
-
-
-def read_all(
-    classifier: Classifier,
-    data: DataSet,
-    split: str,
-    batch_size: int = 32,
-    detector: Detector | None = None,
-    progress: bool = False,
-    limit: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Probabilities (N, C), what is right (N,) as the model counts its classes, and how many faces were found.
-
-    Raises MienError where the data has a class that the model does not know.
-    """
     rows = sample(data.rows(split), limit)
     target = targets(classifier, data, rows)
-    probs, found = _read(classifier, rows, batch_size, detector, progress)
-    return probs, target, found
+    probs, found = read_rows(classifier, rows, batch_size, detector, progress)
+    malformed = len(data.findings[split].malformed)
+    report = evaluate(probs, target, classifier.labels)
+    return Measured(report, malformed, None if detector is None else found, rows, probs, target)
 
 
 def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.ndarray:
@@ -93,10 +83,14 @@ def sample(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
     return [rows[i] for i in np.sort(np.random.default_rng(seed).permutation(len(rows))[:limit])]
 
 
-def _read(
-    classifier: Classifier, rows: Sequence[Row], batch_size: int, detector: Detector | None, progress: bool
+def read_rows(
+    classifier: Classifier,
+    rows: Sequence[Row],
+    batch_size: int = 32,
+    detector: Detector | None = None,
+    progress: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """(N, C) and how many faces were found."""
+    """Probabilities (N, C), and how many faces the detector found; without one, pictures are read as they are."""
 
     def cut(row: Row) -> tuple[np.ndarray, bool]:
         image = row.image()

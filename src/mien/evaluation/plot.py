@@ -1,11 +1,12 @@
-"""The confusion matrix as a picture."""
+"""The confusion matrix and the calibration as pictures."""
 
 from typing import BinaryIO
 
 import numpy as np
 
 from mien.errors import require
-from mien.evaluation.report import Report
+from mien.evaluation.calibrate import reliability
+from mien.evaluation.report import BINS, Report
 
 
 def plot_confusion(report: Report, file: BinaryIO, title: str = "") -> None:
@@ -35,4 +36,22 @@ def plot_confusion(report: Report, file: BinaryIO, title: str = "") -> None:
         f"{title}\n{measured}" if title else measured, fontsize="medium", wrap=True, pad=12, parse_math=False
     )
     figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8)
+    figure.savefig(file, format="png")
+
+
+def plot_reliability(probs: np.ndarray, target: np.ndarray, file: BinaryIO, title: str = "") -> None:
+    """Write, as PNG, how often answers are right (above) and how many there are (below) in each of BINS equal widths of
+    their probability; probs (N, C), classes (N,). On the dashed line they are right as often as they say. Needs the
+    extra [eval]."""
+    figure = require("matplotlib.figure", "eval").Figure(figsize=(5, 5.4), dpi=120, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    sure, right, counts = map(np.array, zip(*reliability(probs, target, BINS), strict=True))
+    spread = 1.96 * np.sqrt(right * (1 - right) / counts)
+    above.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
+    above.errorbar(sure, right, spread, fmt="o-", capsize=2, color="tab:blue", markersize=4)
+    above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right, and 95 %")
+    if title:
+        above.set_title(title, fontsize="medium", wrap=True, parse_math=False)
+    below.bar(sure, counts, 0.8 / BINS, color="tab:blue")
+    below.set(xlabel="probability of the likeliest label", ylabel="faces")
     figure.savefig(file, format="png")

@@ -13,7 +13,8 @@ class Face:
     score: how sure the detector is, 0 to 1; None without a detector.
     landmarks: (5, 2) float32, x and y in the same pixels: the eye on the left of the picture, the eye on the right,
         the tip of the nose, the corners of the mouth on the left and on the right; None without a detector.
-    expression: the likeliest label; probability: its share of the whole, 0 to 1; probabilities: every label's.
+    expression: the likeliest label, or "uncertain" from a reader that abstains; probability: the share of the likeliest
+        label, 0 to 1; probabilities: every label's.
     """
 
     box: tuple[float, float, float, float] | None

@@ -1,0 +1,125 @@
+"""What was measured as one web page, with everything in it."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mien.classifier import Classifier
+from mien.evaluation.compare import Comparison
+from mien.evaluation.measure import Measured
+from mien.evaluation.plot import plot_confusion, plot_reliability
+from mien.evaluation.report import BINS, Report
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
+th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd }
+img.plot { max-width: 100% }
+figure { display: inline-block; width: 9rem; margin: .3rem; vertical-align: top }
+figure img { width: 112px; height: 112px } figcaption { font-size: .8rem; overflow-wrap: anywhere }
+small { color: #666 }
+"""
+
+
+def page(
+    title: str,
+    measured: Measured,
+    classifier: Classifier,
+    groups: Mapping[str, Mapping[str, Report]],
+    against: tuple[str, Comparison] | None = None,
+    mistakes: int = 24,
+) -> str:
+    """A page that asks nothing of the network: measures, plots, groups, the comparison with another model by its name,
+    and the `mistakes` that the model was surest of."""
+    report = measured.report
+    parts = [f"<h1>{escape(title)}</h1>", _measures(report)]
+    if against:
+        parts += [f"<h2>Beside {escape(against[0])}</h2>", f"<p>Going over to it: {escape(str(against[1]))}</p>"]
+    for column, reports in groups.items():
+        parts += [f"<h2>By {escape(column)}</h2>", _groups(column, reports)]
+    parts += ["<h2>Classes</h2>", _classes(report), _plot(plot_confusion, report)]
+    parts += ["<h2>Calibration</h2>", _plot(plot_reliability, measured.probs, measured.target)]
+    if mistakes:
+        parts += [
+            f"<h2>The surest of {_wrong(measured).sum():,} mistakes</h2>",
+            *_mistakes(measured, classifier, mistakes),
+        ]
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+def _measures(report: Report) -> str:
+    def between(interval: tuple[float, float]) -> str:
+        return "{:.4f} to {:.4f}".format(*interval)
+
+    rows = [
+        ("accuracy", report.accuracy, between(report.accuracy_interval)),
+        ("balanced accuracy", report.balanced_accuracy, ""),
+        ("macro F1", report.macro_f1, between(report.macro_f1_interval)),
+        (f"calibration error, {BINS} bins", report.calibration_error, ""),
+        ("log loss, nats", report.nll, ""),
+    ]
+    note = f"<p><small>95 %: percentiles of {report.resamples:,} resamples of the faces</small></p>"
+    return _table(["", f"{report.count:,} faces", "95 %"], [(n, f"{v:.4f}", i) for n, v, i in rows]) + note
+
+
+def _classes(report: Report) -> str:
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    rows = [
+        (label, report.support[label], *(shown(each[label]) for each in (report.precision, report.recall, report.f1)))
+        for label in report.labels
+    ]
+    return _table(["", "faces", "precision", "recall", "F1"], rows)
+
+
+def _groups(column: str, reports: Mapping[str, Report]) -> str:
+    rows = [
+        (name, r.count, f"{r.accuracy:.4f}", "{:.4f} to {:.4f}".format(*r.accuracy_interval), f"{r.macro_f1:.4f}",
+         f"{r.calibration_error:.4f}")
+        for name, r in reports.items()
+    ]  # fmt: skip
+    return _table([column, "faces", "accuracy", "95 %", "macro F1", "calibration error"], rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    def line(cells: Sequence[Any], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(heads, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+
+
+def _plot(plot: Any, *what: Any) -> str:
+    file = io.BytesIO()
+    plot(*what, file)
+    return f'<img class="plot" alt="" src="{_data(file.getvalue())}">'
+
+
+def _wrong(measured: Measured) -> np.ndarray:
+    return measured.probs.argmax(1) != measured.target
+
+
+def _mistakes(measured: Measured, classifier: Classifier, count: int) -> list[str]:
+    labels, wrong = classifier.labels, np.flatnonzero(_wrong(measured))
+    figures = []
+    for i in wrong[np.argsort(-measured.probs[wrong].max(1), kind="stable")][:count]:
+        row, probs = measured.rows[i], measured.probs[i]
+        file = io.BytesIO()
+        Image.fromarray(classifier.crop(row.image())).save(file, "png")
+        right = measured.target[i]
+        said = escape(f"{labels[probs.argmax()]} {probs.max():.0%}, is {labels[right]} ({probs[right]:.0%})")
+        caption = f"<figcaption>{said}<br><small>{escape(row.name)}</small></figcaption>"
+        figures.append(f'<figure><img alt="" src="{_data(file.getvalue())}">{caption}</figure>')
+    return figures
+
+
+def _data(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
