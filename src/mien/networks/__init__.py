@@ -15,6 +15,7 @@ from mien.networks.cait import (
 from mien.networks.checkpoint import build, load_network, save_network
 from mien.networks.deploy import Deployed, Normalize
 from mien.networks.ir50 import IR50
+from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
 from mien.networks.plain import PlainClassifier, mobilefacenet
@@ -52,4 +53,5 @@ __all__ = [
     "mobilefacenet",
     "poster",
     "save_network",
+    "swap_attention",
 ]

@@ -1,5 +1,6 @@
 """APViT: a transformer that looks at the patches of a face that matter, and drops tokens on its way."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.networks.ir50 import IR50
+from mien.networks.mixers import needing_grid, one_a_block
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
-from mien.nn.base import MakePool
+from mien.nn.base import Grid, MakeMixers, MakePool
 from mien.nn.block import Block
 from mien.nn.grid import resize_positions, to_tokens
 from mien.nn.select import AttentiveSelect, Criterion
@@ -30,6 +32,10 @@ class PooledViT(nn.Module):
     for the second half of them. `qk_scale` is head_dim^-1/2 unless given; the timm weights that APViT starts from were
     trained with embed_dim^-1/2, and its code does not say so to the network.
 
+    `mixer` makes that of every block, or is a list with one a block; `qkv_bias` and `qk_scale` are self-attention's,
+    which None stands for. Blocks are told the square grid as long as all patches are there: a mixer that needs it
+    cannot stand behind pooling, and one without `with_class_scores` cannot drop tokens.
+
     Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
     """
 
@@ -45,23 +51,27 @@ class PooledViT(nn.Module):
         qk_scale: float | None = None,
         keep_rate: float | Sequence[float] = 0.9,
         token_criterion: TokenCriterion = "sum",
+        mixer: MakeMixers | None = None,
     ):
         super().__init__()
+        if mixer is not None and qk_scale is not None:
+            raise ValueError("qk_scale is self-attention's: another mixer has options of its own")
         if token_criterion == "lanet":
             raise ValueError("lanet judges patches; tokens are judged by a criterion that learns nothing")
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.patch_pos_embed = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
+        usual = partial(SelfAttention, qkv_bias=qkv_bias, scale=qk_scale)
         self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio,
-                mixer=partial(SelfAttention, qkv_bias=qkv_bias, scale=qk_scale),
-                select=AttentiveSelect(criterion=token_criterion),
-            )
-            for _ in range(depth)
+            Block(embed_dim, num_heads, mlp_ratio, mixer=make) for make in one_a_block(mixer, depth, usual)
         )
+        for block in self.blocks:
+            if hasattr(block.attn, "with_class_scores"):
+                block.select = AttentiveSelect(criterion=token_criterion)
+        side = math.isqrt(num_tokens)
+        self.grid = (side, side) if side**2 == num_tokens else None
+        if self.grid is None and (name := needing_grid(self.blocks)):
+            raise ValueError(f"{name} needs a grid, and {num_tokens} patches are no square")
         self.keep_rate = keep_rate
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         for module in self.modules():
@@ -75,7 +85,7 @@ class PooledViT(nn.Module):
     @property
     def keep_rate(self) -> list[float]:
         """The share of its tokens that each block keeps; can be set, to one for each or to one for the second half."""
-        return [block.select.rate for block in self.blocks]
+        return [1.0 if block.select is None else block.select.rate for block in self.blocks]
 
     @keep_rate.setter
     def keep_rate(self, rates: float | Sequence[float]) -> None:
@@ -84,8 +94,16 @@ class PooledViT(nn.Module):
             rates = [1.0] * (depth // 2) + [rates] * (depth - depth // 2)
         if len(rates) != depth:
             raise ValueError(f"keep_rate has {len(rates)} rates for {depth} blocks")
+        for i, (block, rate) in enumerate(zip(self.blocks, rates, strict=True)):
+            if rate == 1:
+                continue
+            if block.select is None:
+                raise ValueError(f"{type(block.attn).__name__} has no class scores by which tokens could be selected")
+            if name := needing_grid(self.blocks[i + 1 :]):
+                raise ValueError(f"{name} needs a grid, and stands behind a block that drops tokens (number {i})")
         for block, rate in zip(self.blocks, rates, strict=True):
-            block.select.rate = rate
+            if block.select is not None:
+                block.select.rate = rate
 
     def start(self, patches: Tensor, index: Tensor) -> Tensor:
         """What the first block reads: (B, K, D), (B, K) -> (B, 1 + K, D)."""
@@ -94,26 +112,30 @@ class PooledViT(nn.Module):
         class_token = (self.cls_token + self.cls_pos_embed).expand(patches.shape[0], -1, -1)
         return torch.cat([class_token, patches + position], dim=1)
 
+    def grid_of(self, tokens: Tensor) -> Grid | None:
+        """The grid, as long as all patches are there behind the class token."""
+        return self.grid if tokens.shape[1] == 1 + self.patch_pos_embed.shape[1] else None
+
     def forward(self, patches: Tensor, index: Tensor) -> Tensor:
         tokens = self.start(patches, index)
         for block in self.blocks:
-            tokens = block(tokens)
+            tokens = block(tokens, self.grid_of(tokens))
         return self.norm(tokens)
 
 
 @dataclass(frozen=True)
 class BlockTrace:
     """What one block did: places on the grid, row-major, of the patches that came (B, n) and stayed (B, m), and the
-    class token's scores of them before the softmax (B, heads, 1 + n), its own first."""
+    class token's scores of them before the softmax (B, heads, 1 + n), its own first; None of a mixer that has none."""
 
     came: Tensor
     stayed: Tensor
-    scores: Tensor
+    scores: Tensor | None
 
     @property
-    def attn(self) -> Tensor:
+    def attn(self) -> Tensor | None:
         """The class token's attention, (B, heads, 1 + n)."""
-        return self.scores.softmax(dim=-1)
+        return None if self.scores is None else self.scores.softmax(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -145,7 +167,7 @@ class APViT(Network):
     `soft` multiplies patches by their map and drops none. As in the published code, and unlike the paper, the map is
     that of P and not the trunk's, and that of `patch_criterion="lanet"` ends in a sigmoid. *Inferred*: that the mean is
     of patches alone, and that soft pooling is of patches. A trunk's last map is read unless `level` says another; none
-    reads images of `img_size` in squares of `patch_size`.
+    reads images of `img_size` in squares of `patch_size`. `mixer` is `PooledViT`'s.
 
     `num_action_units` adds a second head on the same feature: `training_logits` then gives "expression" and
     "action_units", weighted 10 to 1. Heads start at 0.
@@ -172,6 +194,7 @@ class APViT(Network):
         patch_criterion: Criterion = "abs",
         token_criterion: TokenCriterion = "sum",
         soft: bool = False,
+        mixer: MakeMixers | None = None,
         pool: Literal["class", "mean"] | MakePool = "class",
         num_action_units: int = 0,
     ):
@@ -191,7 +214,6 @@ class APViT(Network):
             self.proj = nn.Conv2d(channels, embed_dim, 1)
         self.num_patches = self.side**2
         self.select = AttentiveSelect(criterion=patch_criterion, dim=embed_dim, soft=soft)
-        self.keep_patches = keep_patches
         self.vit = PooledViT(
             num_tokens=self.num_patches,
             embed_dim=embed_dim,
@@ -202,7 +224,9 @@ class APViT(Network):
             qk_scale=qk_scale,
             keep_rate=keep_rate,
             token_criterion=token_criterion,
+            mixer=mixer,
         )
+        self.keep_patches = keep_patches
         if isinstance(pool, str) and pool not in ("class", "mean"):
             raise ValueError(f"pool must be 'class', 'mean' or make a pool, not {pool!r}")
         self.pool = pool if isinstance(pool, str) else pool(embed_dim)
@@ -229,6 +253,8 @@ class APViT(Network):
             raise ValueError("soft pooling drops no patches: keep_patches must be None")
         if isinstance(keep, int) and keep > self.num_patches:
             raise ValueError(f"keep_patches is {keep}, and there are {self.num_patches} patches")
+        if keep != self.num_patches and (name := needing_grid(self.vit.blocks)):
+            raise ValueError(f"{name} needs a grid, of which only {keep} patches would be kept")
         self.select.keep = keep
 
     @property
@@ -286,8 +312,12 @@ class APViT(Network):
         tokens, index = self.select(patches, patches)
         tokens, came, blocks = self.vit.start(tokens, index), index, []
         for block in self.vit.blocks:
-            tokens, kept, scores = block.selecting(tokens)
-            stayed = came.gather(1, kept)
+            grid = self.vit.grid_of(tokens)
+            if block.select is None:
+                tokens, stayed, scores = block(tokens, grid), came, None
+            else:
+                tokens, kept, scores = block.selecting(tokens, grid)
+                stayed = came.gather(1, kept)
             blocks.append(BlockTrace(came, stayed, scores))
             came = stayed
         logits = self.forward_head(self.pooled(self.vit.norm(tokens)))

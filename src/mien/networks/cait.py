@@ -1,11 +1,14 @@
 """CaiT: a deep ViT of talking heads, whose class token comes late and only asks."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
+from mien.nn.base import MakeMixers
 from mien.nn.block import Block
 from mien.nn.class_attention import ClassAttentionPool
 from mien.nn.grid import resize_positions, to_tokens
@@ -21,7 +24,8 @@ class CaiT(Network):
 
     `init_values` starts every layer scale, those of the class attention too; None is the paper's choice by depth: 0.1
     up to 18 blocks, 1e-5 up to 24, 1e-6 beyond. The rate of `drop_path` is the same in all blocks, not a ramp, and the
-    class attention has none.
+    class attention has none. Another `mixer` than the paper's, one for all blocks or a list with one a block, has
+    options of its own: `qkv_bias` is then the class attention's alone.
 
     Paper: Touvron et al., Going deeper with Image Transformers, 2021. Reference: huggingface/pytorch-image-models
     1.0.31, whose released XXS36 starts at 1e-5, and so does `cait_xxs36`.
@@ -43,6 +47,7 @@ class CaiT(Network):
         qkv_bias: bool = True,
         init_values: float | None = None,
         drop_path: float = 0.0,
+        mixer: MakeMixers | None = None,
     ):
         super().__init__()
         if img_size < patch_size or img_size % patch_size:
@@ -53,15 +58,8 @@ class CaiT(Network):
         self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, patch_size)
         self.pos_embed = nn.Parameter(torch.empty(1, self.side**2, embed_dim))
         self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                num_heads,
-                mlp_ratio,
-                drop_path,
-                mixer=lambda dim, heads: TalkingHeads(dim, heads, qkv_bias),
-                init_values=init_values,
-            )
-            for _ in range(depth)
+            Block(embed_dim, num_heads, mlp_ratio, drop_path, make, init_values=init_values)
+            for make in one_a_block(mixer, depth, usual=partial(TalkingHeads, qkv_bias=qkv_bias))
         )
         self.pool = ClassAttentionPool(embed_dim, num_heads, class_depth, mlp_ratio, init_values, qkv_bias)
         self.head = nn.Linear(embed_dim, num_classes)

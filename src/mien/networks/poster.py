@@ -10,7 +10,7 @@ from mien.networks.ir50 import IR50
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
 from mien.networks.vit import ViT
-from mien.nn.base import MakePool
+from mien.nn.base import MakeMixers, MakePool
 from mien.nn.grid import to_tokens
 from mien.nn.landmark_cross_attention import LandmarkCrossAttention
 
@@ -34,7 +34,8 @@ class Poster(Network):
     `preprocess`, done once.
 
     `freeze_landmarks`: the landmark trunk is not trained, runs without autograd and keeps its batch norm statistics;
-    `landmark_bn_train` lets these statistics move, as they do in the published training. `pool` is the ViT's.
+    `landmark_bn_train` lets these statistics move, as they do in the published training. `mixer` and `pool` are the
+    ViT's: to a mixer the tokens are three planes of 7×7 behind the class token.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
@@ -56,6 +57,7 @@ class Poster(Network):
         drop_path: Sequence[float] = (0.0, 0.125, 0.25),
         freeze_landmarks: bool = True,
         landmark_bn_train: bool = False,
+        mixer: MakeMixers | None = None,
         pool: Literal["class"] | MakePool = "class",
     ):
         super().__init__()
@@ -83,6 +85,7 @@ class Poster(Network):
             embed_dim=embed_dim,
             depth=depth,
             num_heads=num_heads,
+            mixer=mixer,
             pool=pool,
         )
 
@@ -119,7 +122,13 @@ class Poster(Network):
         return self.vit.forward_head(features)
 
 
-def poster(*, num_classes: int = 7, freeze_landmarks: bool = True, landmark_bn_train: bool = False) -> Poster:
+def poster(
+    *,
+    num_classes: int = 7,
+    freeze_landmarks: bool = True,
+    landmark_bn_train: bool = False,
+    mixer: MakeMixers | None = None,
+) -> Poster:
     """POSTER++ at its published size: IR-50, MobileFaceNet, levels 64/128/256, a ViT of two blocks 768 wide."""
     return Poster(
         image=IR50(),
@@ -127,4 +136,5 @@ def poster(*, num_classes: int = 7, freeze_landmarks: bool = True, landmark_bn_t
         num_classes=num_classes,
         freeze_landmarks=freeze_landmarks,
         landmark_bn_train=landmark_bn_train,
+        mixer=mixer,
     )

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mien.nn.base import MakeMixer, MakePool
+from mien.networks.mixers import needing_grid, one_a_block
+from mien.nn.base import Grid, MakeMixers, MakePool
 from mien.nn.block import Block
-from mien.nn.self_attention import SelfAttention
 
 
 class Gate(nn.Module):
@@ -27,6 +27,9 @@ class ViT(nn.Module):
     `forward_features` gives the gated class token (B, D), `forward_head` the logits. With another `pool` than "class"
     the blocks have no class token, and the gate is given what the pool gathers.
 
+    `mixer` makes that of every block, or is a list with one a block; None is self-attention. It is told that tokens are
+    planes of `grid`, row-major, if there are as many as fill some.
+
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559 (models/vit_model.py),
     without the parameters there that no forward pass reads.
     """
@@ -41,7 +44,8 @@ class ViT(nn.Module):
         num_heads: int = 8,
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
-        mixer: MakeMixer = SelfAttention,
+        mixer: MakeMixers | None = None,
+        grid: Grid | None = (7, 7),
         pool: Literal["class"] | MakePool = "class",
     ):
         super().__init__()
@@ -51,7 +55,15 @@ class ViT(nn.Module):
         self.pool = None if pool == "class" else pool(embed_dim)
         self.pos_embed = nn.Parameter(torch.empty(1, num_tokens + (pool == "class"), embed_dim))
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
-        self.blocks = nn.ModuleList(Block(embed_dim, num_heads, mlp_ratio, rate, mixer) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Block(embed_dim, num_heads, mlp_ratio, rate, make)
+            for rate, make in zip(rates, one_a_block(mixer, depth), strict=True)
+        )
+        fits = grid is not None and num_tokens > 0 and num_tokens % (grid[0] * grid[1]) == 0
+        self.grid = (grid[0], grid[1]) if fits else None
+        if self.grid is None and (name := needing_grid(self.blocks)):
+            told = "there is none" if grid is None else f"{num_tokens} tokens are no planes of {grid[0]}×{grid[1]}"
+            raise ValueError(f"{name} needs a grid, and {told}")
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.gate = Gate(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -70,7 +82,7 @@ class ViT(nn.Module):
             x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         x = x + self.pos_embed
         for block in self.blocks:
-            x = block(x)
+            x = block(x, self.grid)
         return self.gate(self.norm(x[:, 0] if self.pool is None else self.pool(x)))
 
     def forward_head(self, features: Tensor) -> Tensor:

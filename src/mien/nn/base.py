@@ -7,7 +7,9 @@ Shapes, everywhere in `mien.nn` and `mien.networks`:
     q k v (B, heads, N, head_dim)   scores before the softmax, attn after it   logits never softmaxed
 """
 
-from typing import Protocol
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -31,6 +33,22 @@ class MakeMixer(Protocol):
     """Builds a mixer for a width and a number of heads; a mixer's class is one."""
 
     def __call__(self, dim: int, num_heads: int) -> nn.Module: ...
+
+
+MakeMixers = MakeMixer | Sequence[MakeMixer]
+"""One maker for all blocks of a network, or a list with one for each."""
+
+
+def is_mixer(made: Any) -> bool:
+    """Whether a class is built and called as a `Mixer` is; a block around one is none."""
+    if not (inspect.isclass(made) and issubclass(made, nn.Module)):
+        return False
+    build, call = (list(inspect.signature(what).parameters.values()) for what in (made, made.forward))
+    return (
+        [p.name for p in build[:2]] == ["dim", "num_heads"]
+        and all(p.default is not p.empty and p.name != "mixer" for p in build[2:])
+        and [p.name for p in call[1:]] == ["tokens", "grid"]
+    )
 
 
 class Select(Protocol):
