@@ -88,7 +88,7 @@ class AffectNet(Listing):
             return None
         try:
             x, y, width, height = (int(float(line[name])) for name in _COLUMNS[1:5])
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ValueError("its box is not of numbers") from error
         if width <= 0 or height <= 0:
             raise ValueError(f"the box of {width}×{height} is empty")

@@ -8,7 +8,9 @@ import numpy as np
 from mien.data.dataset import DataSet
 from mien.data.listing import find, read_text
 from mien.data.row import Row
-from mien.errors import MienError, ReadError
+from mien.data.video import SUFFIXES as VIDEOS
+from mien.data.video import Frame
+from mien.errors import MienError, ReadError, require
 from mien.faces.picture import SUFFIXES
 from mien.labels import ORDERS
 
@@ -23,10 +25,15 @@ class AffWild2(DataSet):
     names action units and has 0 or 1 for each. The n-th line after the first is of `cropped_aligned/VIDEO/0000n.jpg`; a
     frame without a picture is one in which no face was found, and is left out. -1 means that nobody labelled it, and a
     later number than 6 ("Other") is no expression here. The split of Train_Set and Training_Set is "train", that of
-    Validation_Set "validation".
+    Validation_Set "validation". The subject is the video. What is published are counts of all three sets together, and
+    the third has no labels, so nothing is compared.
+
+    Without `cropped_aligned`, the videos themselves are read (`mien[video]`): VIDEO.mp4 or .avi, anywhere in `videos`,
+    or in `batch1` and `batch2`. Such a frame is all of the scene, and best found and cut out once: `mien data prepare`.
+    Of VIDEO_left and VIDEO_right, where there is only VIDEO.mp4, the face is in that half of it (*inferred*).
 
     action_units: tell of them, too, and of the frames that have nothing else.
-    expressions, units, frames: the folders; by default as above, or without `annotations/`.
+    expressions, units, frames, videos: the folders; by default as above, or without `annotations/`.
 
     Papers: Kollias and Zafeiriou, Expression, Affect, Action Unit Recognition: Aff-Wild2, 2019; Analysing Affective
     Behavior in the Second ABAW2 Competition, 2021, for the twelve action units.
@@ -40,12 +47,17 @@ class AffWild2(DataSet):
         action_units: bool = False,
         expressions: str | None = None,
         units: str | None = None,
-        frames: str = "cropped_aligned",
+        frames: str | None = None,
+        videos: str | None = None,
         check: bool = True,
     ):
         super().__init__(check)
         self.path = Path(path)
-        self.frames = find(self.path, frames)
+        self.videos: dict[str, Path] | None = None
+        if videos or not (frames or (self.path / "cropped_aligned").exists()):
+            self.videos = _find_videos(self.path, videos)
+        else:
+            self.frames = find(self.path, frames or "cropped_aligned")
         kinds = {"EXPR_Set": expressions} | ({"AU_Set": units} if action_units else {})
         self.files: dict[str, dict[str, dict[str, Path]]] = {}  # by split, video and kind
         for kind, folder in kinds.items():
@@ -74,15 +86,18 @@ class AffWild2(DataSet):
             errors: list[ReadError] = []
             told = {kind: self._numbers(kind, file, errors) for kind, file in files.items()}
             yield from errors
-            folder = self.frames / video
-            if not folder.is_dir():
-                yield ReadError(next(iter(files.values())), f"no folder {folder}")
+            length = max(map(len, told.values()))
+            if self.videos is not None:
+                shown = self._film(video, length)
+                missing = f"no video {video}"
+            else:
+                shown = self._folder(self.frames / video)
+                missing = f"no folder {self.frames / video}"
+            if shown is None:
+                yield ReadError(next(iter(files.values())), missing)
                 continue
-            for picture in sorted(folder.iterdir()):
-                if picture.suffix.lower() not in SUFFIXES or picture.name.startswith("."):
-                    continue
-                frame = int(picture.stem) - 1 if picture.stem.isdecimal() else -1
-                if frame < 0 or all(frame >= len(numbers) for numbers in told.values()):
+            for picture, frame in shown:
+                if not 0 <= frame < length:
                     which = " and ".join(map(str, files.values()))
                     yield ReadError(picture, f"no line of {which} is of this frame")
                     continue
@@ -92,8 +107,27 @@ class AffWild2(DataSet):
                 if "AU_Set" in told and frame < len(told["AU_Set"]):
                     units = told["AU_Set"][frame]
                 if label >= 0 or (units >= 0).any():
-                    shown = units if self.units else None
-                    yield Row(picture, targets[label], split, video, label, str(picture), units=shown)
+                    units = units if self.units else None
+                    yield Row(picture, targets[label], split, video, label, str(picture), units=units)
+
+    @staticmethod
+    def _folder(folder: Path) -> list[tuple[Path, int]] | None:
+        """The pictures, and the frame that each is of; -1 for one that is of none."""
+        if not folder.is_dir():
+            return None
+        pictures = [
+            path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.name[0] != "."
+        ]
+        return [(path, int(path.stem) - 1 if path.stem.isdecimal() else -1) for path in pictures]
+
+    def _film(self, video: str, length: int) -> Iterator[tuple[Frame, int]] | None:
+        """As many frames as there are lines; those beyond its end are told when they are read."""
+        name, _, side = video.rpartition("_")
+        if video in self.videos or side not in ("left", "right"):
+            name, side = video, ""
+        if name not in self.videos:
+            return None
+        return ((Frame(self.videos[name], i, side), i) for i in range(length))
 
     def _numbers(self, kind: str, file: Path, errors: list[ReadError]) -> np.ndarray:
         """(frames, 1) classes or (frames, U) units as float32; -1 where there is no label, or a bad one."""
@@ -118,6 +152,15 @@ class AffWild2(DataSet):
             elif max(values) <= most:
                 numbers[i] = values
         return numbers
+
+
+def _find_videos(root: Path, folder: str | None) -> dict[str, Path]:
+    names = [folder] if folder else ["videos", "batch1", "batch2"]
+    if not any((root / name).is_dir() for name in names):
+        find(root, *([folder] if folder else ["cropped_aligned", *names]))  # says what is missing
+    require("av", "video")
+    files = sorted(file for name in names for file in (root / name).rglob("*") if file.suffix.lower() in VIDEOS)
+    return {file.stem: file for file in files if not file.name.startswith(".")}
 
 
 def _fields(line: str) -> list[str]:

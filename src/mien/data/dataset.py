@@ -49,6 +49,7 @@ class DataSet(ABC):
     def __init__(self, check: bool = True):
         self.check = check
         self.findings: dict[str, Findings] = {}
+        self.warnings: list[str] = []  # about the whole, such as counts that are not as published
         self._rows: dict[str, list[Row]] = {}
         self._seen: dict[str, set[bytes]] = {}  # by split, a digest of each picture
 
@@ -92,7 +93,7 @@ class DataSet(ABC):
             image = row.image()
         except ReadError as error:
             return ReadError(error.source, error.reason)  # without the frames that the caught one holds on to
-        digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=str(image.shape[1]).encode()).digest()
+        digest = digest_of(image)
         for split, seen in self._seen.items():
             if digest in seen and split == row.split:
                 found.repeated += 1
@@ -112,12 +113,24 @@ class DataSet(ABC):
             logger.warning("%s: %d malformed of %d rows left out of %r", self, bad, bad + len(rows), split)
         if found.repeated:
             logger.warning("%s: %d rows of %r repeat the picture of an earlier one", self, found.repeated, split)
-        self._compare(repr(split), self._count(rows).tolist(), self.published.get(split, ()))
+        self.compare(repr(split), self._count(rows).tolist(), self.published.get(split, ()))
         for other, count in found.shared.items():
             logger.warning("%s: %d rows of %r show a picture that is in %r, too", self, count, split, other)
 
-    def _compare(self, part: str, counts: Sequence[int], published: Sequence[int]) -> None:
+    def compare(self, part: str, counts: Sequence[int], published: Sequence[int]) -> None:
+        """Warn where the counts of the labels differ from those that are published."""
         all_counts = zip(self.labels, counts, published, strict=False)
         differs = [f"{count:,} of {label} instead of {told:,}" for label, count, told in all_counts if count != told]
         if differs:
-            logger.warning("%s: %s is not as published: %s", self, part, ", ".join(differs))
+            self.warn(f"{part} is not as published: {', '.join(differs)}")
+
+    def warn(self, message: str) -> None:
+        """Log what may be wrong with the whole, and keep it in `warnings`; once."""
+        if message not in self.warnings:
+            self.warnings.append(message)
+            logger.warning("%s: %s", self, message)
+
+
+def digest_of(image: np.ndarray) -> bytes:
+    """What no other image (H, W, 3) uint8 has."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16, salt=str(image.shape[1]).encode()).digest()

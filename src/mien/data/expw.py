@@ -35,7 +35,7 @@ class ExpW(Listing):
         self.pictures = find(self.path, "image/origin", "origin", "image")
         lines = [line for _, line in words(self.list)]
         labels = Counter(line[-1] for line in lines)
-        self._compare("its list", [labels[str(i)] for i in range(len(self.labels))], _PUBLISHED)
+        self.compare("its list", [labels[str(i)] for i in range(len(self.labels))], _PUBLISHED)
         names = sorted({line[0] for line in lines})
         cuts = np.round(np.cumsum((0.75, 0.10)) * len(names)).astype(int)
         drawn = np.split(np.random.default_rng(seed).permutation(len(names)), cuts)

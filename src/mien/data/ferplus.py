@@ -3,9 +3,11 @@
 import csv
 import glob
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -13,11 +15,12 @@ from mien.data.dataset import DataSet
 from mien.data.parquet import Parquet
 from mien.data.row import Row
 from mien.data.spelling import spell
-from mien.data.votes import judge
+from mien.data.votes import Mode, judge
 from mien.errors import MienError, ReadError
 from mien.labels import EXPRESSIONS
 
 _SIDE = 48
+_LINES = {"train": 28_709, "validation": 3_589, "test": 3_589}
 _SPLITS = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 
 
@@ -32,7 +35,8 @@ class FERPlus(DataSet):
     The classes are mien.labels.EXPRESSIONS. A row whose first largest vote, in the order of the file's columns, is
     "unknown" or "not a face" is left out, and so is a training picture that is in another split as well.
 
-    min_votes: 2 forgets single votes, as the makers of FER+ do; 1 keeps all.
+    min_votes: 2 forgets single votes, as the makers of FER+ do; 1 keeps all. mode: "majority" and "probability" are the
+        makers' ways of turning votes into a target, as `mien.data.votes.judge` says; "votes" leaves out fewer pictures.
 
     Raises MienError where a file is missing or lacks a column. Paper: Barsoum et al., Training Deep Networks for Facial
     Expression Recognition with Crowd-Sourced Label Distribution, ICMI 2016.
@@ -40,12 +44,21 @@ class FERPlus(DataSet):
 
     labels = EXPRESSIONS
 
-    def __init__(self, path: str, min_votes: int = 1, groups: list[str] | None = None, check: bool = True):
+    def __init__(
+        self,
+        path: str,
+        min_votes: int = 1,
+        mode: Mode = "votes",
+        groups: list[str] | None = None,
+        check: bool = True,
+    ):
         super().__init__(check)
+        if mode not in get_args(Mode):
+            raise MienError(f"no mode {mode!r}, only {', '.join(get_args(Mode))}")
         if Path(path).is_dir() and not glob.glob(f"{glob.escape(str(path))}/*.parquet"):
             if groups:
                 raise MienError(f"{path}: the makers' files tell no {groups[0]!r} of anybody")
-            self._source = _CSV(Path(path), min_votes)
+            self._source = _CSV(Path(path), min_votes, mode)
         else:
             self._source = Parquet(
                 path,
@@ -54,6 +67,7 @@ class FERPlus(DataSet):
                 labels=list(EXPRESSIONS),
                 drop=["duplicate_of_validation"],
                 min_votes=min_votes,
+                mode=mode,
                 groups=groups,
                 check=False,
             )
@@ -62,8 +76,10 @@ class FERPlus(DataSet):
     def __str__(self) -> str:
         return str(self._source)
 
-    def read(self, split: str) -> Iterable[Row | ReadError]:
-        return self._source.read(split)
+    def read(self, split: str) -> Iterator[Row | ReadError]:
+        yield from self._source.read(split)
+        if isinstance(self._source, _CSV) and (lines := self._source.counts[split]) != _LINES[split]:
+            self.warn(f"{split!r} is not as published: {lines:,} lines instead of {_LINES[split]:,}")
 
 
 class _CSV:
@@ -71,8 +87,9 @@ class _CSV:
 
     splits = tuple(_SPLITS.values())
 
-    def __init__(self, root: Path, min_votes: int):
-        self.root, self._min_votes = root, min_votes
+    def __init__(self, root: Path, min_votes: int, mode: Mode):
+        self.root, self._rule = root, (min_votes, mode)
+        self.counts: Counter[str] = Counter()  # lines of a split, when it was read
         names = ("fer2013.csv", "icml_face_data.csv")
         self._pixels = next((root / name for name in names if (root / name).is_file()), root / names[0])
         self._votes = root / "fer2013new.csv"
@@ -87,9 +104,11 @@ class _CSV:
     def read(self, split: str) -> Iterator[Row | ReadError]:
         usage = next(name for name, ours in _SPLITS.items() if ours == split)
         held_out = self._held_out() if split == "train" else set()
+        self.counts[split] = 0
         for line, face, votes in self._lines():
             if face["usage"].strip() != usage:
                 continue
+            self.counts[split] += 1
             name = f"{self._votes} line {line}"
             try:
                 if votes is None or votes["usage"].strip() != usage:
@@ -98,7 +117,7 @@ class _CSV:
                     continue
                 counts = {spell(column): float(count) for column, count in votes.items() if column in self._columns}
                 class_of = np.array([EXPRESSIONS.index(c) if c in EXPRESSIONS else -1 for c in counts])
-                judged = judge(np.array(list(counts.values())), class_of, len(EXPRESSIONS), self._min_votes)
+                judged = judge(np.array(list(counts.values())), class_of, len(EXPRESSIONS), *self._rule)
                 name = f"{self._pixels} line {line}"
                 picture = _picture(face["pixels"])
             except ValueError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mien.data.video import Frame
 from mien.errors import ReadError
 from mien.faces.picture import open_picture
 
@@ -14,7 +15,7 @@ from mien.faces.picture import open_picture
 class Row:
     """A picture of one face, and what people say it shows.
 
-    source: a path, a file's bytes, or an array (H, W, 3) uint8 RGB; kept encoded, decoded on demand.
+    source: a path, a file's bytes, an array (H, W, 3) uint8 RGB, or a frame of a video; decoded on demand.
     target: (C,) float32, the share of the votes that each class has; sums to 1, or to 0 where nobody said.
     label: the class that counts as right when one must; the first largest of `target` unless the set's rule differs,
         and -1 where nobody said.
@@ -24,7 +25,7 @@ class Row:
     groups: what else the set says of the person, such as {"sex": "female"}, by which answers can be told apart.
     """
 
-    source: str | os.PathLike[str] | bytes | np.ndarray
+    source: str | os.PathLike[str] | bytes | np.ndarray | Frame
     target: np.ndarray
     split: str
     subject: str | None = None
@@ -43,10 +44,17 @@ class Row:
 
         Raises ReadError, naming the row, where it cannot be read, or the box lies outside of it.
         """
+        return self.cut(self.whole())
+
+    def whole(self) -> np.ndarray:
+        """All of the picture, whatever the box, upright, (H, W, 3) uint8 RGB; ReadError where it cannot be read."""
         try:
-            image = open_picture(self.source)
+            return self.source.image() if isinstance(self.source, Frame) else open_picture(self.source)
         except ReadError as error:
             raise ReadError(self.name or error.source, error.reason) from error
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """The part of the whole picture (H, W, 3) within the box; ReadError where that is outside."""
         if self.box is None:
             return image
         x, y, width, height = self.box
