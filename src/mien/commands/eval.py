@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure as well how far answers move when a face is tinted, resized, compressed or cropped otherwise",
     )
+    parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="measure as well how accuracy falls as faces are hidden, made small or dark, blurred, turned, shifted",
+    )
     parser.add_argument("--against", metavar="MODEL", help="compare with another model on the same faces")
     parser.add_argument(
         "--group-by",
@@ -94,19 +99,18 @@ def run(args: argparse.Namespace) -> int:
     from mien.evaluation.groups import by_group, group_table
     from mien.evaluation.page import page
     from mien.evaluation.plot import plot_confusion, plot_reliability
+    from mien.evaluation.robustness import measure_robustness, plot_robustness, robustness_facts, robustness_table
+    from mien.faces.detect import YuNet
 
-    if args.consistency and args.align == "detect":
-        raise MienError("--consistency changes pictures that are faces already: it goes with --align as-is")
+    if (args.consistency or args.robustness) and args.align == "detect":
+        named = "--consistency" if args.consistency else "--robustness"
+        raise MienError(f"{named} changes pictures that are faces already: it goes with --align as-is")
     data, split = open_data(args, **({"groups": args.group_by} if args.group_by else {}))
     classifier = Classifier.from_pretrained(args.model, device=args.device, precision=args.precision)
     other = args.against and Classifier.from_pretrained(args.against, device=args.device, precision=args.precision)
     if other and other.labels != classifier.labels:
         raise MienError(f"{args.against} knows other labels than {args.model}: {', '.join(other.labels)}")
-    detector = None
-    if args.align == "detect":
-        from mien.faces.detect import YuNet
-
-        detector = YuNet()
+    detector = YuNet() if args.align == "detect" else None
     args.out.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"batch_size": args.batch_size, "progress": sys.stderr.isatty()}
     measured = measure(classifier, data, split, detector=detector, limit=args.limit, **options)
@@ -117,6 +121,11 @@ def run(args: argparse.Namespace) -> int:
     if other:
         others = measure(other, data, split, detector=detector, limit=args.limit, **options)
         against = args.against, compare(measured.probs, others.probs, measured.target)
+    spoilt = {}
+    if args.robustness:
+        finder = YuNet(min_face=0)  # of landmarks, in pictures that are hardly more than a face
+        for name, each in {args.model: classifier, **({args.against: other} if other else {})}.items():
+            spoilt[name] = measure_robustness(each, measured.rows, measured.target, finder, **options)
     split_up = (measured.probs, measured.target, classifier.labels, measured.rows)
     groups = {column: by_group(*split_up, column) for column in args.group_by}
 
@@ -140,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
         facts["against"] = {"model": args.against, **against[1].to_dict()}
     if groups:
         facts["groups"] = {c: {name: r.to_dict() for name, r in reports.items()} for c, reports in groups.items()}
+    if spoilt:
+        facts["robustness"] = {name: robustness_facts(right) for name, right in spoilt.items()}
     text = json.dumps(facts, indent=2, ensure_ascii=False)
     short = f"{Path(args.model).name} on {Path(args.data).name}, {split}, {args.align}"
     with whole(args.out / "report.json") as file:
@@ -148,6 +159,9 @@ def run(args: argparse.Namespace) -> int:
         plot_confusion(report, file, short)
     with whole(args.out / "calibration.png") as file:
         plot_reliability(measured.probs, measured.target, file, short)
+    if spoilt:
+        with whole(args.out / "robustness.png") as file:
+            plot_robustness({Path(name).stem: right for name, right in spoilt.items()}, file, short)
     with whole(args.out / "report.html") as file:
         file.write(page(title, measured, classifier, groups, against).encode())
     if args.json:
@@ -159,8 +173,10 @@ def run(args: argparse.Namespace) -> int:
             more.append(f"going over to {args.against}: {against[1]}")
         if moved:
             more.append(consistency_table(moved))
+        if spoilt:
+            more.append(robustness_table(*spoilt.values()))
         tables = "\n\n".join([f"{title}{left_out}", str(report), *more])
-        print(f"{tables}\n\nsaved in {args.out}: report.html, report.json, confusion.png, calibration.png")
+        print(f"{tables}\n\nsaved in {args.out}: report.html, report.json and the plots")
     return 0
 
 
