@@ -11,11 +11,14 @@ from mien.errors import MienError, MissingExtra
 # name: (module, imported when the command is called; the extra that it needs, if any; what `mien --help` says of it)
 COMMANDS = {
     "read": ("mien.commands.read", "", "find the faces in pictures and read their expressions"),
-    "list": ("mien.commands.list", "", "list the models that came with mien"),
+    "list": ("mien.commands.list", "", "list the models that came with mien, or the mixers of its networks"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
+    "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
     "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
     "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
+    "explain": ("mien.commands.explain", "torch", "draw what a network kept of a face and attended to"),
+    "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
     "export": ("mien.commands.export", "export", "turn a checkpoint into ONNX"),
 }
 

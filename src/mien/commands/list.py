@@ -1,17 +1,27 @@
-"""`mien list`: the models that came with mien."""
+"""`mien list`: the models that came with mien; `mien list mixers`: the mechanisms that a network can be built of."""
 
 import argparse
+import re
 
 from mien.checkpoint import labels_of, read_header
 from mien.classifier import DEFAULT_MODEL, MODELS, find_model
+from mien.errors import require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """It has none."""
+    parser.add_argument(
+        "what", nargs="?", choices=("models", "mixers"), default="models", help="models, or what mixes tokens (models)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tell of each model its name, its labels, and what it was trained on and how well."""
+    """Tell of each model its name, its labels, and what it was trained on and how well; of a mixer what it does."""
+    if args.what == "mixers":
+        require("torch", "torch")
+        found = mixers()
+        for name, kind in found.items():
+            print(f"mien.nn.{name:<{max(map(len, found))}}  {summary(kind)}")
+        return 0
     for name in sorted({file.parent.name for file in MODELS.glob("*/model.*")}):
         header = read_header(find_model(MODELS / name))
         print(f"{name}{' (default)' if name == DEFAULT_MODEL else ''}")
@@ -20,3 +30,17 @@ def run(args: argparse.Namespace) -> int:
             told = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
             print(f"    {fact}: {told}")
     return 0
+
+
+def mixers() -> dict[str, type]:
+    """The mixers of mien.nn by name, in the order of the alphabet."""
+    import mien.nn
+    from mien.nn.base import is_mixer
+
+    return {name: kind for name in sorted(mien.nn.__all__) if is_mixer(kind := getattr(mien.nn, name))}
+
+
+def summary(kind: type) -> str:
+    """The first sentence of a docstring, without its formula."""
+    told = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+    return re.split(r":? [`(]|[.:](?: |$)", told)[0].rstrip(",;:")
