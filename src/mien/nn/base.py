@@ -47,13 +47,15 @@ def is_mixer(made: Any) -> bool:
     return (
         [p.name for p in build[:2]] == ["dim", "num_heads"]
         and all(p.default is not p.empty and p.name != "mixer" for p in build[2:])
-        and [p.name for p in call[1:]] == ["tokens", "grid"]
+        and [p.name for p in call[1:3]] == ["tokens", "grid"]
+        and all(p.default is not p.empty for p in call[2:])
     )
 
 
 class Select(Protocol):
-    """Keeps some of the tokens: `(B, N, D), evidence (B, N, E) -> (B, K, D), index (B, K)`, ascending.
+    """Keeps some of the tokens: `(B, P + N, D), evidence (B, N, E) -> (B, P + K, D), index (B, K)`, ascending.
 
+    The first P tokens, such as a class token, have no evidence: they stay, and the index does not count them.
     Evidence is what tells a token's worth: channels of a map, or what each head says of it.
     """
 
@@ -72,6 +74,18 @@ class Pool(Protocol):
 
 class MakePool(Protocol):
     """Builds a pool for a width; a pool's class is one."""
+
+    def __call__(self, dim: int) -> nn.Module: ...
+
+
+class Refiner(Protocol):
+    """Looks over a map before the next layer reads it: `maps (B, D, H, W) -> maps`, of the same shape."""
+
+    def __call__(self, maps: Tensor) -> Tensor: ...
+
+
+class MakeRefiner(Protocol):
+    """Builds a refiner for a width; a refiner's class is one."""
 
     def __call__(self, dim: int) -> nn.Module: ...
 
