@@ -233,12 +233,13 @@ def test_a_disk_that_is_full(here, stand_in, words):
     assert (done.returncode, done.stderr) == (1, "mien: no space left on device\n")
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "convert", "export"])
+@pytest.mark.parametrize("command", ["train", "eval", "convert", "explain", "export"])
 def test_a_command_whose_packages_are_missing_names_the_extra(here, command):
     words = {
         "train": ["recipe.yaml"],
         "eval": ["model", "--data", "."],
         "convert": ["ir50", "source.pth", "out.safetensors"],
+        "explain": ["good.jpg", "--model", "good.safetensors", "--output", "out"],
         "export": ["good.safetensors", "out.onnx"],
     }
     code = "import sys; sys.modules['torch'] = None; from mien.__main__ import main; sys.exit(main(sys.argv[1:]))"

@@ -210,18 +210,18 @@ def folder(text: str) -> Path:
 
 
 def _count(text: str) -> int:
-    return int(_number(text, int, 1, 1_000_000))
+    return int(number(text, int, 1, 1_000_000))
 
 
 def _pixels(text: str) -> float:
-    return _number(text, float, 0, 1_000_000)
+    return number(text, float, 0, 1_000_000)
 
 
 def _share(text: str) -> float:
-    return _number(text, float, 0, 1)
+    return number(text, float, 0, 1)
 
 
-def _number(text: str, kind: type, least: float, most: float) -> float:
+def number(text: str, kind: type, least: float, most: float) -> float:
     try:
         value = kind(text)
     except ValueError:

@@ -1,0 +1,132 @@
+"""`mien explain`: pictures of what a network kept of each face, and of what it attended to."""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mien.checkpoint import labels_of
+from mien.classifier import MODELS
+from mien.commands.annotate import annotated_names
+from mien.commands.read import Progress, add_face_arguments, begin, folder, number, outside, printable
+from mien.errors import ReadError, require
+from mien.faces import YuNet, crop, find_pictures, open_picture
+from mien.files import whole
+
+POOLED = "apvit_mobile_ferplus"
+"""The model that is explained where none is named, if it came with mien: one that drops patches."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_face_arguments(parser)
+    parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="of the pictures, one a face")
+    parser.add_argument(
+        "--method",
+        choices=("patches", "attention"),
+        default="patches",
+        help="the patches and tokens that attentive pooling keeps, and the class attention among them; or for other "
+        "networks the class attention alone (default: patches)",
+    )
+    parser.add_argument(
+        "--model",
+        help="a model's name, file, folder, or owner/name on the Hub, with a .safetensors in it (default: the best, "
+        "of --method patches the best that pools, if one came with mien)",
+    )
+    parser.add_argument(
+        "--keep-patches",
+        action="append",
+        type=_patches,
+        metavar="K",
+        help="a row with K patches kept; once for each row (default: as the model was made, 3/4 and 1/2 of that)",
+    )
+    parser.add_argument(
+        "--keep-rate",
+        action="append",
+        type=_rate,
+        metavar="R",
+        help="the share of tokens that each block of the second half keeps; once, or once for each row (default: as "
+        "the model was made)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the faces of the sources; 1 if a picture could not be read."""
+    begin()
+    counts, rates = args.keep_patches or [], args.keep_rate or []
+    if args.method != "patches" and (counts or rates):
+        args.misuse("--keep-patches and --keep-rate belong to --method patches")
+    if len(rates) > 1 and len(rates) != len(counts):
+        args.misuse(f"--keep-rate was given {len(rates)} times, --keep-patches {len(counts)} times")
+    if args.model is None and args.method == "patches" and not (MODELS / POOLED).is_dir():
+        args.misuse("--method patches needs a --model with attentive pooling: none came with mien")
+    pictures = outside(args.output, find_pictures(args.source), set(args.source))
+    if not pictures:
+        args.misuse(f"{args.output} is to be read and written into: name its pictures one by one, or another --output")
+    names = [path.stem for path in annotated_names(args.output, [f"{os.path.splitext(p)[0]}.png" for p in pictures])]
+    if lost := _overwritten(args.output, pictures, names):
+        args.misuse(f"--output would overwrite {lost}, which is to be read")
+    for module in ("torch", "safetensors"):
+        require(module, "torch")
+    from mien.explain import Attention, Patches, open_network, sheet
+
+    model = POOLED if args.model is None and args.method == "patches" else args.model
+    deployed, header = open_network(model)
+    if args.method == "patches":
+        explain = Patches(deployed, labels_of(header), counts, rates)
+    else:
+        explain = Attention(deployed, labels_of(header))
+    detector = None if args.aligned else YuNet(threshold=args.threshold, min_face=args.min_face)
+    args.output.mkdir(parents=True, exist_ok=True)
+    unread = 0
+    with closing(Progress(len(pictures))) as bar:
+        for source, name in zip(pictures, names, strict=True):
+            try:
+                crops = _crops(open_picture(source), header["preprocess"], detector)
+            except ReadError as error:
+                bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
+                unread += 1
+            else:
+                for index, face in enumerate(crops):
+                    path = args.output / f"{name}-face{index}.png"
+                    drawn = sheet(explain(face))
+                    with whole(path) as file:
+                        drawn.save(file, "PNG")
+                    bar.write(printable(str(path)))
+                if not crops:
+                    bar.write(f"{printable(source)}: no face found")
+            bar.update()
+    return 1 if unread else 0
+
+
+def _crops(image: np.ndarray, preprocess: Mapping[str, Any], detector: YuNet | None) -> list[np.ndarray]:
+    """What the network is shown of each face of a picture, numbered as `mien read` does."""
+    if detector is None:
+        return [crop(image, preprocess)]
+    return [crop(image, preprocess, place.landmarks, place.box) for place in detector(image)]
+
+
+def _overwritten(output: Path, pictures: Sequence[str], names: Sequence[str]) -> str | None:
+    """A picture that is to be read, and has the name of one that may be drawn."""
+    for picture in pictures:
+        parent, name = os.path.split(os.path.realpath(picture))
+        drawn = re.fullmatch(r"(.*)-face\d+\.png", name, re.DOTALL)
+        if drawn and drawn[1] in names and parent == os.path.realpath(output):
+            return picture
+    return None
+
+
+def _patches(text: str) -> int:
+    return int(number(text, int, 1, 1_000_000))
+
+
+def _rate(text: str) -> float:
+    value = number(text, float, 0, 1)
+    if not value:
+        raise argparse.ArgumentTypeError(f"{text}: no token would be left")
+    return value
