@@ -44,8 +44,8 @@ def fill_by_rule(shapes: dict[str, Iterable[int]]) -> dict[str, Tensor]:
     return {name: weight(name, shape, f"{name.rpartition('.')[0]}.bias" in shapes) for name, shape in shapes.items()}
 
 
-def fill_small(shapes: dict[str, Iterable[int]], ones: str = "norms alone") -> dict[str, Tensor]:
-    """The rule of the numbers for APViT and CaiT: 0.02 · z; norms, and what ends in `ones`, are 1 + 0.02 · z.
+def fill_small(shapes: dict[str, Iterable[int]], ones: str = "norms alone", scale: float = 0.02) -> dict[str, Tensor]:
+    """The rule of the numbers for APViT, CaiT and mixers: scale · z; norms, and what ends in `ones`, are 1 + scale · z.
 
     z is fp32 noise by the whole name; running variances are |z| + 0.5.
     """
@@ -57,7 +57,7 @@ def fill_small(shapes: dict[str, Iterable[int]], ones: str = "norms alone") -> d
         if name.endswith("running_var"):
             return z.abs() + 0.5
         norm = name.endswith(".weight") and len(z.shape) == 1 and f"{name.removesuffix('weight')}bias" in shapes
-        return 1 + 0.02 * z if norm or name.endswith(ones) else 0.02 * z
+        return 1 + scale * z if norm or name.endswith(ones) else scale * z
 
     return {name: small(name, shape) for name, shape in shapes.items()}
 
