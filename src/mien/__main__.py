@@ -13,6 +13,7 @@ COMMANDS = {
     "read": ("mien.commands.read", "", "find the faces in pictures and read their expressions"),
     "list": ("mien.commands.list", "", "list the models that came with mien, or the mixers of its networks"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
+    "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
     "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
