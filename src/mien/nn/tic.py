@@ -1,0 +1,92 @@
+"""TiC's MSA-Conv: a convolution whose weights are an attention over the kernel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mien.nn.attend import merge_heads
+from mien.nn.base import Grid
+from mien.nn.grid import join_planes, split_planes
+from mien.nn.local_attention import LocalAttention
+
+
+class TiC(LocalAttention):
+    """Every token attends to the `kernel_size`² tokens around it, `dilation` apart: (B, N, dim), grid -> (B, N, dim).
+
+        attn = softmax_δ(head_dim^-1/2 · q_p · k_{p+δ});   mixed_p = Σ_δ attn_δ v_{p+δ};   out = proj(mixed)
+        conv: out = relu(conv(mixed + x)), a convolution of that kernel, undilated, and of `stride`: dim -> out_dim
+
+    Time grows with N, and no parameter knows the grid. Departure: what lies beyond the border has no mass; with
+    `mask_padding=False`, as published, it takes part with score 0 and value 0. The published code has one head, though
+    the abstract names several, and always the convolution; `proj` is ours. With a stride the planes shrink to
+    ⌈H / stride⌉ · ⌈W / stride⌉ tokens, and no residual fits around it. The paper's cyclic shift and inter-pooling are
+    not in the code and are left out.
+
+    The prefix is ours: tokens see it in the same softmax, it sees everything, and passes the convolution as though the
+    whole kernel lay on it. A hook on `attend.weights` sees (and may replace) attn (B · planes, heads, H · W,
+    kernel_size² + P), the kernel row by row; for a prefix there is `attend_prefix`.
+
+    Paper: Zhang et al., TiC: Exploring Vision Transformer in Convolution, arXiv 2310.04134.
+    Reference: zs670980918/MSA-Conv, 2d96f54.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        kernel_size: int = 3,
+        dilation: int = 1,
+        mask_padding: bool = True,
+        conv: bool = False,
+        stride: int = 1,
+        out_dim: int | None = None,
+        conv_bias: bool = False,
+        qkv_bias: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, so that a token lies in the middle, not {kernel_size}")
+        if dilation < 1 or stride < 1:
+            raise ValueError(f"dilation and stride must be at least 1, not {dilation} and {stride}")
+        if not conv and (stride > 1 or out_dim is not None or conv_bias):
+            raise ValueError("stride, out_dim and conv_bias are the convolution's, which needs conv=True")
+        self.kernel_size, self.dilation, self.mask_padding = kernel_size, dilation, mask_padding
+        self.conv = None
+        if conv:
+            self.conv = nn.Conv2d(dim, out_dim or dim, kernel_size, stride, kernel_size // 2, bias=conv_bias)
+            self.proj = nn.Identity()
+
+    def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        mixed = super().forward(tokens, grid)
+        if self.conv is None:
+            return mixed
+        prefix, planes = split_planes(mixed + tokens, grid)
+        prefix = F.linear(prefix, self.conv.weight.sum((2, 3)), self.conv.bias)
+        return join_planes(prefix, self.conv(planes.mT.unflatten(2, grid)).flatten(2).mT).relu()
+
+    def local(self, prefix: Tensor, planes: Tensor, grid: Grid) -> Tensor:
+        q, k, v = self.split(planes)  # (Z, heads, H · W, d), Z = B · planes
+        per_face = planes.shape[0] // prefix.shape[0]
+        _, k_prefix, v_prefix = self.split(prefix.repeat_interleave(per_face, 0))  # (Z, heads, P, d)
+        q = q * q.shape[-1] ** -0.5
+        scores = torch.stack([(q * there).sum(-1) for there in self.around(k, grid)], -1)
+        if self.mask_padding:
+            inside = self.around(q.new_ones(1, 1, grid[0] * grid[1], 1), grid)
+            scores = scores.masked_fill(torch.cat(inside, -1) == 0, float("-inf"))
+        scores = torch.cat([scores, q @ k_prefix.mT], -1)
+        at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
+        attn = self.attend.weights(scores.softmax(-1, dtype=at_least_fp32).to(v.dtype))
+        attn = F.dropout(attn, self.attend.dropout, self.training)
+        mixed = attn[..., self.kernel_size**2 :] @ v_prefix
+        for i, there in enumerate(self.around(v, grid)):
+            mixed = mixed + attn[..., i : i + 1] * there
+        return merge_heads(mixed)
+
+    def around(self, x: Tensor, grid: Grid) -> list[Tensor]:
+        """What lies at each place of the kernel from every token, 0 beyond the border: (Z, heads, H · W, d) each."""
+        reach = self.dilation * (self.kernel_size // 2)
+        maps = F.pad(x.unflatten(2, grid), (0, 0, reach, reach, reach, reach))
+        steps = range(0, 2 * reach + 1, self.dilation)
+        return [maps[:, :, y : y + grid[0], x : x + grid[1]].flatten(2, 3) for y in steps for x in steps]
