@@ -1,0 +1,399 @@
+"""Any mixer in any network: by name, one for all blocks or one a block, told its grid, and in timm's ViTs."""
+
+import json
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import HEADER
+from jsonargparse import ArgumentParser, Namespace
+from torch import nn
+
+from mien.__main__ import main
+from mien.commands.list import mixers
+from mien.errors import CheckpointError
+from mien.networks import BTN, APViT, CaiT, Network, Poster, ViT, build, load_network, save_network, swap_attention
+from mien.nn import SelfAttention, TalkingHeads
+from mien.training.run import parser, plain
+
+MIXERS = mixers()
+OPTIONS = {"Sparsifiner": {"num_tokens": 148}}  # of a class token and three planes of 7×7
+every = pytest.mark.parametrize("name", MIXERS)
+
+
+class Trunk(nn.Module):
+    """Three maps of one convolution."""
+
+    levels = ((6, 28), (6, 14), (6, 7))
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 4, 4)
+
+    def forward(self, images):
+        maps = self.conv(images)
+        return [F.avg_pool2d(maps, side) if side > 1 else maps for side in (1, 2, 4)]
+
+
+class Tiny(BTN):
+    """BTN at the size of a test."""
+
+    def __init__(self, *, num_classes: int = 8, **options):
+        super().__init__(
+            image=Trunk(),
+            landmarks=Trunk(),
+            num_classes=num_classes,
+            dims=(8, 8, 8),
+            head_dim=4,
+            key_strides=(4, 2, 1),
+            embed_dim=16,
+            depth=2,
+            num_heads=4,
+            **options,
+        )
+
+
+class Patches(APViT):
+    """APViT with 14×14 patches, at the size of a test."""
+
+    def __init__(self, *, num_classes: int = 8, **options):
+        sizes = {"patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 4}
+        super().__init__(image=None, num_classes=num_classes, **{**sizes, **options})
+        nn.init.normal_(self.head.weight)
+
+
+class Told(nn.Module):
+    """A mixer of the user's own, that keeps the grids it was told."""
+
+    needs_grid = True
+
+    def __init__(self, dim: int, num_heads: int, share: float = 0.5):
+        super().__init__()
+        self.proj, self.share, self.grids = nn.Linear(dim, dim), share, []
+
+    def forward(self, tokens, grid=None):
+        self.grids.append(grid)
+        return self.share * self.proj(tokens)
+
+
+class Scored(SelfAttention):
+    """A mixer that needs the grid and can tell what tokens are worth."""
+
+    needs_grid = True
+
+    def with_class_scores(self, tokens, grid=None):
+        assert grid is not None
+        return super().with_class_scores(tokens, grid)
+
+
+def faces(batch: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(batch, 3, 112, 112, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+def block(name: str) -> dict:
+    return {"class_path": f"mien.nn.{name}", "init_args": OPTIONS.get(name, {})}
+
+
+def stir(network: nn.Module) -> nn.Module:
+    """Parameters that let everything through, though some start at 0."""
+    torch.manual_seed(1)
+    for p in network.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return network
+
+
+# every mixer in a network
+
+
+@every
+def test_a_network_of_it_trains_answers_and_is_kept(name, tmp_path):
+    model = {"class_path": f"{__name__}.Tiny", "init_args": {"mixer": block(name)}}
+    network = stir(build(model, trust=True)).train()
+    assert all(type(b.attn) is MIXERS[name] for b in network.vit.blocks)
+    loss = sum(logits.square().mean() for logits in network.training_logits(faces(2)).values())
+    loss = loss + sum(m.aux_loss for m in network.modules() if getattr(m, "aux_loss", None) is not None)
+    loss.backward()
+    for parameter, p in network.vit.blocks.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), parameter
+    assert all(any(p.grad.any() for p in b.attn.parameters()) for b in network.vit.blocks)
+
+    images = faces(3, torch.float64)
+    network.double().eval()
+    with torch.no_grad():
+        together = network(images)
+        assert (together[0] - together[1]).abs().max() > 1e-6
+        torch.testing.assert_close(network(images[[2, 0, 1]]), together[[2, 0, 1]])
+        torch.testing.assert_close(network(images[1:2]), together[1:2])
+        save_network(tmp_path / "n.safetensors", network.float(), HEADER | {"model": model})
+        again = load_network(tmp_path / "n.safetensors", trust=True)
+        assert torch.equal(again(faces(2)), network(faces(2)))
+
+
+@every
+def test_a_vit_of_it_is_exported_for_any_batch(name):
+    vit = stir(ViT(embed_dim=16, depth=1, num_heads=4, mixer=partial(MIXERS[name], **OPTIONS.get(name, {})))).eval()
+    tokens = torch.randn(3, 147, 16)
+    program = torch.export.export(vit, (tokens[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.testing.assert_close(program.module()(tokens), vit(tokens), atol=1e-5, rtol=1e-5)
+
+
+# one a block
+
+
+def test_one_a_block():
+    network = Tiny(mixer=[TalkingHeads, SelfAttention])
+    assert [type(b.attn) for b in network.vit.blocks] == [TalkingHeads, SelfAttention]
+    patches = Patches(mixer=[Told] * 2 + [SelfAttention] * 2)
+    assert [type(b.attn) for b in patches.vit.blocks] == [Told, Told, SelfAttention, SelfAttention]
+    cait = CaiT(num_classes=3, img_size=32, embed_dim=16, depth=2, num_heads=2, mixer=(Told, TalkingHeads))
+    assert [type(b.attn) for b in cait.blocks] == [Told, TalkingHeads]
+    assert cait(torch.randn(2, 3, 32, 32)).shape == (2, 3) and cait.blocks[0].attn.grids == [(2, 2)]
+
+
+@pytest.mark.parametrize("make", [Tiny, partial(ViT, embed_dim=16), Patches, partial(CaiT, num_classes=3)])
+def test_what_is_no_mixer_is_told_at_construction(make):
+    with pytest.raises(ValueError, match="mixer is a list of 5 for (2|4|24) blocks"):
+        make(mixer=[SelfAttention] * 5)
+    for wrong in ("mien.nn.TalkingHeads", [SelfAttention, "mien.nn.TalkingHeads"]):
+        with pytest.raises(ValueError, match="mixer must make a mixer, or be a list"):
+            make(mixer=wrong)
+
+
+def test_without_a_mixer_networks_are_what_they_were():
+    for make, usual in ((Tiny, SelfAttention), (Patches, SelfAttention)):
+        assert {type(b.attn) for b in make().vit.blocks} == {usual}
+    assert Patches().vit.blocks[0].attn.qkv.bias is None and Patches(qkv_bias=True).vit.blocks[0].attn.qkv.bias.any
+    cait = CaiT(num_classes=3, embed_dim=16, depth=1, num_heads=2, qkv_bias=False)
+    assert type(cait.blocks[0].attn) is TalkingHeads and cait.blocks[0].attn.qkv.bias is None
+    with pytest.raises(ValueError, match="qk_scale is self-attention's"):
+        Patches(mixer=Told, qk_scale=0.1)
+
+
+# the grid
+
+
+def test_mixers_are_told_the_grid():
+    for options, tokens in ({}, 147), ({"vit_tokens": "fused49"}, 49):
+        network = Tiny(mixer=Told, **options).eval()
+        network(faces(1))
+        assert network.vit.pos_embed.shape[1] == tokens + 1
+        assert [b.attn.grids for b in network.vit.blocks] == [[(7, 7)], [(7, 7)]]
+    patches = Patches(mixer=Told).eval()
+    patches(faces(1))
+    assert [b.attn.grids for b in patches.vit.blocks] == [[(14, 14)]] * 4
+    vit = ViT(num_tokens=15, grid=[3, 5], embed_dim=16, depth=1, num_heads=2, mixer=Told)
+    vit(torch.randn(1, 15, 16))
+    assert vit.blocks[0].attn.grids == [(3, 5)]
+    with pytest.raises(ValueError, match="Told needs a grid, and 148 tokens are no planes of 7×7"):
+        ViT(num_tokens=148, mixer=Told)
+    with pytest.raises(ValueError, match="Told needs a grid, and there is none"):
+        ViT(grid=None, mixer=Told)
+    assert ViT(num_tokens=5, embed_dim=16, depth=1, num_heads=2).grid is None
+
+
+def test_where_the_grid_is_gone_a_grid_mixer_is_refused():
+    for options in ({"keep_patches": 160}, {"keep_patches": 195, "mixer": [SelfAttention] * 3 + [Told]}):
+        with pytest.raises(ValueError, match=r"Told needs a grid, of which only \d+ patches would be kept"):
+            Patches(**{"mixer": Told} | options)
+    with pytest.raises(
+        ValueError, match=r"Told needs a grid, and stands behind a block that drops tokens \(number 1\)"
+    ):
+        Patches(mixer=[SelfAttention] * 3 + [Told], keep_rate=[1.0, 0.9, 1.0, 1.0])
+    with pytest.raises(ValueError, match="Scored needs a grid, and stands behind"):
+        Patches(mixer=Scored, keep_rate=0.9)
+    with pytest.raises(ValueError, match="Told has no class scores by which tokens could be selected"):
+        Patches(mixer=[SelfAttention] * 3 + [Told], keep_rate=[1.0, 1.0, 1.0, 0.9])
+    before = Patches(mixer=[Told] * 2 + [Scored] + [SelfAttention], keep_rate=[1.0, 1.0, 0.9, 0.5], keep_patches=196)
+    assert before.eval()(faces(2)).isfinite().all()
+    assert [b.attn.grids for b in before.vit.blocks[:2]] == [[(14, 14)]] * 2
+
+    network = Patches(mixer=[SelfAttention] * 3 + [Told]).eval()
+    with pytest.raises(ValueError, match="only 120 patches"):
+        network.keep_patches = 120
+    with pytest.raises(ValueError, match="number 2"):
+        network.keep_rate = [1.0, 1.0, 0.5, 1.0]
+    assert network.keep_patches is None and network.keep_rate == [1.0] * 4
+
+
+def test_a_trace_passes_mixers_without_scores():
+    network = stir(Patches(mixer=[Told, SelfAttention, SelfAttention, SelfAttention], keep_rate=0.9)).eval()
+    trace = network.trace(faces(2))
+    assert torch.equal(trace.logits, network(faces(2)))
+    first, *others = trace.blocks
+    assert first.scores is None and first.attn is None and torch.equal(first.came, first.stayed)
+    assert all(len(block.attn.shape) == 3 for block in others) and others[-1].stayed.shape[1] < 196
+
+
+# by name
+
+BY_NAME = {
+    "a name": "mien.nn.TalkingHeads",
+    "a block": {"class_path": "mien.nn.TalkingHeads", "init_args": {"attn_drop": 0.25}},
+    "a list": ["mien.nn.TalkingHeads", {"class_path": "mien.nn.SelfAttention", "init_args": {"qkv_bias": False}}],
+    "one's own": {"class_path": f"{__name__}.Told", "init_args": {"share": 0.25}},
+    "none": None,
+}
+
+
+@pytest.mark.parametrize("path", ["mien.networks.btn_mobile", f"{__name__}.Tiny"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_in_recipes_and_headers(name, path, tmp_path):
+    """What a recipe says is built, and what is kept of it in a checkpoint, too."""
+    mixer = BY_NAME[name]
+    if path.endswith("btn_mobile") and isinstance(mixer, list):
+        mixer = mixer[:1]  # it has one block
+    recipe = {
+        "model": {"class_path": path, "init_args": {"mixer": mixer}},
+        "data": {"class_path": "mien.data.Folder", "init_args": {"root": "none"}},
+        "task": {"optimizer": {"class_path": "torch.optim.AdamW"}},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))
+    model = parser().parse_args(["--config", str(tmp_path / "recipe.yaml")]).model
+    alone = ArgumentParser()  # without the data, of which there is none
+    alone.add_subclass_arguments(Network, "model")
+    kept = json.loads(json.dumps(plain(model)))
+    made = [
+        alone.instantiate(Namespace(model=model)).model,
+        build(kept, trust=True),
+        build(recipe["model"], trust=True),
+    ]
+    for network in made:
+        mixed = [b.attn for b in network.vit.blocks]
+        if name in ("a name", "a block"):
+            assert all(type(m) is TalkingHeads and m.attn_drop.p == 0.25 * (name == "a block") for m in mixed)
+        elif name == "a list":
+            assert [type(m) for m in mixed] == [TalkingHeads, SelfAttention][: len(mixed)]
+            assert all(m.qkv.bias is None for m in mixed[1:])
+        elif name == "one's own":
+            assert all(type(m) is Told and m.share == 0.25 for m in mixed)
+        else:
+            assert all(type(m) is SelfAttention for m in mixed)
+    if name == "one's own" and path.startswith("mien."):
+        with pytest.raises(CheckpointError, match=r"Told is not one of mien's networks; trust=True"):
+            build(kept)
+
+
+@pytest.mark.parametrize(
+    "mixer, reason",
+    [
+        ("mien.nn.Gone", "there is no network mien.nn.Gone"),
+        (["mien.nn.SelfAttention"] * 2, "mixer is a list of 2 for 1 blocks"),
+        (["os.system"], "os.system is not one of mien's networks"),
+        ({"class_path": "mien.nn.TalkingHeads", "init_args": {"top_k": 2}}, "unexpected keyword argument 'top_k'"),
+        ("full", "mixer must make a mixer, or be a list"),
+    ],
+)
+def test_names_that_are_none(mixer, reason):
+    with pytest.raises(CheckpointError, match=reason) as error:
+        build({"class_path": "mien.networks.btn_mobile", "init_args": {"mixer": mixer}})
+    assert "\n" not in str(error.value)
+
+
+def test_the_command_names_them(capsys):
+    assert main(["list", "mixers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [f"mien.nn.{name}" for name in MIXERS]
+    assert {"SelfAttention", "TalkingHeads"} <= MIXERS.keys() and not {"Block", "Attend", "Mlp"} & MIXERS.keys()
+    assert all(len(line.split()) > 4 and "`" not in line and len(line) < 160 for line in lines), lines
+
+
+# timm
+
+
+class TimmAttention(nn.Module):
+    """As timm names its parts and calls them."""
+
+    def __init__(self, dim, num_heads, qkv_bias):
+        super().__init__()
+        self.num_heads, self.scale = num_heads, (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x, attn_mask=None):
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class TimmBlock(nn.Module):
+    def __init__(self, dim, num_heads, qkv_bias):
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(dim), TimmAttention(dim, num_heads, qkv_bias)
+
+    def forward(self, x, attn_mask=None):
+        return x + self.attn(self.norm1(x), attn_mask=attn_mask)
+
+
+class TimmViT(nn.Module):
+    """24 pixels in 8×8 patches behind a class token."""
+
+    def __init__(self, dim=16, num_heads=4, depth=3, qkv_bias=True):
+        super().__init__()
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj, self.patch_embed.grid_size = nn.Conv2d(3, dim, 8, 8), (3, 3)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, dim))
+        self.blocks = nn.Sequential(*(TimmBlock(dim, num_heads, qkv_bias) for _ in range(depth)))
+
+    def forward(self, images, attn_mask=None):
+        x = self.patch_embed.proj(images).flatten(2).mT
+        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        for b in self.blocks:
+            x = b(x, attn_mask)
+        return x[:, 0]
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_timms_attention_swapped_for_the_same_is_the_same(qkv_bias):
+    vit, images = TimmViT(qkv_bias=qkv_bias).eval(), torch.randn(2, 3, 24, 24)
+    expected, names = vit(images), vit.state_dict().keys()
+    assert swap_attention(vit, partial(SelfAttention, qkv_bias=qkv_bias)) is vit
+    assert all(type(b.attn) is SelfAttention and not b.attn.training for b in vit.blocks)
+    torch.testing.assert_close(vit(images), expected)
+    assert vit.state_dict().keys() == names
+    torch.testing.assert_close(swap_attention(vit, SelfAttention)(images), expected)  # mien's own has timm's names, too
+    with pytest.raises(ValueError, match="SelfAttention takes tokens alone here, and no attn_mask"):
+        vit(images, attn_mask=torch.ones(10, 10, dtype=torch.bool))
+
+
+def test_other_mixers_in_timms_vit():
+    vit, images = TimmViT().double(), torch.randn(2, 3, 24, 24, dtype=torch.float64)
+    qkv = vit.blocks[0].attn.qkv.weight.detach().clone()
+    swap_attention(vit, [TalkingHeads, Told, TimmAttentionFree])
+    assert [type(b.attn) for b in vit.blocks] == [TalkingHeads, Told, TimmAttentionFree]
+    assert torch.equal(vit.blocks[0].attn.qkv.weight, qkv)
+    vit(images).sum().backward()
+    assert vit.blocks[1].attn.grids == [(3, 3)] and vit.blocks[0].attn.proj_l.weight.grad.dtype == torch.float64
+    torch.export.export(vit, (images,))
+
+
+class TimmAttentionFree(nn.Module):
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        self.qkv = nn.Linear(dim, dim)  # of another shape
+
+    def forward(self, tokens, grid=None):
+        return self.qkv(tokens)
+
+
+def test_what_cannot_be_swapped_is_left_alone():
+    vit = TimmViT(depth=2)
+    before = [b.attn for b in vit.blocks]
+    with pytest.raises(ValueError, match="mixer is a list of 3 for 2 blocks"):
+        swap_attention(vit, [SelfAttention] * 3)
+    del vit.patch_embed.grid_size
+    with pytest.raises(ValueError, match="Told needs a grid, and TimmViT has no patch_embed.grid_size"):
+        swap_attention(vit, [SelfAttention, Told])
+    assert [b.attn for b in vit.blocks] == before
+    swap_attention(vit, Told, grid=(3, 3))
+    with pytest.raises(ValueError, match=r"blocks\[0\].attn has no qkv, proj and num_heads"):
+        swap_attention(vit, SelfAttention)
+    with pytest.raises(ValueError, match="Linear has no blocks"):
+        swap_attention(nn.Linear(2, 2), SelfAttention)
+
+
+def test_poster_takes_a_mixer():
+    sizes = {"dims": (8, 8, 8), "head_dim": 4, "embed_dim": 16, "num_heads": 4}
+    network = Poster(image=Trunk(), landmarks=Trunk(), num_classes=3, mixer=Told, **sizes)
+    assert network.eval()(faces(1)).shape == (1, 3) and network.vit.blocks[0].attn.grids == [(7, 7)]
