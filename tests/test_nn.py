@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mien.nn import (
+    CMHA,
+    GAAM,
+    RCMHA,
     Attend,
     BatchTransformer,
     Block,
@@ -15,12 +18,15 @@ from mien.nn import (
     ClassAttentionPool,
     ClassBlock,
     ClassEncoding,
+    CosineMoH,
     DropPath,
     LandmarkCrossAttention,
     LayerScale,
     LevelAttention,
     Mlp,
+    MoH,
     SelfAttention,
+    Sparsifiner,
     TalkingHeads,
     class_batch_attention,
 )
@@ -37,6 +43,17 @@ def landmarks(dim, size=4, **options):
     return LandmarkCrossAttention(dim, 2, size, mlp_ratio=2, **options)
 
 
+class OnGrid(nn.Module):
+    """A mixer and its grid: tokens in, tokens out."""
+
+    def __init__(self, mixer, grid):
+        super().__init__()
+        self.mixer, self.grid = mixer, grid
+
+    def forward(self, tokens):
+        return self.mixer(tokens, self.grid)
+
+
 # what it is: how it is built for a width, and what it is given in a batch of B faces
 MECHANISMS = {
     "self attention": (lambda dim: SelfAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
@@ -44,6 +61,14 @@ MECHANISMS = {
     "block": (lambda dim: Block(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 6, dim)]),
     "block, scaled": (lambda dim: Block(dim, 2, mlp_ratio=2, init_values=0.1), lambda b, dim: [(b, 6, dim)]),
     "talking heads": (lambda dim: TalkingHeads(dim, 2), lambda b, dim: [(b, 6, dim)]),
+    "moh": (lambda dim: MoH(dim, 4, 1, 2), lambda b, dim: [(b, 6, dim)]),
+    "moh, skipping": (lambda dim: MoH(dim, 4, 1, 2, skip=True), lambda b, dim: [(b, 6, dim)]),
+    "cosine moh": (lambda dim: OnGrid(CosineMoH(dim, 2), (2, 3)), lambda b, dim: [(b, 1 + 2 * 6, dim)]),
+    "sparsifiner": (lambda dim: Sparsifiner(dim, 2, num_tokens=6, keep=0.5), lambda b, dim: [(b, 6, dim)]),
+    "gaam": (lambda dim: GAAM(dim, 2, 2, mixture=True), lambda b, dim: [(b, 6, dim)]),
+    "cmha": (lambda dim: CMHA(dim, 2, rope_start=False), lambda b, dim: [(b, 6, dim)]),
+    "rcmha": (lambda dim: RCMHA(dim, 2, causal=True, max_length=6), lambda b, dim: [(b, 6, dim)]),
+    "rcmha, grid": (lambda dim: OnGrid(RCMHA(dim, 2, grid=(2, 3)), (2, 3)), lambda b, dim: [(b, 1 + 2 * 6, dim)]),
     "class attention": (lambda dim: ClassAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "class block": (lambda dim: ClassBlock(dim, 2, 2, init_values=0.1), lambda b, dim: [(b, 1, dim), (b, 5, dim)]),
     "class pool": (lambda dim: ClassAttentionPool(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 7, dim)]),
@@ -120,7 +145,9 @@ def test_bf16_is_fp32_but_for_rounding(name):
 
 def without_gradient(name: str) -> dict[str, slice]:
     """The parts of parameters that shift every score of a query alike, which softmax does not see: biases of keys."""
-    if name in ("self attention", "talking heads") or name.startswith("block"):
+    if name == "rcmha":
+        return {"conv_k.bias": slice(None)}
+    if name in ("self attention", "talking heads") or name.startswith(("block", "moh")):
         keys = {("attn." if name.startswith("block") else "") + "qkv.bias": slice(WIDE, 2 * WIDE)}
         return keys | ({"proj_l.bias": slice(None)} if name == "talking heads" else {})
     if name.startswith("class "):
@@ -138,7 +165,9 @@ def test_every_parameter_has_a_gradient(name):
     module, inputs = prepare(name, dtype=torch.float64)
     for x in inputs:
         x.requires_grad_()
-    sum((each * torch.randn_like(each)).sum() for each in sets(module(*inputs))).backward()
+    loss = sum((each * torch.randn_like(each)).sum() for each in sets(module(*inputs)))
+    loss += sum(part.aux_loss for part in module.modules() if getattr(part, "aux_loss", None) is not None)
+    loss.backward()
     none = without_gradient(name)
     for parameter, p in module.named_parameters():
         grad = p.grad.clone()
@@ -147,7 +176,8 @@ def test_every_parameter_has_a_gradient(name):
             assert grad[none[parameter]].abs().max() < 1e-12
             grad[none[parameter]] = 1
         assert grad.abs().max() > 1e-12, parameter
-        if parameter.endswith(("weight", "bias")) and parameter != "relative_bias":
+        partly = parameter.endswith(("relative_bias", "cpb_fc1.weight", "cpb_fc1.bias", "cpb_fc2.weight"))  # unused
+        if parameter.endswith(("weight", "bias")) and not partly:
             assert (grad != 0).all(), parameter
     for x in inputs:
         expected = name != "batch, detached" or x is not inputs[1]

@@ -32,6 +32,8 @@ from mien.data import Folder, Row
 from mien.errors import CheckpointError, MienError
 from mien.faces import crop, open_picture
 from mien.networks import APViT, Network, build, load_network, mobilefacenet, save_network
+from mien.nn import MoH
+from mien.nn.grid import to_tokens
 from mien.training.augment import APViTAugment, Augment, Erase, Resample, Tint
 from mien.training.callbacks import Average, Table, Waiting
 from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats
@@ -79,6 +81,20 @@ class Tiny(Network):
         self.seen.append(images.clone())
         features = self.forward_features(images)
         return {"vit": self.forward_head(features), "other": self.other(features)}
+
+
+class Routed(Tiny):
+    """Two mixers with a loss of their own."""
+
+    def __init__(self, *, num_classes: int = 3, dim: int = 8):
+        super().__init__(num_classes=num_classes, dim=dim)
+        self.mixers = nn.ModuleList(MoH(dim, 4) for _ in range(2))
+
+    def forward_features(self, images):
+        tokens = to_tokens(self.trunk(images))
+        for mixer in self.mixers:
+            tokens = tokens + mixer(tokens)
+        return tokens.mean(1)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +192,21 @@ def test_a_run_leaves_checkpoints_a_table_and_its_recipe(recipe, capfd):
     assert training["metrics"]["val_accuracy"] == pytest.approx(float(rows[-1]["val_accuracy"]), abs=1e-5)
     best = read_header("runs/tiny/best.safetensors")["training"]["metrics"]["val_accuracy"]
     assert best == pytest.approx(max(float(row["val_accuracy"] or 0) for row in rows), abs=1e-5)
+
+
+def test_losses_of_mixers_have_their_share(recipe):
+    runs = {}
+    for weight in (0.0, 100.0):
+        model = {"class_path": f"{__name__}.Routed", "init_args": {"num_classes": 3}}
+        run = train([recipe(model=model, task__aux_weight=weight, trainer__max_epochs=1, name=f"weight{weight}")])
+        runs[weight], rows = weights(run), table(run)
+        assert len(rows) == 3
+        for row in rows:
+            loss, vit, other, aux = (float(row[name]) for name in ("loss", "loss_vit", "loss_other", "loss_aux"))
+            assert loss == pytest.approx(2 * vit + other + weight * aux, rel=1e-4)
+            assert 1.9 < aux < 3  # the mean of two mixers: 2 where heads are asked alike, 3 where two are asked always
+    assert not torch.equal(*(run["mixers.0.router.weight"] for run in runs.values()))
+    assert "loss_aux" not in table(train([recipe(trainer__max_epochs=1)]))[0]
 
 
 def test_checkpoints_answer_alike_in_a_new_process(recipe, pictures):

@@ -24,6 +24,8 @@ class Mixer(Protocol):
 
     One that attends may also have `with_class_scores`, which takes the same and gives besides the scores of the first
     token (B, heads, N) before the softmax: a block can only drop tokens behind such a mixer.
+
+    One with a loss of its own keeps that of its last forward in training, a scalar, as `aux_loss`; in eval it is None.
     """
 
     def __call__(self, tokens: Tensor, grid: Grid | None = None) -> Tensor: ...

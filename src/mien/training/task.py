@@ -56,6 +56,8 @@ class Task(LightningModule):
     sam_rho: above 0 wraps the optimizer in SAM with that radius; `sam_adaptive` makes it ASAM.
     decay_bias: without it, parameters of fewer than two dimensions have no weight decay, nor those that the network
         says so of in `no_decay`.
+    aux_weight: of the mean `aux_loss` of the network's mixers that have one, such as MoH's balance of its heads; 0.01
+        is MoH's published weight.
     augment: changes training images; None leaves them as they are.
     seed: with the number of the batch it decides all that is drawn, so that a resumed run draws what it would have.
     """
@@ -74,6 +76,7 @@ class Task(LightningModule):
         sam_adaptive: bool = False,
         decay_bias: bool = False,
         label_smoothing: float = 0.0,
+        aux_weight: float = 0.01,
         augment: Augmentation | None = None,
         seed: int = 0,
     ):
@@ -82,7 +85,7 @@ class Task(LightningModule):
         self.network, self.normalize, self.augment = network, Normalize(preprocess), augment
         self.make_optimizer, self.schedule, self.warmup, self.gamma = optimizer, schedule, warmup, gamma
         self.lr_scale, self.decay_bias, self.label_smoothing = lr_scale or {}, decay_bias, label_smoothing
-        self.sam_rho, self.sam_adaptive = sam_rho, sam_adaptive
+        self.sam_rho, self.sam_adaptive, self.aux_weight = sam_rho, sam_adaptive, aux_weight
         self.metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -115,6 +118,10 @@ class Task(LightningModule):
             label_smoothing=self.label_smoothing,
             units=units[0] if units else None,
         )
+        aux = [part.aux_loss for part in self.network.modules() if getattr(part, "aux_loss", None) is not None]
+        if aux:
+            parts["aux"] = torch.stack(aux).mean()
+            loss = loss + self.aux_weight * parts["aux"]
         self.log_dict({f"loss_{name}": part.detach() for name, part in parts.items()}, on_step=True, on_epoch=False)
         self.log("loss", loss.detach(), prog_bar=True)
         return loss

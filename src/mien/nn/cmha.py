@@ -1,0 +1,82 @@
+"""ComplexFormer's attention: queries and keys are complex numbers, turned by their place."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mien.nn.attend import Attend, merge_heads
+from mien.nn.base import Grid
+
+
+class CMHA(nn.Module):
+    """Complex attention: magnitudes are multiplied, and phases compared: (B, N, dim) -> (B, N, dim).
+
+        m = √(re² + im² + 1e-9);   p = atan2(im, re);   f_i = base^(-2i / head_dim), i = 0 … head_dim / 2 - 1
+        scores[a, b] = Σ_i m_q[a, i] m_k[b, i] cos(δ_i (p_q[a, i] - p_k[b, i]) + β_i + (a - b) f_i)
+        out = proj(softmax(scores) v)
+
+    The first half of a head's numbers is real, the other imaginary; scores have no head_dim^-1/2. δ, β (heads,
+    head_dim / 2) are learned; δ = 1, β = 0 is rotary attention. Where δ is no whole number, a phase that goes round by
+    ±π makes the score jump. a, b are places in the sequence, row-major on a grid; with `base = None` places do not
+    count. `causal`: no token sees a later one. `grid` is ignored.
+
+    The cosine of a difference is a product of two vectors, so that attention is fused: published code, which this
+    equals, holds all N · N · head_dim / 2 cosines. Ours: δ starts at 1 (published: normal, of variance
+    2 / head_dim, with `rope_start = False`); the angles are kept in at least fp32, where f is rounded to bf16 there.
+
+    Paper: ComplexFormer, arXiv 2505.10222 (withdrawn). Reference: shaojintian/complexFormer, f91ac74.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        causal: bool = False,
+        base: float | None = 10000.0,
+        rope_start: bool = True,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__()
+        if dim % (2 * num_heads):
+            raise ValueError(f"dim {dim} is not a multiple of twice num_heads {num_heads}: heads are pairs of numbers")
+        if base is not None and base <= 0:
+            raise ValueError(f"the base of the frequencies must be above 0, not {base!r}")
+        half = dim // num_heads // 2
+        self.num_heads, self.causal, self.base = num_heads, causal, base
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.delta = nn.Parameter(
+            torch.ones(num_heads, half) if rope_start else torch.randn(num_heads, half) / half**0.5
+        )
+        self.phase = nn.Parameter(torch.zeros(num_heads, half))
+        self.attend = Attend(attn_drop, scale=1.0)
+        self.proj = nn.Linear(dim, dim, bias=False)
+        self.proj_drop = nn.Dropout(proj_drop)
+        for weight in (*self.qkv.weight.chunk(3), self.proj.weight):
+            nn.init.xavier_uniform_(weight)
+
+    def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        angle = self.angles(tokens.shape[1], tokens.device, torch.promote_types(q.dtype, torch.float32))
+        q, k = self.turned(q, angle + self.phase[:, None].to(angle.dtype)), self.turned(k, angle)
+        bias = None
+        if self.causal:
+            bias = torch.full((q.shape[2],) * 2, -math.inf, dtype=q.dtype, device=q.device).triu(1)
+        return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v, bias))))
+
+    def angles(self, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Place times frequency: (N, head_dim / 2)."""
+        half = self.delta.shape[1]
+        if self.base is None:
+            return torch.zeros(n, half, dtype=dtype, device=device)
+        frequency = self.base ** (-torch.arange(half, dtype=dtype, device=device) / half)
+        return torch.arange(n, dtype=dtype, device=device)[:, None] * frequency
+
+    def turned(self, x: Tensor, angle: Tensor) -> Tensor:
+        """`m (cos, sin)(δ p + angle)`: (B, heads, N, head_dim) -> the same."""
+        re, im = x.to(angle.dtype).chunk(2, dim=-1)
+        square = re.square() + im.square()
+        phase = torch.atan2(im, re.masked_fill(square == 0, 1))  # where both are 0 atan2 has no gradient
+        turn = self.delta[:, None].to(angle.dtype) * phase + angle
+        return ((square + 1e-9).sqrt().repeat(1, 1, 1, 2) * torch.cat([turn.cos(), turn.sin()], dim=-1)).to(x.dtype)

@@ -1,0 +1,49 @@
+"""Softmax attention within planes, and of a prefix with everything: for mixers that see a whole plane at once."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mien.nn.attend import Attend
+from mien.nn.base import Grid
+
+
+def attend_planes(
+    attend: Attend, attend_prefix: Attend, q: Tensor, k: Tensor, v: Tensor, grid: Grid, bias: Tensor | None = None
+) -> Tensor:
+    """`softmax(scale · q kᵀ + bias) v` of a prefix and n planes: (B, heads, P + n · H · W, head_dim) -> the same.
+
+    A token of a plane sees its plane, with `bias` (broadcastable to (B · n, heads, H · W, H · W)), and the prefix; a
+    prefix token sees all tokens of all planes and the prefix. `attend` works in the planes, `attend_prefix` for the
+    prefix.
+    """
+    prefix = q.shape[2] % math.prod(grid)
+    inside_q, inside_k, inside_v = (heads_of_planes(x, grid) for x in (q, k, v))
+    if prefix:
+        count = q.shape[2] // math.prod(grid)
+        before_k, before_v = (x[:, :, :prefix].repeat_interleave(count, 0) for x in (k, v))
+        inside_k, inside_v = torch.cat([before_k, inside_k], 2), torch.cat([before_v, inside_v], 2)
+        bias = None if bias is None else F.pad(bias, (prefix, 0))
+    planes = attend(inside_q, inside_k, inside_v, bias)
+    planes = planes.unflatten(0, (q.shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (B, heads, n · H · W, head_dim)
+    return torch.cat([attend_prefix(q[:, :, :prefix], k, v), planes], 2) if prefix else planes
+
+
+def heads_of_planes(x: Tensor, grid: Grid) -> Tensor:
+    """The planes alone: (B, heads, P + n · H · W, head_dim) -> (B · n, heads, H · W, head_dim)."""
+    count, prefix = divmod(x.shape[2], math.prod(grid))
+    return x[:, :, prefix:].unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def offset_index(grid: Grid, size: Grid, device: torch.device) -> Tensor:
+    """Where the offset from query to key stands in a table of (2 · height - 1) · (2 · width - 1): (H · W, H · W).
+
+    Entry (i, j) is `(y_j - y_i + height - 1) · (2 · width - 1) + (x_j - x_i + width - 1)`, on grids up to `size`.
+    """
+    if any(n > most for n, most in zip(grid, size, strict=True)):
+        raise ValueError(f"offsets are known for grids up to {size[0]}×{size[1]}, not for {grid[0]}×{grid[1]}")
+    places = (torch.arange(n, device=device) for n in grid)
+    y, x = (place - place[:, None] + most - 1 for place, most in zip(places, size, strict=True))
+    return (y[:, None, :, None] * (2 * size[1] - 1) + x[None, :, None, :]).flatten(2).flatten(0, 1)
