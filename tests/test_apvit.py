@@ -477,6 +477,19 @@ def test_soft_pooling_drops_nothing():
 
 
 @every_criterion
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+@pytest.mark.parametrize("prefix", [1, 3])
+def test_tokens_without_evidence_stay_as_they_are(criterion, soft, prefix):
+    module, tokens, seen = select(criterion, soft=soft), torch.randn(4, prefix + 9, 3), evidence()
+    if not soft:
+        module.rate = 0.5
+    kept, index = module(tokens, seen)
+    alone, places = module(tokens[:, prefix:], seen)
+    assert torch.equal(index, places)
+    assert torch.equal(kept, torch.cat([tokens[:, :prefix], alone], dim=1))
+
+
+@every_criterion
 def test_selecting_looks_at_one_face(criterion):
     module, tokens = select(criterion, rate=0.5), torch.randn(4, 9, 3)
     kept, index = module(tokens, evidence())

@@ -5,6 +5,17 @@ from torch import Tensor, nn
 from mien.networks.trunk import Trunk
 
 
+class Subsample(nn.Module):
+    """Every `stride`-th pixel of every `stride`-th row: (B, C, H, W) -> (B, C, H / stride, W / stride)."""
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., :: self.stride, :: self.stride] if self.stride > 1 else x
+
+
 class Residual(nn.Module):
     """BN, conv3×3, PReLU, conv3×3 with `stride`, BN; plus a shortcut, and no activation after the sum."""
 
@@ -18,7 +29,7 @@ class Residual(nn.Module):
             nn.BatchNorm2d(c_out),
         )
         if c_in == c_out:
-            self.shortcut_layer = nn.MaxPool2d(1, stride)  # plain subsampling
+            self.shortcut_layer = Subsample(stride)  # published as a max-pool of one pixel
         else:
             self.shortcut_layer = nn.Sequential(nn.Conv2d(c_in, c_out, 1, stride, bias=False), nn.BatchNorm2d(c_out))
 

@@ -33,7 +33,7 @@ class Attend(nn.Module):
     def with_class_scores(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """The same without a bias, and the scores of the first query alone, (B, heads, M)."""
         if not self.open:
-            return self(q, k, v), self.scores(q[:, :, :1], k)[:, :, 0]
+            return self(q, k, v), self.scores(k, q[:, :, :1])[..., 0]  # the other way k would be turned
         scores = self.scores(q, k)
         return self.gather(scores, v), scores[:, :, 0]
 

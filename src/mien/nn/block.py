@@ -96,6 +96,5 @@ class Block(nn.Module):
         """
         mixed, scores = self.attn.with_class_scores(self.norm1(tokens), grid)
         tokens = tokens + self.drop_path(self.ls1(mixed))
-        kept, index = self.select(tokens[:, 1:], scores[:, :, 1:].transpose(1, 2))
-        tokens = torch.cat([tokens[:, :1], kept], dim=1)
+        tokens, index = self.select(tokens, scores[:, :, 1:].transpose(1, 2))
         return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens)))), index, scores

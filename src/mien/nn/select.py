@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Criterion = Literal["abs", "sum", "max", "square", "max_abs", "random", "lanet"]
@@ -29,11 +30,12 @@ class LANet(nn.Module):
 
 
 class AttentiveSelect(nn.Module):
-    """The tokens whose evidence is greatest, in their order: (B, N, D), (B, N, E) -> (B, K, D), index (B, K).
+    """The tokens whose evidence is greatest, in their order: (B, P + N, D), (B, N, E) -> (B, P + K, D), index (B, K).
 
         map[n] = Σ_e |evidence[n, e]|        (abs; also sum, max, square: Σ e², max_abs)
         index = sort(topk(map, K));   kept = tokens[index]
 
+    The first P tokens, for which there is no evidence, stay as they are, and the index does not count them.
     `K = keep`, or `max(int(N · rate), 1)` with Python's floats, as published; `keep` and `rate` can be set at any time,
     one replacing the other. With K = N nothing is done. `random` judges by one channel, drawn anew for every batch in
     training and the first one otherwise. `lanet` learns the map (and needs `dim`, which is E), and multiplies the
@@ -125,18 +127,22 @@ class AttentiveSelect(nn.Module):
                 return evidence[..., channel].to(dtype)
 
     def forward(self, tokens: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]:
-        n = tokens.shape[1]
+        n = evidence.shape[1]
         if self.idle(n):
-            return tokens, every(tokens)
+            return tokens, every(evidence)
+        prefix = tokens.shape[1] - n
         weighs = self.soft or self.lanet is not None
         worth = self.map(evidence if weighs else evidence.detach())
         if weighs:
             scale = 1 if self.lanet is not None else worth.abs().amax(1, keepdim=True).clamp_min(1e-12)
-            tokens = tokens * (worth / scale).to(tokens.dtype)[..., None]
+            tokens = tokens * F.pad((worth / scale).to(tokens.dtype), (prefix, 0), value=1.0)[..., None]
         if self.count(n) == n:
-            return tokens, every(tokens)
+            return tokens, every(evidence)
         index = worth.detach().topk(self.count(n), dim=1, sorted=False).indices.sort(dim=1).values
-        return take(tokens, index), index
+        if not prefix:
+            return take(tokens, index), index
+        first = torch.arange(prefix, device=index.device).expand(index.shape[0], -1)
+        return take(tokens, torch.cat([first, index + prefix], dim=1)), index
 
 
 def take(tokens: Tensor, index: Tensor) -> Tensor:
