@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from mien.data import FERPlus, open_dataset
+from mien.data.votes import judge
 from mien.errors import MienError
 
 VOTES = "neutral happiness surprise sadness anger disgust fear contempt unknown NF".split()
@@ -111,3 +112,38 @@ def test_what_is_not_the_set_is_refused(tmp_path):
     (tmp_path / "fer2013new.csv").write_text(text + "Training,a.png" + ",1" * 10 + "\n")
     with pytest.raises(MienError, match="more lines than fer2013.csv"):
         FERPlus(str(tmp_path)).rows("test")
+
+
+@pytest.mark.parametrize(
+    "counts, majority, probability",
+    [
+        ([6, 4, 0, 0, 0, 0, 0, 0, 0, 0], ["neutral", 1.0], ["neutral", 0.6]),
+        ([5, 3, 0, 1, 0, 0, 0, 0, 1, 0], ["neutral", 1.0], ["neutral", 0.625]),  # single votes are forgotten
+        ([4, 0, 4, 0, 0, 2, 0, 0, 0, 0], None, ["neutral", 0.5]),  # a tie is taken at once, and is four fifths
+        ([0, 0, 0, 3, 0, 0, 2, 0, 5, 0], None, None),  # unknown comes first
+        ([6, 0, 0, 0, 0, 0, 0, 0, 4, 0], ["neutral", 1.0], ["neutral", 1.0]),  # and behind another is forgotten
+        ([4, 0, 0, 0, 0, 0, 0, 0, 4, 2], None, None),  # four of ten are no more than half
+        ([2, 2, 2, 2, 2, 0, 0, 0, 0, 0], None, None),  # too many
+        ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1], None, None),
+    ],
+)
+def test_the_makers_two_ways_with_votes(counts, majority, probability):
+    order = [*VOTES[:8]]
+    class_of = np.array([*range(8), -1, -1])
+    for mode, wanted in (("majority", majority), ("probability", probability)):
+        judged = judge(np.array(counts, float), class_of, 8, mode=mode)
+        assert (judged and [order[judged[0]], pytest.approx(judged[1].max())]) == wanted
+
+
+def test_the_mode_is_an_option(tmp_path, caplog):
+    def decide(number, face, vote):
+        vote[2:] = ["7", "3"] + ["0"] * 8 if number % 2 else ["5", "5"] + ["0"] * 8
+
+    files = write(tmp_path, change=decide)
+    for mode, sizes, shares in (("majority", (3, 1, 1), {1.0}), ("probability", (5, 3, 2), {0.5, np.float32(0.7)})):
+        data = FERPlus(str(files), mode=mode)
+        assert tuple(len(data.rows(split)) for split in data.splits) == sizes
+        assert {row.target.max() for split in data.splits for row in data.rows(split)} == shares
+    assert "'train' is not as published: 6 lines instead of 28,709" in caplog.text
+    with pytest.raises(MienError, match="no mode 'median', only votes, majority, probability"):
+        FERPlus(str(tmp_path), mode="median")

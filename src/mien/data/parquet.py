@@ -12,7 +12,7 @@ import numpy as np
 from mien.data.dataset import DataSet
 from mien.data.row import Row
 from mien.data.spelling import class_order, sort_classes, spell, spell_split
-from mien.data.votes import judge
+from mien.data.votes import Mode, judge
 from mien.errors import MienError, ReadError, require
 from mien.labels import EXPRESSIONS
 
@@ -21,6 +21,9 @@ LABEL_COLUMNS = ("label", "labels", "expression", "emotion")
 
 REJECTED = ("unknown", "not_a_face", "nf")
 """Columns of votes that stand for no class."""
+
+PREPARED = b"mien"
+"""The key of a file's metadata by which shards of `mien data prepare` tell what they hold."""
 
 _BATCH = 1024  # rows in memory beside those that are kept
 
@@ -41,8 +44,12 @@ class Parquet(DataSet):
     split: the column of the splits; in a file without it the word that its name begins with ("train-00000-of-1").
     subject: the column that says who is in the picture. drop: columns that are true where a row is to be left out.
     min_votes: votes for a class with fewer count as none (FER+'s makers: 2), unless none at all would be left.
+    mode: how votes become a target, as `mien.data.votes.judge` says.
     groups: columns that say more of the person, such as sex or age, by which answers can be told apart.
     check: decode each picture once, to leave out the unreadable and to count the repeated.
+
+    Shards of `mien data prepare` say all of this themselves: the target is in them, as are subjects and action units.
+    With `drop: [note]` faces that were not found are left out.
 
     Raises MienError for a file that is no parquet, and for columns that are missing or cannot be told.
     """
@@ -60,15 +67,18 @@ class Parquet(DataSet):
         subject: str | None = None,
         drop: list[str] | None = None,
         min_votes: int = 1,
+        mode: Mode = "votes",
         groups: list[str] | None = None,
         check: bool = True,
     ):
         super().__init__(check)
-        self.path, self._image, self._split, self._subject = str(path), image, split, subject
-        self._drop, self._first, self._min_votes = list(drop or ()), first, min_votes
+        self.path, self._image, self._split = str(path), image, split
+        self._drop, self._first, self._rule = list(drop or ()), first, (min_votes, mode)
         self._groups = list(groups or ())
         self._files = _find(self.path)
         columns = self._schema(0).names
+        prepared = (self._schema(0).metadata or {}).get(PREPARED)
+        subject = "subject" if prepared and subject is None else subject
         if votes is not None and label is not None:
             raise MienError(f"{path}: say either votes or a label column, not both")
         if votes is None and label is None:
@@ -78,10 +88,12 @@ class Parquet(DataSet):
             reject = [name for name in columns if name.lower() in REJECTED] if reject is None else reject
             if len(votes) < 2:
                 raise MienError(f"{path}: columns {', '.join(columns)}: say which are votes, or which is the label")
-        self._label = label
+        self._label, self._subject = label, subject
+        self._target = ["target", "units"] if prepared and label == "label" else []
+        self.units = tuple(json.loads(prepared)["units"]) if self._target else ()
         chosen = [*(votes or ()), *(reject or ())]
         self._votes = [name for name in columns if name in chosen]
-        named = [name for name in (label, subject) if name]
+        named = [name for name in (label, subject, *self._target) if name]
         self._values = [*self._votes, *named, *self._drop, *self._groups]
         for index, file in enumerate(self._files):
             names = self._schema(index).names
@@ -130,10 +142,17 @@ class Parquet(DataSet):
         label, target = judged
         subject = values[self._subject] if self._subject else None
         groups = {column: str(values[column]) for column in self._groups if values[column] is not None}
-        return Row(source, target, split, None if subject is None else str(subject), label, name, groups=groups)
+        units = np.array(values["units"], np.float32) if self.units else None
+        subject = None if subject is None else str(subject)
+        return Row(source, target, split, subject, label, name, units=units, groups=groups)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
         value = values[self._label]
+        if self._target:
+            target = np.array(values["target"], np.float32)
+            if target.shape != (len(self.labels),) or not -1 <= value < len(self.labels):
+                raise ValueError(f"label {value!r} and {target.size} shares are not of {len(self.labels)} classes")
+            return value, target
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, str) and spell(value) in self.labels:
@@ -150,7 +169,7 @@ class Parquet(DataSet):
             votes = np.array([values[name] or 0 for name in self._votes], np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError("votes that are no numbers") from error
-        return judge(votes, self._class_of, len(self.labels), self._min_votes)
+        return judge(votes, self._class_of, len(self.labels), *self._rule)
 
     def _schema(self, index: int) -> Any:
         return self._open(index).schema_arrow
