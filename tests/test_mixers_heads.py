@@ -220,9 +220,10 @@ def grid_mixers():
     for p in (mixer.relative_key, mixer.relative_bias, mixer.query_bias):
         nn.init.normal_(p)
     yield mixer
+    yield CMHA(16, 4, axial=True).double()
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["cosine moh", "rcmha"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["cosine moh", "rcmha", "cmha"])
 def test_planes_are_mixed_alone_and_the_prefix_with_all(which):
     mixer = list(grid_mixers())[which].eval()
     x = tokens_of(1 + 2 * 12, batch=2).requires_grad_()
@@ -377,7 +378,7 @@ def test_cmha(golden):
     near(mixer(x), golden["cmha.y_ref"].double(), atol=5e-3)
     for causal in (False, True):
         mixer = cmha(causal=causal)
-        mixer.angles = lambda n, device, dtype: torch.arange(n).double()[:, None] * golden["cmha.g_bf16"]
+        mixer.angles = lambda q, grid: torch.arange(12.0).double()[:, None] * golden["cmha.g_bf16"]
         near(mixer(x), golden["cmha.y_ref_causal" if causal else "cmha.y_ref"].double(), atol=1e-5)
 
 
@@ -411,6 +412,26 @@ def test_cmha_knows_distances_alone():
     assert zeros.grad.isfinite().all()
     with pytest.raises(ValueError, match="pairs of numbers"):
         CMHA(12, 4)
+
+
+def test_cmha_on_a_grid():
+    """Against the formula, pair by pair: rows and columns between places, nothing between a prefix and others."""
+    mixer, x = CMHA(16, 2, base=100.0, rope_start=False, axial=True).double(), tokens_of(8, batch=1)
+    nn.init.normal_(mixer.phase)
+    q, k, v = mixer.qkv(x)[0].unflatten(-1, (3, 2, 8)).unbind(1)  # (N, heads, 8)
+    (m_q, p_q), (m_k, p_k) = (
+        ((y[..., :4] ** 2 + y[..., 4:] ** 2 + 1e-9).sqrt(), torch.atan2(y[..., 4:], y[..., :4])) for y in (q, k)
+    )
+    place = torch.tensor([[i // 3, i % 3] for i in range(6)], dtype=torch.float64)
+    f = torch.tensor([1.0, 100**-0.5], dtype=torch.float64)
+    angle = (place[:, None] - place[None])[..., None] * f  # (6, 6, axis, 2)
+    angle = nn.functional.pad(angle.flatten(2), (0, 0, 2, 0, 2, 0))[:, :, None]  # two prefix tokens: (8, 8, 1, 4)
+    turn = mixer.delta * (p_q[:, None] - p_k[None]) + mixer.phase + angle
+    attn = (m_q[:, None] * m_k[None] * turn.cos()).sum(-1).softmax(1)  # (8, 8, heads)
+    near(mixer(x, (2, 3))[0], mixer.proj(torch.einsum("ijh,jhd->ihd", attn, v).flatten(1)))
+    for wrong in ({"causal": True}, {"num_heads": 8}):
+        with pytest.raises(ValueError, match="not causal, and its heads have four numbers"):
+            CMHA(16, **{"num_heads": 2, "axial": True} | wrong)
 
 
 def rcmha(**options):
@@ -518,6 +539,7 @@ MIXERS = {
     "sparsifiner": (partial(Sparsifiner, num_tokens=9), None, 9),
     "gaam": (GAAM, None, 9),
     "cmha": (partial(CMHA, causal=True), None, 9),
+    "cmha, axial": (partial(CMHA, axial=True), (2, 4), 17),
     "rcmha": (RCMHA, None, 9),
     "rcmha, grid": (partial(RCMHA, grid=(3, 4)), (2, 4), 17),
 }

@@ -3,10 +3,13 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads
 from mien.nn.base import Grid
+from mien.nn.grid import split_planes
+from mien.nn.plane_attend import attend_planes, heads_of_planes
 
 
 class CMHA(nn.Module):
@@ -18,8 +21,12 @@ class CMHA(nn.Module):
 
     The first half of a head's numbers is real, the other imaginary; scores have no head_dim^-1/2. δ, β (heads,
     head_dim / 2) are learned; δ = 1, β = 0 is rotary attention. Where δ is no whole number, a phase that goes round by
-    ±π makes the score jump. a, b are places in the sequence, row-major on a grid; with `base = None` places do not
-    count. `causal`: no token sees a later one. `grid` is ignored.
+    ±π makes the score jump. a, b are places in the sequence, row-major on a grid, which is ignored; with `base = None`
+    places do not count. `causal`: no token sees a later one.
+
+    `axial`, ours: the first half of the i go by rows, and the others by columns, each with the frequencies of a head of
+    half the width (for 14×14 a base of 100 will do). Every plane is mixed alone, with the prefix, which has no place:
+    between it and others a - b is 0.
 
     The cosine of a difference is a product of two vectors, so that attention is fused: published code, which this
     equals, holds all N · N · head_dim / 2 cosines. Ours: δ starts at 1 (published: normal, of variance
@@ -35,6 +42,7 @@ class CMHA(nn.Module):
         causal: bool = False,
         base: float | None = 10000.0,
         rope_start: bool = True,
+        axial: bool = False,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
     ):
@@ -44,34 +52,60 @@ class CMHA(nn.Module):
         if base is not None and base <= 0:
             raise ValueError(f"the base of the frequencies must be above 0, not {base!r}")
         half = dim // num_heads // 2
-        self.num_heads, self.causal, self.base = num_heads, causal, base
+        if axial and (causal or half < 2):
+            raise ValueError("axial attention is not causal, and its heads have four numbers at least")
+        self.num_heads, self.causal, self.base, self.needs_grid = num_heads, causal, base, axial
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.delta = nn.Parameter(
             torch.ones(num_heads, half) if rope_start else torch.randn(num_heads, half) / half**0.5
         )
         self.phase = nn.Parameter(torch.zeros(num_heads, half))
         self.attend = Attend(attn_drop, scale=1.0)
+        self.attend_prefix = Attend(attn_drop, scale=1.0) if axial else None
         self.proj = nn.Linear(dim, dim, bias=False)
         self.proj_drop = nn.Dropout(proj_drop)
         for weight in (*self.qkv.weight.chunk(3), self.proj.weight):
             nn.init.xavier_uniform_(weight)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        if self.needs_grid:
+            split_planes(tokens, grid, "CMHA")
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        angle = self.angles(tokens.shape[1], tokens.device, torch.promote_types(q.dtype, torch.float32))
-        q, k = self.turned(q, angle + self.phase[:, None].to(angle.dtype)), self.turned(k, angle)
+        angle = self.angles(q, grid)
+        phase = self.phase[:, None].to(angle.dtype)
+        turned_q, turned_k = self.turned(q, angle + phase), self.turned(k, angle)
         bias = None
         if self.causal:
             bias = torch.full((q.shape[2],) * 2, -math.inf, dtype=q.dtype, device=q.device).triu(1)
-        return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v, bias))))
+        if not self.needs_grid:
+            return self.proj_drop(self.proj(merge_heads(self.attend(turned_q, turned_k, v, bias))))
+        count, prefix = divmod(q.shape[2], math.prod(grid))
+        plain_k = None
+        if prefix:  # what queries say to a prefix without having been turned, less what they say when turned
+            plain_q, plain_k = self.turned(q, phase.expand(-1, q.shape[2], -1)), self.turned(k, 0 * angle)
+            keys = plain_k[:, :, :prefix].repeat_interleave(count, 0)
+            bias = heads_of_planes(plain_q - turned_q, grid) @ keys.transpose(-2, -1)
+            bias = F.pad(bias, (0, math.prod(grid)))
+        heads = attend_planes(self.attend, self.attend_prefix, turned_q, turned_k, v, grid, bias, plain_k)
+        return self.proj_drop(self.proj(merge_heads(heads)))
 
-    def angles(self, n: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-        """Place times frequency: (N, head_dim / 2)."""
-        half = self.delta.shape[1]
+    def angles(self, q: Tensor, grid: Grid | None) -> Tensor:
+        """Place times frequency, 0 for a prefix: (N, head_dim / 2), in at least fp32."""
+        n, half = q.shape[2], q.shape[-1] // 2
+        kind = {"dtype": torch.promote_types(q.dtype, torch.float32), "device": q.device}
         if self.base is None:
-            return torch.zeros(n, half, dtype=dtype, device=device)
-        frequency = self.base ** (-torch.arange(half, dtype=dtype, device=device) / half)
-        return torch.arange(n, dtype=dtype, device=device)[:, None] * frequency
+            return torch.zeros(n, half, **kind)
+
+        def along(places: int, width: int) -> Tensor:
+            frequency = self.base ** (-torch.arange(width, **kind) / width)
+            return torch.arange(places, **kind)[:, None] * frequency
+
+        if not self.needs_grid:
+            return along(n, half)
+        rows, columns = along(grid[0], half // 2), along(grid[1], half - half // 2)
+        plane = torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], 1)  # (H · W, head_dim / 2)
+        count, prefix = divmod(n, len(plane))
+        return F.pad(plane.repeat(count, 1), (0, 0, prefix, 0))
 
     def turned(self, x: Tensor, angle: Tensor) -> Tensor:
         """`m (cos, sin)(δ p + angle)`: (B, heads, N, head_dim) -> the same."""

@@ -11,13 +11,20 @@ from mien.nn.base import Grid
 
 
 def attend_planes(
-    attend: Attend, attend_prefix: Attend, q: Tensor, k: Tensor, v: Tensor, grid: Grid, bias: Tensor | None = None
+    attend: Attend,
+    attend_prefix: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    grid: Grid,
+    bias: Tensor | None = None,
+    k_of_prefix: Tensor | None = None,
 ) -> Tensor:
     """`softmax(scale · q kᵀ + bias) v` of a prefix and n planes: (B, heads, P + n · H · W, head_dim) -> the same.
 
-    A token of a plane sees its plane, with `bias` (broadcastable to (B · n, heads, H · W, H · W)), and the prefix; a
-    prefix token sees all tokens of all planes and the prefix. `attend` works in the planes, `attend_prefix` for the
-    prefix.
+    A token of a plane sees its plane, with `bias` (broadcastable to (B · n, heads, H · W, H · W), or with P more before
+    the last), and the prefix; a prefix token sees all tokens of all planes and the prefix, as `k_of_prefix` where it
+    sees other keys. `attend` works in the planes, `attend_prefix` for the prefix.
     """
     prefix = q.shape[2] % math.prod(grid)
     inside_q, inside_k, inside_v = (heads_of_planes(x, grid) for x in (q, k, v))
@@ -25,10 +32,12 @@ def attend_planes(
         count = q.shape[2] // math.prod(grid)
         before_k, before_v = (x[:, :, :prefix].repeat_interleave(count, 0) for x in (k, v))
         inside_k, inside_v = torch.cat([before_k, inside_k], 2), torch.cat([before_v, inside_v], 2)
-        bias = None if bias is None else F.pad(bias, (prefix, 0))
+        bias = None if bias is None else F.pad(bias, (inside_k.shape[2] - bias.shape[-1], 0))
     planes = attend(inside_q, inside_k, inside_v, bias)
     planes = planes.unflatten(0, (q.shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (B, heads, n · H · W, head_dim)
-    return torch.cat([attend_prefix(q[:, :, :prefix], k, v), planes], 2) if prefix else planes
+    if not prefix:
+        return planes
+    return torch.cat([attend_prefix(q[:, :, :prefix], k if k_of_prefix is None else k_of_prefix, v), planes], 2)
 
 
 def heads_of_planes(x: Tensor, grid: Grid) -> Tensor:
