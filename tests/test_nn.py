@@ -67,6 +67,7 @@ MECHANISMS = {
     "sparsifiner": (lambda dim: Sparsifiner(dim, 2, num_tokens=6, keep=0.5), lambda b, dim: [(b, 6, dim)]),
     "gaam": (lambda dim: GAAM(dim, 2, 2, mixture=True), lambda b, dim: [(b, 6, dim)]),
     "cmha": (lambda dim: CMHA(dim, 2, rope_start=False), lambda b, dim: [(b, 6, dim)]),
+    "cmha, axial": (lambda dim: OnGrid(CMHA(dim, 1, axial=True), (2, 3)), lambda b, dim: [(b, 1 + 2 * 6, dim)]),
     "rcmha": (lambda dim: RCMHA(dim, 2, causal=True, max_length=6), lambda b, dim: [(b, 6, dim)]),
     "rcmha, grid": (lambda dim: OnGrid(RCMHA(dim, 2, grid=(2, 3)), (2, 3)), lambda b, dim: [(b, 1 + 2 * 6, dim)]),
     "class attention": (lambda dim: ClassAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
