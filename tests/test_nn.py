@@ -8,26 +8,49 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mien.nn import (
+    CAM,
     CMHA,
     GAAM,
+    PAM,
     RCMHA,
+    ACMILHead,
+    ACMILPool,
+    ACMILQueryPool,
     Attend,
+    Axial,
     BatchTransformer,
     Block,
+    ChannelAttention,
     ClassAttention,
     ClassAttentionPool,
     ClassBlock,
     ClassEncoding,
     CosineMoH,
+    DeformableAttention,
     DropPath,
+    Grassmann,
+    GroupPoseLayer,
+    GroupSelfAttention,
+    GuidedAttention,
+    Halo,
     LandmarkCrossAttention,
+    LandmarkQueryHead,
+    LandmarkQueryPool,
     LayerScale,
     LevelAttention,
+    MaxViTBlockAttention,
+    MaxViTGridAttention,
+    Medusa,
     Mlp,
     MoH,
+    MultiConv,
+    Neighborhood,
     SelfAttention,
     Sparsifiner,
+    SpectralGate,
     TalkingHeads,
+    TiC,
+    WindowAttention,
     class_batch_attention,
 )
 from mien.nn.grid import relative_index, to_map, to_tokens
@@ -52,6 +75,23 @@ class OnGrid(nn.Module):
 
     def forward(self, tokens):
         return self.mixer(tokens, self.grid)
+
+
+class Joined(nn.Module):
+    """A part whose several answers are laid end to end, (B, all); `lists` puts its last inputs into a list."""
+
+    def __init__(self, part: nn.Module, lists: int = 0):
+        super().__init__()
+        self.part, self.lists = part, lists
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        given = len(inputs) - self.lists
+        out = self.part(*inputs[:given], *([list(inputs[given:])] if self.lists else []))
+        return torch.cat([x.flatten(1) for x in (out if isinstance(out, list | tuple) else [out])], dim=1)
+
+
+def gated_pool(dim):
+    return ACMILPool(dim, num_branches=3, hidden=8, mask_ratio=0.0)
 
 
 # what it is: how it is built for a width, and what it is given in a batch of B faces
@@ -84,6 +124,63 @@ MECHANISMS = {
         lambda b, dim: [(b, dim, 4, 6), (b, dim, 2, 3)],
     ),
 }
+PLANES = {
+    "axial": Axial,
+    "axial, shared": partial(Axial, combine="sequential", share_qkv=True, qkv_bias=True, positions=(3, 4)),
+    "windows": partial(WindowAttention, window_size=2),
+    "windows, padded": partial(WindowAttention, window_size=2, mask_padding=False),
+    "channels": ChannelAttention,
+    "channels, v2": partial(ChannelAttention, v2=True),
+    "tic": TiC,
+    "tic, published": partial(TiC, mask_padding=False, conv=True),
+    "gate": partial(SpectralGate, grid=(3, 4)),
+    "gate, padded": partial(SpectralGate, grid=(3, 4), zero_pad=True),
+    "grassmann": partial(Grassmann, rank=4),
+    "grassmann, past": partial(Grassmann, rank=4, direction="past", bias_alone=False),
+    "maxvit block": partial(MaxViTBlockAttention, window_size=2),
+    "maxvit grid": partial(MaxViTGridAttention, window_size=(2, 3)),
+    "halo": partial(Halo, block_size=2, halo_size=1),
+    "halo, published": partial(Halo, block_size=2, halo_size=1, mask_padding=False, qkv_bias=True),
+    "neighborhood": partial(Neighborhood, kernel_size=3),
+    "neighborhood, tiled": partial(Neighborhood, kernel_size=2, dilation=(1, 2), dense_tokens=0, tile_size=1),
+    "neighborhood, causal": partial(Neighborhood, kernel_size=2, causal=(True, False), rel_pos_bias=True),
+}
+for _name, _make in PLANES.items():  # two planes behind two prefix tokens
+    MECHANISMS[_name] = (lambda dim, make=_make: OnGrid(make(dim, 2), (3, 4)), lambda b, dim: [(b, 2 + 2 * 12, dim)])
+MECHANISMS |= {
+    "pam": (lambda dim: PAM(dim, init_values=0.5), lambda b, dim: [(b, 6, dim)]),
+    "pam, maps": (lambda dim: PAM(dim, 2, init_values=0.5), lambda b, dim: [(b, dim, 3, 4)]),
+    "cam": (lambda dim: CAM(dim, init_values=0.5), lambda b, dim: [(b, 6, dim)]),
+    "cam, maps": (lambda dim: CAM(dim, 2, power=0.5, init_values=0.5), lambda b, dim: [(b, dim, 3, 4)]),
+    "multi conv": (lambda dim: MultiConv(dim, dim), lambda b, dim: [(b, dim, 3, 4)]),
+    "guided head": (
+        lambda dim: Joined(GuidedAttention((dim, dim), 3, dim=dim, init_values=0.1), lists=2),
+        lambda b, dim: [(b, dim, 8, 8), (b, dim, 4, 4)],
+    ),
+    "acmil pool": (gated_pool, lambda b, dim: [(b, 7, dim)]),
+    "acmil pool, heads": (
+        lambda dim: ACMILQueryPool(dim, num_heads=2, mask_ratio=0.0, dropout=0.0),
+        lambda b, dim: [(b, 7, dim)],
+    ),
+    "acmil head": (lambda dim: Joined(ACMILHead(dim, 4, dim, gated_pool)), lambda b, dim: [(b, 7, dim)]),
+    "group attention": (lambda dim: GroupSelfAttention(dim, 2), lambda b, dim: [(b, 2, 4, dim), (b, 2, 3, dim)]),
+    "group layer": (
+        lambda dim: Joined(GroupPoseLayer(dim, 2, DeformableAttention(dim, 2), hidden=2 * dim), lists=1),
+        lambda b, dim: [(b, 2, 4, dim), (b, 2, 3, dim), (b, 8, 2), (b, dim, 5, 7)],
+    ),
+    "landmark pool": (
+        lambda dim: LandmarkQueryPool(dim, 2, num_landmarks=3, mlp_ratio=2),
+        lambda b, dim: [(b, 7, dim)],
+    ),
+    "landmark head": (
+        lambda dim: Joined(LandmarkQueryHead(dim, 4, num_heads=2, depth=1, mlp_ratio=2)),
+        lambda b, dim: [(b, 7, dim)],
+    ),
+    "medusa": (
+        lambda dim: Joined(Medusa((dim, dim), width=4, hidden=8), lists=2),
+        lambda b, dim: [(b, 3, 32, 32), (b, dim, 8, 8), (b, dim, 4, 4)],
+    ),
+}
 BRANCHES = {
     "batch": {},
     "batch, sinusoidal": {"encoding": "sinusoidal"},
@@ -99,6 +196,17 @@ for _name, _options in BRANCHES.items():
         lambda b, dim: [(b, dim, 2, 2), (b, 3)],
     )
 SHAPES = {"class attention": (3, 1, WIDE), "class block": (3, 1, WIDE), "class pool": (3, WIDE)}  # others: the input's
+SHAPES |= {
+    "guided head": (3, 3 + 4 * 3),
+    "acmil pool": (3, WIDE),
+    "acmil pool, heads": (3, WIDE),
+    "acmil head": (3, 4 + 3 * 4),
+    "group attention": (3, 2, 4, WIDE),
+    "group layer": (3, 2 * 4 * WIDE),
+    "landmark pool": (3, WIDE),
+    "landmark head": (3, 4 + 5 * 2),
+    "medusa": (3, 64 * WIDE + 16 * WIDE),
+}
 every = pytest.mark.parametrize("name", MECHANISMS)
 alone = pytest.mark.parametrize("name", [name for name in MECHANISMS if not name.startswith("batch")])
 
@@ -151,6 +259,8 @@ def without_gradient(name: str) -> dict[str, slice]:
     if name in ("self attention", "talking heads") or name.startswith(("block", "moh")):
         keys = {("attn." if name.startswith("block") else "") + "qkv.bias": slice(WIDE, 2 * WIDE)}
         return keys | ({"proj_l.bias": slice(None)} if name == "talking heads" else {})
+    if name in ("axial, shared", "windows", "windows, padded", "tic") or name.startswith(("maxvit", "neighborhood")):
+        return {"mixer.qkv.bias": slice(WIDE, 2 * WIDE)}
     if name.startswith("class "):
         blocks = {"class attention": [""], "class block": ["attn."], "class pool": ["blocks.0.attn.", "blocks.1.attn."]}
         return {f"{block}k.bias": slice(None) for block in blocks[name]}
@@ -158,6 +268,11 @@ def without_gradient(name: str) -> dict[str, slice]:
         return {"kv.bias": slice(0, WIDE)}
     if name.startswith("batch") and name != "batch, shared":
         return {"embed_k.bias": slice(None)}
+    if name.startswith(("pam", "guided", "acmil", "group", "landmark ")):
+        keys = {"qkv.bias": slice(WIDE, 2 * WIDE), "kv.bias": slice(0, WIDE), "k.bias": slice(None)}
+        keys["score.bias"] = slice(None)
+        parameters = [n for n, _ in MECHANISMS[name][0](WIDE).named_parameters()]
+        return {n: keys[leaf] for n in parameters if (leaf := ".".join(n.split(".")[-2:])) in keys}
     return {}
 
 
@@ -177,7 +292,9 @@ def test_every_parameter_has_a_gradient(name):
             assert grad[none[parameter]].abs().max() < 1e-12
             grad[none[parameter]] = 1
         assert grad.abs().max() > 1e-12, parameter
-        partly = parameter.endswith(("relative_bias", "cpb_fc1.weight", "cpb_fc1.bias", "cpb_fc2.weight"))  # unused
+        partly = parameter.endswith(
+            ("complex_weight", "relative_bias", "cpb_fc1.weight", "cpb_fc1.bias", "cpb_fc2.weight")
+        )  # unused in part
         if parameter.endswith(("weight", "bias")) and not partly:
             assert (grad != 0).all(), parameter
     for x in inputs:
@@ -252,9 +369,14 @@ def test_export(name):
 
 @pytest.mark.parametrize("grid", [(7, 9), (14, 14), (1, 5), None], ids=str)
 def test_mixers_take_any_grid(grid):
-    for mixer in (SelfAttention(WIDE, 4), TalkingHeads(WIDE, 4), Block(WIDE, 4)):
+    for make in (SelfAttention, TalkingHeads, Block, *PLANES.values()):
+        mixer = make(WIDE, 4)
         tokens = torch.randn(2, 10 if grid is None else grid[0] * grid[1], WIDE)
-        assert mixer(tokens, grid).shape == tokens.shape
+        if grid is None and getattr(mixer, "needs_grid", False):
+            with pytest.raises(ValueError, match="works on a grid, and was given none"):
+                mixer(tokens)
+        else:
+            assert mixer(tokens, grid).shape == tokens.shape
 
 
 # Attend

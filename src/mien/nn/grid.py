@@ -1,6 +1,7 @@
 """Between maps and tokens, and positions on a grid."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +70,45 @@ def from_windows(windows: Tensor, grid: Grid, window: Grid, spread: bool = False
     maps = maps.permute(0, 3, 1, 4, 2, 5) if spread else maps.transpose(2, 3)
     maps = maps.flatten(3, 4).flatten(1, 2)
     return maps[:, : grid[0], : grid[1]].flatten(1, 2)
+
+
+def pair(size: int | Sequence[int], name: str, least: int = 1) -> tuple[int, int]:
+    """One number for both axes, or one each for rows and columns, checked: (rows', columns')."""
+    both = tuple(size) if isinstance(size, Sequence) else (size, size)
+    if len(both) != 2 or not all(isinstance(x, int) and x >= least for x in both):
+        raise ValueError(f"{name} must be a whole number from {least} on, or two, not {size!r}")
+    return both
+
+
+def product(rows: Tensor, columns: Tensor) -> Tensor:
+    """What holds along both axes: masks (R, h, h'), (C, w, w') -> their windows' (R · C, h · w, h' · w')."""
+    both = rows[:, None, :, None, :, None] & columns[None, :, None, :, None, :]
+    return both.flatten(4).flatten(2, 3).flatten(0, 1)
+
+
+def relative_bias(table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """What a table says of every query and key of a window: (heads, Y, X) -> (R · C, heads, h · w, h' · w').
+
+    `rows` (R, h, h') and `columns` (C, w, w') hold indexes of the table for queries and keys along each axis.
+    """
+    bias = table[:, rows][..., columns].permute(1, 4, 0, 2, 5, 3, 6)  # (R, C, heads, h, w, h', w')
+    return bias.flatten(5).flatten(3, 4).flatten(0, 1)
+
+
+def take(planes: Tensor, grid: Grid, rows: list[list[int]], columns: list[list[int]]) -> Tensor:
+    """Planes (Z, H · W, E) at rows (R, h) and columns (C, w): (Z · R · C, h · w, E); a single tile is all there is."""
+    if len(rows) == len(columns) == 1:
+        return planes
+    maps = select(planes.unflatten(1, grid), sum(rows, []), sum(columns, []))
+    maps = maps.unflatten(2, (len(columns), -1)).unflatten(1, (len(rows), -1)).transpose(2, 3)  # (Z, R, C, h, w, E)
+    return maps.flatten(3, 4).flatten(0, 2)
+
+
+def select(maps: Tensor, rows: list[int], columns: list[int]) -> Tensor:
+    """(Z, H, W, E) -> (Z, rows, columns, E)."""
+    for axis, places in ((1, rows), (2, columns)):
+        maps = maps.index_select(axis, torch.tensor(places, device=maps.device))
+    return maps
 
 
 def resize_positions(positions: Tensor, side: int) -> Tensor:
