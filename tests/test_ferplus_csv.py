@@ -89,6 +89,8 @@ def test_malformed_lines_are_told_by_file_and_line(tmp_path):
             face[2] = face[2].replace(" ", " x", 1)
         if number == 5:
             vote[0] = "PublicTest"
+        if number == 7:
+            vote[1] = "fer0000006.png"
 
     data = FERPlus(str(write(tmp_path, change=spoil)))
     with pytest.raises(MienError, match="no usable row in 'train': all 4 are malformed"):
@@ -99,6 +101,9 @@ def test_malformed_lines_are_told_by_file_and_line(tmp_path):
         "fer2013.csv line 6: pixels that are no numbers",
         "fer2013new.csv line 7: is of another picture than fer2013.csv",
     ]
+    assert len(data.rows("validation")) == 2
+    [error] = data.findings["validation"].malformed
+    assert str(error) == f"{tmp_path}/fer2013new.csv line 9: fer0000006.png is listed already: line 8"
 
 
 def test_what_is_not_the_set_is_refused(tmp_path):

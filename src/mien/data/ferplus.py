@@ -104,7 +104,7 @@ class _CSV:
     def read(self, split: str) -> Iterator[Row | ReadError]:
         usage = next(name for name, ours in _SPLITS.items() if ours == split)
         held_out = self._held_out() if split == "train" else set()
-        self.counts[split] = 0
+        self.counts[split], first = 0, {}
         for line, face, votes in self._lines():
             if face["usage"].strip() != usage:
                 continue
@@ -113,8 +113,10 @@ class _CSV:
             try:
                 if votes is None or votes["usage"].strip() != usage:
                     raise ValueError(f"is of another picture than {self._pixels.name}")
-                if not votes["image name"].strip():
+                if not (picture := votes["image name"].strip()):
                     continue
+                if first.setdefault(picture, line) != line:
+                    raise ValueError(f"{picture} is listed already: line {first[picture]}")
                 counts = {spell(column): float(count) for column, count in votes.items() if column in self._columns}
                 class_of = np.array([EXPRESSIONS.index(c) if c in EXPRESSIONS else -1 for c in counts])
                 judged = judge(np.array(list(counts.values())), class_of, len(EXPRESSIONS), *self._rule)
