@@ -1,5 +1,6 @@
 """MobileFaceNet as a trunk: three levels of feature maps, no embedding."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.networks.trunk import Trunk
+from mien.nn.base import Refiner
 
 
 class Unit(nn.Sequential):
@@ -61,6 +63,7 @@ class MobileFaceNet(Trunk):
     `variant="prelu"` is the landmark network of POSTER++ (PReLU, a bare depthwise second layer). `variant="relu6"` is
     the identity network of foamliu/MobileFaceNet (ReLU6, a pointwise convolution after the second layer). The layers
     behind the last map (landmarks, embedding) are left out, and so are those behind the first `num_levels` maps.
+    `refine`, a refiner a level, has each map before the next level is made of it.
 
     Paper: Chen et al., MobileFaceNets, arXiv 1804.07573. Reference: Talented-Q/POSTER_V2, 18de559;
     foamliu/MobileFaceNet.
@@ -91,10 +94,14 @@ class MobileFaceNet(Trunk):
         self.stages = nn.ModuleList(stages)
         self.last = Unit(128, 512, 1, act=variant) if num_levels == 3 else nn.Identity()
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, refine: Sequence[Refiner] | None = None) -> tuple[Tensor, ...]:
         x, maps = self.stem_dw(self.stem(images)), []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in (0, 2, 4):
+                if i == 2 * len(self.levels) - 2:
+                    x = self.last(x)
+                if refine is not None:
+                    x = refine[i // 2](x)
                 maps.append(x)
-        return (*maps[:-1], self.last(maps[-1]))
+        return tuple(maps)

@@ -1,34 +1,58 @@
 """A trunk, a pool and a linear layer: what every other network has to beat."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
 
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
-from mien.nn.base import MakePool
+from mien.nn.base import MakePool, MakeRefiner, Refiner
 from mien.nn.grid import to_tokens
+from mien.nn.medusa import Medusa
 
 
 class PlainClassifier(Network):
     """Images (B, 3, 112, 112) -> the trunk's last map, pooled -> dropout -> logits (B, C).
 
-    `pool` is "mean", or makes a pool of the map's tokens, such as `mien.nn.ClassAttentionPool`.
+    `pool` is "mean", or makes a pool of the map's tokens, such as `mien.nn.ClassAttentionPool`. `refine` is "none", or
+    makes a refiner for each of the trunk's levels, such as `mien.nn.PAM`; "medusa" is one body and a head a level.
     """
 
     def __init__(
-        self, *, image: nn.Module, num_classes: int, dropout: float = 0.1, pool: Literal["mean"] | MakePool = "mean"
+        self,
+        *,
+        image: nn.Module,
+        num_classes: int,
+        dropout: float = 0.1,
+        pool: Literal["mean"] | MakePool = "mean",
+        refine: Literal["none", "medusa"] | MakeRefiner = "none",
     ):
         super().__init__()
         if isinstance(pool, str) and pool != "mean":
             raise ValueError(f"pool must be 'mean' or make a pool, not {pool!r}")
+        if isinstance(refine, str) and refine not in ("none", "medusa"):
+            raise ValueError(f"refine must be 'none', 'medusa' or make a refiner, not {refine!r}")
         self.image = image
+        widths = [width for width, _ in image.levels]
+        if refine == "medusa":
+            self.refine = Medusa(widths)
+        else:
+            self.refine = None if refine == "none" else nn.ModuleList(map(refine, widths))
         self.pool = None if pool == "mean" else pool(image.levels[-1][0])
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(image.levels[-1][0], num_classes)
 
+    def refiners(self, images: Tensor) -> Sequence[Refiner]:
+        """What looks over the trunk's levels, one each."""
+        if not isinstance(self.refine, Medusa):
+            return self.refine
+        guide = self.refine.body(images)
+        return [partial(head, guide=guide) for head in self.refine.heads]
+
     def forward_features(self, images: Tensor) -> Tensor:
-        maps = self.image(images)[-1]
+        maps = (self.image(images) if self.refine is None else self.image(images, self.refiners(images)))[-1]
         return maps.mean((2, 3)) if self.pool is None else self.pool(to_tokens(maps))
 
     def forward_head(self, features: Tensor) -> Tensor:
@@ -36,7 +60,12 @@ class PlainClassifier(Network):
 
 
 def mobilefacenet(
-    *, num_classes: int = 8, dropout: float = 0.1, pool: Literal["mean"] | MakePool = "mean"
+    *,
+    num_classes: int = 8,
+    dropout: float = 0.1,
+    pool: Literal["mean"] | MakePool = "mean",
+    refine: Literal["none", "medusa"] | MakeRefiner = "none",
 ) -> PlainClassifier:
-    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC; with another `pool` what that one adds."""
-    return PlainClassifier(image=MobileFaceNet("relu6"), num_classes=num_classes, dropout=dropout, pool=pool)
+    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC; with another `pool`, or `refine`, what that one adds."""
+    image = MobileFaceNet("relu6")
+    return PlainClassifier(image=image, num_classes=num_classes, dropout=dropout, pool=pool, refine=refine)
