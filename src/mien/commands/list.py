@@ -43,4 +43,5 @@ def mixers() -> dict[str, type]:
 def summary(kind: type) -> str:
     """The first sentence of a docstring, without its formula."""
     told = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
-    return re.split(r":? [`(]|\.(?: |$)", told)[0].rstrip(",;:")
+    short = re.split(r"(?::[^:`(]*|,)? \(B,|: `|\.(?: |$)", told)[0]
+    return (short if " " in short else told.partition(". ")[0]).replace("`", "")
