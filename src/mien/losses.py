@@ -1,7 +1,8 @@
 """What torch lacks among the losses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,15 +14,25 @@ def weighted_cross_entropy(
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
     units: Tensor | None = None,
+    over_processes: Callable[[Tensor], Tensor] = lambda count: count,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`Σ weight · cross entropy` over named logits (B, C); target (B,) class indices or (B, C) distributions.
 
-    Gives the sum and each cross entropy by name, unweighted; both in fp32. BTN: L = λ · L_vit + L_bt + L_cba.
+    Gives the sum and each cross entropy by name, unweighted; both in at least fp32. BTN: L = λ · L_vit + L_bt + L_cba.
+
+    With `class_weights` w (C,) and targets q, smoothed to q̃, it is `-Σ_bc w_c q̃_bc log p_bc / Σ_bc w_c q_bc`, which for
+    class indices is torch's.
 
     The logits "action_units" (B, U) have the binary cross entropy with `units` (B, U) of 0, 1, and -1 where nobody
     looked. With `units` a face may lack an expression, too: an index below 0, or a distribution of nothing but 0. What
     is not known has no share in the mean, and the mean of nothing is 0, with a gradient of 0. APViT on Aff-Wild2:
     L = 10 · L_expression + L_action_units; *inferred*: that the latter is this one.
+
+    What is called "center" (B, C) are no logits but costs: the loss is the mean, over faces, of the cost of their
+    class, or of their classes by their shares. A scalar is a loss itself.
+
+    over_processes: the mean of a scalar over all processes that share the batch. What a mean is divided by goes through
+    it, so that the mean of the processes' losses is that of one process with all the faces.
     """
     if logits.keys() != weights.keys():
         raise ValueError(f"logits {sorted(logits)} do not go with weights {sorted(weights)}")
@@ -30,17 +41,33 @@ def weighted_cross_entropy(
     known = slice(None)
     if units is not None:
         known = target >= 0 if target.ndim == 1 else target.sum(1) > 0
+    target = target[known]
+    if target.ndim > 1:
+        target = target.to(torch.promote_types(target.dtype, torch.float32))
+    shares = torch.ones(len(target), device=target.device)
+    if class_weights is not None:
+        shares = class_weights[target] if target.ndim == 1 else target @ class_weights.to(target)
+    faces = over_processes(shares.sum())
+
+    def divide(total: Tensor, count: Tensor) -> Tensor:
+        return total / count.clamp_min(1e-12)
 
     def loss(name: str, each: Tensor) -> Tensor:
-        each = each.float()
+        each = each.to(torch.promote_types(each.dtype, torch.float32))
+        if each.ndim == 0:
+            return each
         if name == "action_units":
             seen = units >= 0
-            each, truth = each[seen], units[seen].to(each)
-            return F.binary_cross_entropy_with_logits(each, truth) if len(each) else each.sum()
+            truth = units[seen].to(each)
+            total = F.binary_cross_entropy_with_logits(each[seen], truth, reduction="sum")
+            return divide(total, over_processes(seen.sum().to(each)))
         each = each[known]
-        if not len(each):
-            return each.sum()
-        return F.cross_entropy(each, target[known], class_weights, label_smoothing=label_smoothing)
+        if name == "center":
+            costs = each.gather(1, target[:, None]) if target.ndim == 1 else each * target
+            return divide(costs.sum(), over_processes(torch.ones_like(shares).sum()))
+        truth = target if target.ndim == 1 else target.to(each)
+        weight = None if class_weights is None else class_weights.to(each)
+        return divide(F.cross_entropy(each, truth, weight, reduction="sum", label_smoothing=label_smoothing), faces)
 
     parts = {name: loss(name, each) for name, each in logits.items()}
     return sum(weights[name] * part for name, part in parts.items()), parts

@@ -1,6 +1,7 @@
 """Networks: images (B, 3, 112, 112) in, logits (B, C) out."""
 
 from mien.networks.apvit import APViT, PooledViT, apvit, apvit_mobile, deit_tiny, hybrid_deit_tiny
+from mien.networks.arbex import ARBEx, arbex, arbex_mobile
 from mien.networks.btn import BTN, btn, btn_mobile
 from mien.networks.cait import (
     CaiT,
@@ -24,6 +25,7 @@ from mien.networks.vit import ViT
 
 __all__ = [
     "APViT",
+    "ARBEx",
     "BTN",
     "CaiT",
     "IR50",
@@ -37,6 +39,8 @@ __all__ = [
     "ViT",
     "apvit",
     "apvit_mobile",
+    "arbex",
+    "arbex_mobile",
     "btn",
     "btn_mobile",
     "build",

@@ -22,6 +22,8 @@ class BTN(Poster):
         L = λ · L_vit + L_bt + L_cba
 
     The size of the batch is the size of that attention: at least 64 is advised, and a batch of one has nobody to ask.
+    Where it cannot be so large, `bt_gather` asks the faces of all processes, and `bt_memory` so many past ones: both
+    are ours (`BatchTransformer`), and leave parameters and answers alone.
 
     Certain: the order of the parts, the loss, `bt = cba + logits`, inference by the ViT alone. *Inferred*: that the ViT
     still reads 147 tokens (`vit_tokens="fused49"`: the 49 of the fused map), λ = 2 (the paper studies 1 to 3), and what
@@ -48,6 +50,8 @@ class BTN(Poster):
         bt_shared: bool = False,
         bt_value_softmax: bool = False,
         bt_detach_value: bool = False,
+        bt_gather: bool = False,
+        bt_memory: int = 0,
         vit_loss_weight: float = 2.0,
         **poster,
     ):
@@ -75,6 +79,8 @@ class BTN(Poster):
                 shared=bt_shared,
                 value_softmax=bt_value_softmax,
                 detach_value=bt_detach_value,
+                gather=bt_gather,
+                memory=bt_memory,
             )
         self.loss_weights = {"vit": vit_loss_weight, "bt": 1.0, "cba": 1.0} if bt else {"vit": 1.0}
 
@@ -86,12 +92,17 @@ class BTN(Poster):
         tokens = to_tokens(self.embed_high(high)) if self.embed_low is None else self.embed(low, mid, high)
         return tokens, high
 
-    def training_logits(self, images: Tensor) -> dict[str, Tensor]:
+    def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         tokens, fused = self.fuse(images)
-        logits = self.vit(tokens)
-        if self.batch_transformer is None:
-            return {"vit": logits}
-        return {"vit": logits, **self.batch_transformer(fused, logits)}
+        features = self.vit.forward_features(tokens)
+        logits = {"vit": self.vit.forward_head(features)}
+        if self.batch_transformer is not None:
+            logits |= self.batch_transformer(fused, logits["vit"])
+        return features, logits
+
+    def begin_step(self, done: float) -> None:
+        if self.batch_transformer is not None:
+            self.batch_transformer.remember()
 
 
 def btn(*, num_classes: int = 7, **options) -> BTN:

@@ -32,6 +32,25 @@ class Network(nn.Module):
         """Weights of the same network for another size of image, made to fit; all others come back as they are."""
         return tensors
 
+    def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(B, 3, 112, 112) -> what `forward_features` gives, and `training_logits`, in one pass."""
+        features = self.forward_features(images)
+        return features, {"logits": self.forward_head(features)}
+
     def training_logits(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, 112, 112) -> logits (B, C) by name, one for each of `loss_weights`."""
-        return {"logits": self(images)}
+        """(B, 3, 112, 112) -> logits (B, C) by name, one for each of `loss_weights`; the network's answer comes first.
+
+        `mien.losses.weighted_cross_entropy` says what else than logits there may be.
+        """
+        return self.training_pass(images)[1]
+
+    def begin_step(self, done: float) -> None:
+        """Called before every batch of training, of which the share `done` is over, from 0 to 1.
+
+        Once a batch, however often its loss is computed.
+        """
+
+    @property
+    def headed(self) -> nn.Module:
+        """The part whose `head` is the linear layer from features to logits."""
+        return self

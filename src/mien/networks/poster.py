@@ -89,6 +89,10 @@ class Poster(Network):
             pool=pool,
         )
 
+    @property
+    def headed(self) -> nn.Module:
+        return self.vit
+
     def train(self, mode: bool = True) -> "Poster":
         super().train(mode)
         if self.freeze_landmarks and not self.landmark_bn_train:

@@ -6,15 +6,17 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mien.nn.gather import gather_faces
+
 
 def class_batch_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """For every class, the faces of a batch vouch for one another: query, key (B, C, F), value (B, C) -> (B, C), attn.
+    """For every class, faces vouch for others: query (B, C, F), key (M, C, F), value (M, C) -> (B, C), attn (C, B, M).
 
-        scores[c] = query[:, c] key[:, c]ᵀ / √C      (B, B);   C is the number of classes, as published, not F
+        scores[c] = query[:, c] key[:, c]ᵀ / √C      (B, M);   C is the number of classes, as published, not F
         attn[c] = softmax(scores[c]) over the keys;      out[i, c] = Σ_j attn[c, i, j] · value[j, c]
 
-    attn is (C, B, B). Scores are computed in at least fp32. The axis of the softmax is *inferred*: the published text
-    of the function ends at the product. Nothing in here is learned.
+    As published, the M faces that are asked are the B that ask. Scores are computed in at least fp32. The axis of the
+    softmax is *inferred*: the published text of the function ends at the product. Nothing in here is learned.
 
     Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
     """
@@ -67,6 +69,11 @@ class BatchTransformer(nn.Module):
     1×1 convolution to the classes (`shared=True`: one for query and key), and the value is the logits
     (`value_softmax`, `detach_value` change that). A batch of one gives cba = value.
 
+    Ours, in training mode alone, and with no part in a state dict:
+    `gather`: the faces of all processes are asked, with gradients. As published, each process asks its own.
+    `memory`: so many faces of past batches, of all processes, are asked, too, as they were then, without gradients.
+    A batch is past once `remember` is called (`Network.begin_step` does), so that SAM's second look sees the same set.
+
     Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
     """
 
@@ -79,17 +86,43 @@ class BatchTransformer(nn.Module):
         shared: bool = False,
         value_softmax: bool = False,
         detach_value: bool = False,
+        gather: bool = False,
+        memory: int = 0,
     ):
         super().__init__()
+        if memory < 0:
+            raise ValueError(f"a memory holds 0 faces or more, not {memory}")
         self.embed_q = nn.Conv2d(dim, num_classes, 1)
         self.embed_k = self.embed_q if shared else nn.Conv2d(dim, num_classes, 1)
         self.encoding = ClassEncoding(num_classes, features, encoding)
         self.value_softmax, self.detach_value = value_softmax, detach_value
+        self.gather, self.memory = gather, memory
+        self.past: Tensor | None = None  # (n, C, F + 1), n <= memory, the newest last: keys, and the value behind
+        self.latest: Tensor | None = None  # the same, of the batch that is not past yet
 
     def forward(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]:
         value = logits.detach() if self.detach_value else logits
         if self.value_softmax:
             value = value.softmax(dim=-1)
         query, key = (self.encoding(embed(features).flatten(2)) for embed in (self.embed_q, self.embed_k))
-        cba, _ = class_batch_attention(query, key, value)
+        wider = self.training and (self.gather or self.memory)
+        cba, _ = class_batch_attention(query, *(self.asked(key, value) if wider else (key, value)))
         return {"bt": cba + value, "cba": cba}
+
+    def asked(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch (B, C, F), (B, C) -> all faces that are asked (M, C, F), (M, C)."""
+        dtype = torch.promote_types(key.dtype, torch.float32)
+        own = torch.cat([key.to(dtype), value.to(dtype)[..., None]], dim=-1)
+        faces = gather_faces(own) if self.gather else own
+        if self.memory:
+            if self.latest is None:
+                self.latest = (faces if self.gather else gather_faces(own.detach())).detach()
+            if self.past is not None:
+                faces = torch.cat([faces, self.past.to(faces)])
+        return faces[..., :-1], faces[..., -1]
+
+    def remember(self) -> None:
+        """The latest batch is past: into the memory with it."""
+        if self.latest is not None:
+            past = self.latest if self.past is None else torch.cat([self.past.to(self.latest), self.latest])
+            self.past, self.latest = past[-self.memory :], None

@@ -35,9 +35,11 @@ class Keep(Callback):
             self.best = read_header(self.folder / "best.safetensors")["training"]["metrics"][self.monitor]
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.sanity_checking:
             return
-        metrics = {name: round(float(value), 5) for name, value in module.metrics.compute().items()}
+        metrics = {name: round(float(value), 5) for name, value in module.metrics.compute().items()}  # of all processes
+        if not trainer.is_global_zero:
+            return
         training = self.header["training"] | {"metrics": metrics, "steps": trainer.global_step}
         header = self.header | {"training": training}
         save_network(self.folder / "last.safetensors", module.network, header)

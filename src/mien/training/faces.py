@@ -62,19 +62,25 @@ class Crops(Dataset):
             face = crop(image, self.preprocess, landmarks)
         except ValueError:  # landmarks that cannot be a face
             face = crop(image, self.preprocess)
-        target = row.target
-        if self.majority and row.label >= 0:
-            target = np.eye(len(target), dtype=np.float32)[row.label]
+        target = self.target(row)
         units = () if row.units is None else (torch.from_numpy(row.units),)
         return torch.from_numpy(np.ascontiguousarray(face)), torch.from_numpy(target), row.label, *units
+
+    def target(self, row: Row) -> np.ndarray:
+        """(C,) float32, what is learned of a row."""
+        if self.majority and row.label >= 0:
+            return np.eye(len(row.target), dtype=np.float32)[row.label]
+        return row.target
 
 
 class Order(Sampler[tuple[int, float]]):
     """The rows of an epoch, each with a chance in [0, 1), as the seed and the number of the epoch decide.
 
     weights: (n,) or None; with them n rows are drawn with replacement, each with probability proportional to its own,
-    without them every row comes once, or as often as `repeats` (n,) says. place: the epoch, and how many rows of it a
-    resumed run has seen already.
+    without them every row comes once, or as often as `repeats` (n,) says. place: the epoch, and how many of its own
+    rows of it a process that was resumed has seen already. share: the number of this process, and of all; each has
+    every so-many-th row, so that their batches together are one process's of that size. The rest, which does not go
+    round, is left out of the epoch.
     """
 
     def __init__(
@@ -84,12 +90,13 @@ class Order(Sampler[tuple[int, float]]):
         seed: int,
         place: Callable[[], tuple[int, int]],
         repeats: np.ndarray | None = None,
+        share: tuple[int, int] = (0, 1),
     ):
         self.rows = np.arange(count) if repeats is None else np.repeat(np.arange(count), repeats)
-        self.count, self.weights, self.seed, self.place = len(self.rows), weights, seed, place
+        self.count, self.weights, self.seed, self.place, self.share = len(self.rows), weights, seed, place, share
 
     def __len__(self) -> int:
-        return self.count
+        return self.count // self.share[1]
 
     def __iter__(self) -> Iterator[tuple[int, float]]:
         epoch, seen = self.place()
@@ -99,7 +106,9 @@ class Order(Sampler[tuple[int, float]]):
         else:
             order = draw.choice(self.count, self.count, p=self.weights / self.weights.sum())
         chances = draw.random(self.count)
-        yield from zip(order[seen:].tolist(), chances[seen:].tolist(), strict=True)
+        rank, processes = self.share
+        own = np.arange(rank, len(self) * processes, processes)[seen:]
+        yield from zip(order[own].tolist(), chances[own].tolist(), strict=True)
 
 
 def count_repeats(labels: np.ndarray, oversample: Literal["sqrt", "reciprocal"]) -> np.ndarray:
@@ -115,6 +124,16 @@ def count_repeats(labels: np.ndarray, oversample: Literal["sqrt", "reciprocal"])
     else:
         times = -(-counts[values >= 0].max(initial=1) // counts)
     return np.where(values < 0, 1, times)[group]
+
+
+def weigh_classes(shares: np.ndarray, power: float) -> np.ndarray:
+    """Weights ~ `count(class) ** -power` of classes (C,), whose mean over the rows is 1; 0 for a class without rows.
+
+    shares: (n, C), what is learned of each row. With a power of 1 it is `n / (C · count)`.
+    """
+    counts = shares.sum(0, dtype=np.float64)
+    weights = np.where(counts > 0, counts.clip(1e-12) ** -power, 0.0)
+    return weights * counts.sum() / max((weights * counts).sum(), 1e-12)
 
 
 class Batches(DataLoader):
@@ -169,6 +188,11 @@ class Faces(LightningDataModule):
         self.subset, self.num_workers = subset, num_workers
         self.train_split, self.validation_split = train_split, validation_split
 
+    def prepare_data(self) -> None:
+        """In one process alone: what the others then find in the cache."""
+        if self.aligned and self.landmarks_cache is not None:
+            self._landmarks(self.data.rows(self.train_split))
+
     def setup(self, stage: str | None = None) -> None:
         rows = list(self.data.rows(self.train_split))
         landmarks = self._landmarks(rows) if self.aligned else None
@@ -214,7 +238,7 @@ class Faces(LightningDataModule):
             weights = (counts ** -float(self.balance))[group]
         if self.oversample != "none":
             repeats = count_repeats(labels, self.oversample)
-        order = Order(len(labels), weights, self.seed, self._place, repeats)
+        order = Order(len(labels), weights, self.seed, self._place, repeats, self._share(len(labels)))
         return Batches(
             self.train_faces,
             self.batch_size,
@@ -231,5 +255,19 @@ class Faces(LightningDataModule):
         epoch, step = divmod(self.trainer.global_step, math.ceil(self.trainer.num_training_batches / every))
         return epoch, step * every * self.batch_size
 
+    def _share(self, rows: int) -> tuple[int, int]:
+        """The number of this process, and of all that share the rows."""
+        rank, processes = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        if rows < processes:
+            raise MienError(f"{self.data}: {rows} faces are too few for {processes} processes")
+        return rank, processes
+
+    def class_weights(self, power: float) -> np.ndarray:
+        """(C,), of the training rows as they are, neither drawn by balance nor repeated; see `weigh_classes`."""
+        crops = self.train_faces
+        return weigh_classes(np.stack([crops.target(row) for row in crops.rows]), power)
+
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.validation_faces, self.batch_size, num_workers=self.num_workers)
+        rank, processes = self._share(len(self.validation_faces))
+        own = range(rank, len(self.validation_faces), processes)
+        return DataLoader(self.validation_faces, self.batch_size, sampler=own, num_workers=self.num_workers)

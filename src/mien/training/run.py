@@ -18,6 +18,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse.typing import ClosedUnitInterval, PositiveInt
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mien import __version__
 from mien.checkpoint import VERSION, check_header
@@ -144,7 +145,8 @@ def _train(arguments: Sequence[str]) -> Path:
         _check_fits(task, last)
 
     folder.mkdir(parents=True, exist_ok=True)
-    options.save(config, folder / "recipe.yaml", overwrite=True)
+    if rank_zero_only.rank == 0:
+        options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
     callbacks: list[Callback] = [Keep(folder, header, config.monitor), Resume(folder, config.every), waiting]
     callbacks += decay
@@ -155,9 +157,8 @@ def _train(arguments: Sequence[str]) -> Path:
     began = time.monotonic()
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer = Trainer(
-            **vars(made.trainer), logger=Table(folder, resume), callbacks=callbacks, default_root_dir=folder
-        )
+        told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
+        trainer = Trainer(**told, logger=Table(folder, resume), callbacks=callbacks, default_root_dir=folder)
         trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=False)
     except MisconfigurationException as error:
         raise MienError(" ".join(str(error).split())) from error
@@ -169,11 +170,12 @@ def _train(arguments: Sequence[str]) -> Path:
             raise
         raise KeyboardInterrupt from None
     minutes = (time.monotonic() - began) / 60
-    print(
-        f"{folder}: {trainer.global_step} steps, {minutes:.1f} minutes; "
-        f"of a step's time {waiting.share:.0%} was waiting for faces",
-        file=sys.stderr,
-    )
+    if trainer.is_global_zero:
+        print(
+            f"{folder}: {trainer.global_step} steps, {minutes:.1f} minutes; "
+            f"of a step's time {waiting.share:.0%} was waiting for faces",
+            file=sys.stderr,
+        )
     return folder
 
 

@@ -13,9 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from mien.errors import MienError
 from mien.losses import weighted_cross_entropy
 from mien.networks import Network, Normalize
 from mien.networks.deploy import to_float
+from mien.nn import BatchTransformer
 from mien.training.augment import Augmentation
 from mien.training.sam import SAM
 
@@ -23,6 +25,9 @@ MakeOptimizer = Callable[[Iterable], Optimizer]
 
 
 Schedule = Literal["cosine", "epoch_cosine", "exponential", "constant"]
+
+POWERS = {"inverse": 1.0, "sqrt": 0.5}
+"""By what power of its count a class weighs less."""
 
 
 def learning_rate(schedule: Schedule, warmup: float, gamma: float, steps: int, epochs: int) -> Callable[[int], float]:
@@ -56,6 +61,8 @@ class Task(LightningModule):
     sam_rho: above 0 wraps the optimizer in SAM with that radius; `sam_adaptive` makes it ASAM.
     decay_bias: without it, parameters of fewer than two dimensions have no weight decay, nor those that the network
         says so of in `no_decay`.
+    class_weights: of the cross entropies, which are then weighted means: a number for each class, or from the training
+        rows, in inverse proportion to the count of a class or to the root of it, 1 in the mean.
     aux_weight: of the mean `aux_loss` of the network's mixers that have one, such as MoH's balance of its heads; 0.01
         is MoH's published weight.
     augment: changes training images; None leaves them as they are.
@@ -77,6 +84,7 @@ class Task(LightningModule):
         decay_bias: bool = False,
         label_smoothing: float = 0.0,
         aux_weight: float = 0.01,
+        class_weights: Literal["none", "inverse", "sqrt"] | list[float] = "none",
         augment: Augmentation | None = None,
         seed: int = 0,
     ):
@@ -86,6 +94,11 @@ class Task(LightningModule):
         self.make_optimizer, self.schedule, self.warmup, self.gamma = optimizer, schedule, warmup, gamma
         self.lr_scale, self.decay_bias, self.label_smoothing = lr_scale or {}, decay_bias, label_smoothing
         self.sam_rho, self.sam_adaptive, self.aux_weight = sam_rho, sam_adaptive, aux_weight
+        self.class_weights, self.weights = class_weights, None
+        if not isinstance(class_weights, str):
+            if len(class_weights) != num_classes or not (min(class_weights) >= 0 < max(class_weights)):
+                raise MienError(f"--task.class_weights: {num_classes} numbers of 0 or more, not {class_weights}")
+            self.weights = torch.tensor(class_weights, dtype=torch.float32)
         self.metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
@@ -108,6 +121,33 @@ class Task(LightningModule):
             images = self.normalize(images)
         return images.contiguous(memory_format=torch.channels_last), *others
 
+    def on_fit_start(self) -> None:
+        if isinstance(self.class_weights, str) and self.class_weights != "none":
+            weights = self.trainer.datamodule.class_weights(POWERS[self.class_weights])
+            self.weights = torch.from_numpy(weights).float()
+
+    def on_train_batch_start(self, batch: tuple[Tensor, ...], index: int) -> None:
+        self.network.begin_step(self.trainer.global_step / self.trainer.estimated_stepping_batches)
+
+    def on_validation_epoch_start(self) -> None:
+        """All processes judge by the statistics of the first, which are those that are kept."""
+        if self.trainer.world_size > 1:
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def _memories(self) -> dict[str, BatchTransformer]:
+        parts = self.network.named_modules()
+        return {name: part for name, part in parts if isinstance(part, BatchTransformer) and part.memory}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, part in self._memories().items():
+            part.remember()
+            checkpoint.setdefault("memories", {})[name] = part.past
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, part in self._memories().items():
+            part.past, part.latest = checkpoint.get("memories", {}).get(name), None
+
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         images, target, _, *units = batch
         logits = self.network.training_logits(images)
@@ -115,23 +155,36 @@ class Task(LightningModule):
             logits,
             target,
             self.network.loss_weights,
-            label_smoothing=self.label_smoothing,
-            units=units[0] if units else None,
+            None if self.weights is None else self.weights.to(target.device),
+            self.label_smoothing,
+            units[0] if units else None,
+            self._over_processes,
         )
         aux = [part.aux_loss for part in self.network.modules() if getattr(part, "aux_loss", None) is not None]
         if aux:
             parts["aux"] = torch.stack(aux).mean()
             loss = loss + self.aux_weight * parts["aux"]
-        self.log_dict({f"loss_{name}": part.detach() for name, part in parts.items()}, on_step=True, on_epoch=False)
-        self.log("loss", loss.detach(), prog_bar=True)
+        told, *by_name = self._over_processes(torch.stack([loss, *parts.values()]).detach())
+        named = {f"loss_{name}": part for name, part in zip(parts, by_name, strict=True)}
+        self.log_dict(named, on_step=True, on_epoch=False)
+        self.log("loss", told, prog_bar=True)
         return loss
+
+    def _over_processes(self, value: Tensor) -> Tensor:
+        """The mean of it over all processes."""
+        if self.trainer.world_size == 1:
+            return value
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total / self.trainer.world_size
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         images, target, label, *_ = batch
         logits = self.network(images).float()
         self.metrics.update(logits, label)
         self.log_dict(self.metrics, prog_bar=True)
-        self.log("val_loss", nn.functional.cross_entropy(logits, target), batch_size=len(label))
+        loss = nn.functional.cross_entropy(logits, target)
+        self.log("val_loss", loss, batch_size=len(label), sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
