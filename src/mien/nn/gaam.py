@@ -22,7 +22,7 @@ class GAAM(nn.Module):
     nor does a class token there. By default our heads are groups of channels, and every token is weighed by all.
 
     A product of densities, as published, is one of them: K = 3 can do no more than K = 1. `mixture`: their sum, ours.
-    All is computed as logarithms and in at least fp32: published code underflows to 0 at one of five starts. `rescale`
+    All is computed as logarithms and in at least fp32, where published code can underflow to 0 for K = 5. `rescale`
     multiplies by the length of the axis, ours: weights that sum to 1 leave little of x. Where x is `padding_value` it
     comes back as it is and counts as 0 in μ and σ, but is in the sum, as published.
 

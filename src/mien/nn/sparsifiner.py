@@ -15,11 +15,11 @@ class Sparsifiner(nn.Module):
         coef = softmax(heads^-1/2 · W_q q (W_k k)ᵀ P) (B, heads, N, r);   S = coef Uᵀ (B, heads, N, N)
         mask[i] = the ⌈keep · N⌉ greatest of S[i];   out = proj(softmax(head_dim^-1/2 · q kᵀ within the mask) v)
 
-    W_q, W_k: head_dim -> head_dim / 2, shared by the heads; P, U: (N, r), `rank` r = N // 6 unless given. For the mask
-    only the `coef_top_k` greatest of coef count, and of |U| what is above `basis_threshold`. The first `num_prefix`
-    tokens, such as a class token, attend to all. N is fixed. A forward hook on `mask` sees (and may replace) the mask
-    (B, heads, N, N), bool. Attention is computed in full and then masked, as in the published code: what is sparse
-    here is the answer, not the cost. `grid` is ignored.
+    W_q, W_k: head_dim -> head_dim / 2, shared by the heads; P, U: (N, r), `rank` r = N // 6 (2 at least) unless given.
+    For the mask only the `coef_top_k` greatest of coef count, and of |U| what is above `basis_threshold`. The first
+    `num_prefix` tokens, such as a class token, attend to all. N is fixed. A forward hook on `mask` sees (and may
+    replace) the mask (B, heads, N, N), bool. Attention is computed in full and then masked, as in the published code:
+    what is sparse here is the answer, not the cost. `grid` is ignored.
 
     The task teaches the predictor nothing. `aux_loss` does, in training: `Σ (S - A)²` with S before the thresholds, A
     the attn of a dense teacher, (B, heads, N, N), if one was put into `teacher_attn` (which is used once), or else of
