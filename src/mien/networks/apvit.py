@@ -299,11 +299,11 @@ class APViT(Network):
         name = "vit.patch_pos_embed"
         return tensors if name not in tensors else {**tensors, name: resize_positions(tensors[name], self.side)}
 
-    def training_logits(self, images: Tensor) -> dict[str, Tensor]:
+    def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.action_units is None:
-            return super().training_logits(images)
+            return super().training_pass(images)
         features = self.forward_features(images)
-        return {"expression": self.forward_head(features), "action_units": self.action_units(features)}
+        return features, {"expression": self.forward_head(features), "action_units": self.action_units(features)}
 
     @torch.no_grad()
     def trace(self, images: Tensor) -> Trace:
