@@ -22,7 +22,7 @@ from mien.nn import (
 )
 from mien.nn.attend import merge_heads, split_heads
 from mien.nn.axial import AxialPositions
-from mien.nn.grassmann import span
+from mien.nn.grassmann import pairs, span
 from mien.nn.grid import from_windows, to_map, to_tokens, to_windows
 
 # numbers of others
@@ -525,27 +525,31 @@ def test_the_prefix_of_a_gate():
 # Grassmann
 
 
+def plane(u, v):
+    return span(pairs(u), pairs(v))
+
+
 def test_a_plane_is_its_coordinates():
     u, v = torch.randn(2, 50, 6, dtype=torch.float64)
-    p = span(u, v)
+    p = plane(u, v)
     torch.testing.assert_close(p.norm(dim=-1), torch.ones(50).double())
-    torch.testing.assert_close(span(v, u), -p)
+    torch.testing.assert_close(plane(v, u), -p)
     a, b, c, d = torch.randn(4, 50, 1, dtype=torch.float64)
-    torch.testing.assert_close(span(a * u + b * v, c * u + d * v), p * (a * d - b * c).sign())
+    torch.testing.assert_close(plane(a * u + b * v, c * u + d * v), p * (a * d - b * c).sign())
     index = {tuple(pair): n for n, pair in enumerate(torch.triu_indices(6, 6, 1).T.tolist())}
     assert list(index)[:3] == [(0, 1), (0, 2), (0, 3)]
     at = lambda i, j: p[:, index[i, j]]  # noqa: E731
     relation = at(0, 1) * at(2, 3) - at(0, 2) * at(1, 3) + at(0, 3) * at(1, 2)
     assert relation.abs().max() < 1e-14
-    assert (span(u, u) == 0).all() and (span(u, 0 * u) == 0).all()
+    assert (plane(u, u) == 0).all() and (plane(u, 0 * u) == 0).all()
 
 
 def gathered(mixer, x, partners):
     """The layer by its formula, for lists of partners: (N, D) -> (N, D)."""
     z = mixer.reduce(x)
-    pairs = [[span(z[t], z[s]) for s in some] for t, some in enumerate(partners)]
+    planes = [[plane(z[t], z[s]) for s in some] for t, some in enumerate(partners)]
     means = [
-        torch.stack(some).mean(0) if some else mixer.proj.weight.new_zeros(mixer.proj.in_features) for some in pairs
+        torch.stack(some).mean(0) if some else mixer.proj.weight.new_zeros(mixer.proj.in_features) for some in planes
     ]
     g = mixer.proj(torch.stack(means))
     a = mixer.gate(torch.cat([x, g], -1)).sigmoid()
@@ -567,9 +571,9 @@ def test_grassmann_is_its_formula(direction):
     order = range(x.shape[1])
     partners = [[s for s in order if (s < t and behind) or (s > t and ahead)] for t in range(PREFIX)]
     for t in range(PREFIX, x.shape[1]):
-        plane, (y, c) = (t - PREFIX) // SIZE, divmod((t - PREFIX) % SIZE, GRID[1])
+        which, (y, c) = (t - PREFIX) // SIZE, divmod((t - PREFIX) % SIZE, GRID[1])
         some = [(y + s * i, c + s * j) for i, j in ((0, 1), (1, -1), (2, 0)) for s in [-1] * behind + [1] * ahead]
-        some = [PREFIX + plane * SIZE + i * GRID[1] + j for i, j in some if 0 <= i < GRID[0] and 0 <= j < GRID[1]]
+        some = [PREFIX + which * SIZE + i * GRID[1] + j for i, j in some if 0 <= i < GRID[0] and 0 <= j < GRID[1]]
         partners.append(some + list(range(PREFIX)) * behind)
     for ours, one in zip(mixer(x, GRID), x, strict=True):
         torch.testing.assert_close(ours, gathered(mixer, one, partners))

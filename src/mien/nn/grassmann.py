@@ -78,14 +78,15 @@ class Grassmann(nn.Module):
 
     def near(self, z: Tensor, offsets: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Sums over partners in a plane, and how many: (Z, H, W, rank) -> (Z, H · W, pairs), (H · W, 1)."""
-        _, height, width, rank = z.shape
-        total, count = z.new_zeros(*z.shape[:3], rank * (rank - 1) // 2), z.new_zeros(height, width, 1)
+        height, width = z.shape[1:3]
+        z = pairs(z)  # (2, Z, H, W, pairs)
+        total, count = torch.zeros_like(z[0]), z.new_zeros(height, width, 1)
         for y, x in offsets:
             if y >= height or abs(x) >= width:
                 continue
             ahead = slice(y, None), slice(max(x, 0), width + min(x, 0))
             behind = slice(0, height - y), slice(max(-x, 0), width - max(x, 0))
-            p = span(z[:, *ahead], z[:, *behind])
+            p = span(z[:, :, *ahead], z[:, :, *behind])
             if self.direction != "future":
                 total[:, *ahead] += p
                 count[ahead] += 1
@@ -97,7 +98,7 @@ class Grassmann(nn.Module):
     def far(self, prefix: Tensor, z: Tensor, total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """The same with the prefix (B, P, rank) as everybody's partner: -> (B, N, pairs), (N, 1)."""
         first, n = prefix.shape[1], z.shape[1]
-        p = span(prefix[:, :, None], z[:, None])  # (B, P, N, pairs)
+        p = span(pairs(prefix)[:, :, :, None], pairs(z)[:, :, None])  # (B, P, N, pairs)
         order = torch.arange(n, device=z.device) - torch.arange(first, device=z.device)[:, None]  # (P, N)
         seen = {"past": order < 0, "future": order > 0, "both": order != 0}[self.direction].to(z.dtype)
         if self.direction != "future":
@@ -106,10 +107,14 @@ class Grassmann(nn.Module):
         return total, torch.cat([seen.sum(1, keepdim=True), count])
 
 
+def pairs(z: Tensor) -> Tensor:
+    """z_i and z_j for every i < j: (…, r) -> (2, …, r · (r - 1) / 2)."""
+    return torch.stack([z[..., i] for i in torch.triu_indices(z.shape[-1], z.shape[-1], 1, device=z.device)])
+
+
 def span(u: Tensor, v: Tensor) -> Tensor:
-    """The plane of two vectors, as unit Plücker coordinates `u_i v_j - u_j v_i`, i < j: (…, r) -> (…, r · (r - 1) / 2).
+    """The plane of two vectors, `u_i v_j - u_j v_i` over its norm: their `pairs`, (2, …, pairs) each -> (…, pairs).
 
     Another basis of the same plane gives the same but for the sign; of vectors along one line it is 0.
     """
-    i, j = torch.triu_indices(u.shape[-1], u.shape[-1], 1, device=u.device)
-    return F.normalize(u[..., i] * v[..., j] - u[..., j] * v[..., i], dim=-1, eps=1e-6)
+    return F.normalize(u[0] * v[1] - u[1] * v[0], dim=-1, eps=1e-6)
