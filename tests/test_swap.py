@@ -311,7 +311,7 @@ class TimmAttention(nn.Module):
         self.q_norm, self.k_norm = nn.Identity(), nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x, attn_mask=None):
+    def forward(self, x, attn_mask=None, is_causal=False):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask)
         return self.proj(mixed.transpose(1, 2).flatten(2))
@@ -322,8 +322,8 @@ class TimmBlock(nn.Module):
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(dim), TimmAttention(dim, num_heads, qkv_bias)
 
-    def forward(self, x, attn_mask=None):
-        return x + self.attn(self.norm1(x), attn_mask=attn_mask)
+    def forward(self, x, attn_mask=None, is_causal=False):
+        return x + self.attn(self.norm1(x), attn_mask=attn_mask, is_causal=is_causal)
 
 
 class TimmViT(nn.Module):
