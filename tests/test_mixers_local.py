@@ -327,6 +327,16 @@ def test_padding_has_no_mass(name):
         assert nothing_lost == (name != "halo of padding")
 
 
+@pytest.mark.parametrize("side, share", [(14, 0.41), (7, 0.71)])
+def test_how_much_of_an_even_attention_the_published_halo_gives_to_padding(side, share):
+    halo = Halo(WIDE, 2, mask_padding=False, qkv_bias=True)
+    with torch.no_grad():
+        halo.qkv.weight.zero_()
+        halo.qkv.bias.copy_(torch.arange(3 * WIDE) >= 2 * WIDE)  # scores are 0, values are 1
+    halo.proj = nn.Identity()
+    assert 1 - halo(torch.randn(1, side**2, WIDE), (side, side)).mean().item() == pytest.approx(share, abs=0.005)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"dilation": 2}, {"causal": True}, {"rel_pos_bias": True}, {"kernel_size": (4, 7)}]
 )

@@ -78,18 +78,16 @@ class Halo(LocalAttention):
 
     def bias(self, q: Tensor, grid: Grid) -> Tensor:
         block, halo = self.cut(grid)
-        q = q.unflatten(2, block) * self.pos_scale  # (Z · C, heads, h, w, d)
-        tables = []
-        for table, b, r in zip((self.height_rel, self.width_rel), block, halo, strict=True):
+        counts = [-(-size // b) for size, b in zip(grid, block, strict=True)]
+        q = q.unflatten(2, block).unflatten(0, (-1, *counts)) * self.pos_scale  # (Z, R, C, heads, h, w, d)
+        tables, padding = [], []
+        for table, size, count, b, r in zip((self.height_rel, self.width_rel), grid, counts, block, halo, strict=True):
             query, key = torch.arange(b, device=q.device), torch.arange(b + 2 * r, device=q.device)
             first = self.block_size + 3 * self.halo_size - 1 - r  # of the table: key 0 seen from query 0
             tables.append(table[key - query[:, None] + first].to(q.dtype))  # (b, b + 2r, d)
-        above = torch.einsum("zhyxd,ykd->zhyxk", q, tables[0])
-        beside = torch.einsum("zhyxd,xkd->zhyxk", q, tables[1])
-        bias = (above[..., :, None] + beside[..., None, :]).flatten(4).flatten(2, 3)  # (Z · C, heads, n, m)
-        count = -(-grid[0] // block[0]) * -(-grid[1] // block[1])
-        bias = bias.unflatten(0, (-1, count))
-        if not self.mask_padding or (not any(halo) and count == 1):
-            return bias
-        inside = self.keys(q.new_ones(1, grid[0] * grid[1], 1), grid)  # (C, m, 1)
-        return bias.masked_fill(inside[:, None, None, :, 0] == 0, -math.inf)
+            place = torch.arange(count, device=q.device)[:, None] * b + key - r  # (blocks, b + 2r)
+            outside = ((place < 0) | (place >= size)) & self.mask_padding
+            padding.append(q.new_zeros(outside.shape).masked_fill(outside, -math.inf))
+        above = torch.einsum("zrchyxd,ykd->zrchyxk", q, tables[0]) + padding[0][:, None, None, None, None]
+        beside = torch.einsum("zrchyxd,xkd->zrchyxk", q, tables[1]) + padding[1][:, None, None, None]
+        return (above[..., :, None] + beside[..., None, :]).flatten(6).flatten(4, 5).flatten(1, 2)

@@ -67,7 +67,8 @@ class LocalAttention(nn.Module):
         if bias is not None:
             if bias.shape[1] > 1:  # windows differ
                 bias = bias.expand(planes.shape[0], -1, -1, -1, -1)
-            bias = nn.functional.pad(bias.flatten(0, 1), (count, 0))
+            bias = bias.flatten(0, 1)
+            bias = nn.functional.pad(bias, (count, 0)) if count else bias
         k, v = (split_heads(x, self.num_heads) for x in kv.split(self.widths[1:], dim=-1))
         return self.join(merge_heads(self.attend(q, k, v, bias)), grid)
 
