@@ -6,7 +6,8 @@ Every round runs each setting (patches, rate) once, in turn, on the very same we
 of the machine meets all of them. Printed are processor time (all threads, the median over rounds) and its ratio to the
 unpooled network's in the same round (again the median), beside the ratio of operations that the paper counts. Weights
 do not matter for time: they are untrained here. The extractor computes in channels last. OMP_WAIT_POLICY keeps threads
-that wait from working, which would be counted.
+that wait from working, which would be counted. Training holds on to freed memory, as `mien train` does, and with
+`--keep-memory` so does the forward pass.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from mien.networks import APViT, apvit
+from mien.training.run import keep_memory
 
 GFLOPS = {(None, 1.0): 15.3021, (160, 0.9): 12.6665, (80, 0.6): 8.2740}  # fvcore's, held by tests/test_apvit.py
 
@@ -69,10 +71,13 @@ def main() -> None:
     parser.add_argument("--train-rounds", type=int, default=5, help="of the training step; 0: none")
     parser.add_argument("--train-batch", type=int, default=8)
     parser.add_argument("--threads", type=int, help="default: torch's")
+    parser.add_argument("--keep-memory", action="store_true", help="in the forward pass as well")
     parser.add_argument("--only", choices=("fp32", "bf16"))
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.keep_memory:
+        keep_memory()
     torch.manual_seed(0)
     threads = f"torch {torch.__version__} on {torch.get_num_threads()} threads"
     print(f"{os.cpu_count()} cores, {threads}; medians of {args.rounds} rounds, {args.train_rounds} in training")
@@ -80,19 +85,20 @@ def main() -> None:
     images = torch.randn(max(args.batch, args.train_batch), 3, 112, 112).contiguous(memory_format=torch.channels_last)
     precisions = {"fp32": torch.float32, "bf16": torch.bfloat16}
     precisions = {name: dtype for name, dtype in precisions.items() if args.only in (None, name)}
+    network.eval()
+    for name, dtype in precisions.items():
+        network.to(dtype)
+        run = partial(forward, network, images[: args.batch].to(dtype))
+        time_settings(f"forward, {name}, batch {args.batch}", network, run, args.rounds)
     if args.train_rounds:
+        keep_memory()
+        network.float()
         optimizer = torch.optim.SGD(network.train().parameters(), lr=1e-3, momentum=0.9)
         batch = images[: args.train_batch]
         for name in precisions:
             step = partial(training_step, network, optimizer, batch, name == "bf16")
             autocast = " autocast" * (name == "bf16")
             time_settings(f"training step, {name}{autocast}, batch {len(batch)}", network, step, args.train_rounds)
-        optimizer.zero_grad()
-    network.eval()
-    for name, dtype in precisions.items():
-        network.to(dtype)
-        run = partial(forward, network, images[: args.batch].to(dtype))
-        time_settings(f"forward, {name}, batch {args.batch}", network, run, args.rounds)
 
 
 if __name__ == "__main__":
