@@ -31,7 +31,7 @@ def weight(name: str, shape: Iterable[int], has_bias: bool) -> Tensor:
         value = 0.5 + np.abs(z)
     elif leaf in ("gamma1", "gamma2"):
         value = 0.5 + 0.1 * z
-    elif leaf == "weight" and len(shape) > 1:
+    elif leaf.endswith("weight") and len(shape) > 1:
         value = z / np.sqrt(np.prod(shape[1:]))
     elif leaf == "weight":
         value = 1 + 0.1 * z if has_bias else 0.25 + 0.05 * z

@@ -166,6 +166,23 @@ def test_the_batch_branch_and_its_weights_have_no_part_in_the_answer():
     assert torch.equal(network(images), expected)
 
 
+def test_past_faces_matter_in_training_alone_and_are_no_weights():
+    network, images = by_rule(btn_mobile(bt_memory=3)), faces()
+    before, answer = network.training_logits(images), network(images)
+    assert network.batch_transformer.latest is None
+    network.batch_transformer.train()
+    for batch, known in ((images, 0), (images[:2] + 1, 3), (images, 3)):
+        network.begin_step(0.5)
+        past = network.batch_transformer.past
+        assert (0 if past is None else len(past)) == known
+        cba = network.training_logits(batch)["cba"]
+    assert (cba - before["cba"]).abs().max() > 1e-4 and not past.requires_grad
+    assert torch.equal(network(images), answer)
+    network.batch_transformer.eval()
+    assert torch.equal(network.training_logits(images)["cba"], before["cba"])
+    assert network.state_dict().keys() == btn_mobile().state_dict().keys()
+
+
 def test_in_training_the_faces_of_a_batch_do_matter():
     network, images = by_rule(btn_mobile()), faces()  # in eval mode, so that batch norm does not mix them
     together, pair = network.training_logits(images), network.training_logits(images[:2])
@@ -284,6 +301,8 @@ OPTIONS = {
     "shared": {"bt_shared": True},
     "softmax": {"bt_value_softmax": True},
     "detach": {"bt_detach_value": True},
+    "all processes": {"bt_gather": True},
+    "past faces": {"bt_memory": 3},
     "λ": {"vit_loss_weight": 3.0},
 }
 
@@ -349,6 +368,7 @@ def test_value_of_the_batch_branch():
         ({"vit_tokens": "levels49"}, "vit_tokens must be 'levels147' or 'fused49', not 'levels49'"),
         ({"bt_encoding": "rotary"}, "the encoding must be learned, sinusoidal, scalar or none, not 'rotary'"),
         ({"vit_tokens": "fused49", "mla": "none"}, "without it nothing is fused"),
+        ({"bt_memory": -1}, "a memory holds 0 faces or more, not -1"),
         ({"attention": "window"}, "unexpected keyword argument 'attention'"),
     ],
 )

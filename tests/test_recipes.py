@@ -14,7 +14,7 @@ from torch import nn
 from mien.__main__ import main
 from mien.checkpoint import labels_of, read_header
 from mien.labels import EXPRESSIONS, ORDERS
-from mien.networks import APViT, Network, build, load_network
+from mien.networks import APViT, ARBEx, Network, build, load_network
 from mien.training.run import parser
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -59,6 +59,11 @@ class Plain(Network):
         return self.head(features)
 
 
+class Balanced(ARBEx):
+    def __init__(self, *, num_classes: int):
+        super().__init__(body=Plain(num_classes=num_classes))
+
+
 def ferplus(root: Path) -> str:
     rows = [votes(bytes_of(root, i), "train" if i < 8 else "validation", **{EXPRESSIONS[i % 8]: 9}) for i in range(12)]
     return table(root / "fer.parquet", rows)
@@ -100,7 +105,8 @@ SETS = {
 
 def two_steps(file: Path, data: Path, *options: str) -> list[str]:
     told = yaml.safe_load(file.read_text())
-    name = "Small" if "apvit" in told["model"]["class_path"] else "Plain"
+    name = told["model"]["class_path"].rpartition(".")[2].partition("_")[0]
+    name = {"apvit": "Small", "arbex": "Balanced"}.get(name, "Plain")
     path = "root" if told["data"]["class_path"] == "mien.data.Folder" else "path"
     own = {
         "--model.class_path": f"{__name__}.{name}",
@@ -136,6 +142,8 @@ def test_two_steps_of_every_recipe(file, tmp_path, monkeypatch, capsys):
     assert labels_of(header) == (ORDERS[order] if order else EXPRESSIONS)
     network = load_network(out / "last.safetensors", trust=True)
     assert network(torch.randn(2, 3, 112, 112)).isfinite().all()
+    if isinstance(network, Balanced):
+        assert all(row[f"loss_{name}"] for row in rows for name in ("balanced", "anchors", "center"))
     if isinstance(network, Small):
         wanted = told["model"]["init_args"]
         assert network.keep_patches == wanted["keep_patches"] and network.keep_rate == [1.0, wanted["keep_rate"]]

@@ -31,12 +31,13 @@ from mien.classifier import Classifier
 from mien.data import Folder, Row
 from mien.errors import CheckpointError, MienError
 from mien.faces import crop, open_picture
+from mien.losses import weighted_cross_entropy
 from mien.networks import APViT, Network, build, load_network, mobilefacenet, save_network
-from mien.nn import MoH
+from mien.nn import BatchTransformer, MoH
 from mien.nn.grid import to_tokens
 from mien.training.augment import APViTAugment, Augment, Erase, Resample, Tint
 from mien.training.callbacks import Average, Table, Waiting
-from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats
+from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats, weigh_classes
 from mien.training.run import parser, start_from, train
 from mien.training.sam import SAM
 from mien.training.task import Task, learning_rate
@@ -95,6 +96,30 @@ class Routed(Tiny):
         for mixer in self.mixers:
             tokens = tokens + mixer(tokens)
         return tokens.mean(1)
+
+
+class Remembering(Tiny):
+    """With a branch that asks past faces, too."""
+
+    loss_weights = {"vit": 2.0, "bt": 1.0, "cba": 1.0}
+    asked: list[int] = []
+
+    def __init__(self, *, num_classes: int = 3, dim: int = 6):
+        super().__init__(num_classes=num_classes, dim=dim)
+        self.batch_transformer = BatchTransformer(dim, num_classes, memory=6)
+        self.other = None
+
+    def training_logits(self, images):
+        self.seen.append(images.clone())
+        maps = self.trunk(images)
+        logits = self.forward_head(maps.mean((2, 3)))
+        told = {"vit": logits, **self.batch_transformer(maps, logits)}
+        past = self.batch_transformer.past
+        self.asked.append(0 if past is None else len(past))
+        return told
+
+    def begin_step(self, done):
+        self.batch_transformer.remember()
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +286,7 @@ CUTS = {
         "trainer__val_check_interval": 2,
         "trainer__check_val_every_n_epoch": None,
     },
+    "remembering": {"model": {"class_path": f"{__name__}.Remembering"}, "task__sam_rho": 0.1, "ema": 0.7},
     "bf16": {"trainer__precision": "bf16-mixed", "task__schedule": "exponential", "task__gamma": 0.5},
 }
 
@@ -279,7 +305,7 @@ def test_a_run_that_is_resumed_ends_as_one_that_was_not_cut(name, every, fails_a
 
     def failing(task, batch, index):
         count[0] += 1
-        if count[0] > fails_at * (2 if name == "sam" else 1):
+        if count[0] > fails_at * (2 if "task__sam_rho" in CUTS[name] else 1):
             raise RuntimeError("the power is cut")
         return step(task, batch, index)
 
@@ -391,6 +417,14 @@ def test_sam_looks_twice_at_the_same_faces(recipe):
     for first, second in zip(Tiny.seen[::2], Tiny.seen[1::2], strict=True):
         assert torch.equal(first, second)
     assert not torch.equal(Tiny.seen[0], Tiny.seen[2])
+
+
+def test_a_batch_is_past_once_the_next_begins(recipe):
+    """However often SAM looked at it; and the memory is in no checkpoint."""
+    Remembering.asked.clear()
+    folder = train([recipe(task__sam_rho=0.05, model={"class_path": f"{__name__}.Remembering"})])
+    assert Remembering.asked == [0, 0, 4, 4] + [6] * 8
+    assert not [name for name in weights(folder) if "past" in name or "latest" in name]
 
 
 def test_sam_changes_the_run(recipe):
@@ -617,6 +651,7 @@ def test_help_lists_the_options_of_a_recipe(capsys):
         ),
         ({"pooling": "gradual"}, "--pooling gradual: this network keeps all of its patches"),
         ({"faces__oversample": "sqrt", "faces__balance": 1.0}, "not both"),
+        ({"task__class_weights": [1.0, 2.0]}, "--task.class_weights: 3 numbers of 0 or more, not"),
         ({"data__init_args": {"root": "gone"}}, "gone: no such folder"),
         ({"faces__train_split": "learn"}, "no split 'learn', only train, validation"),
         ({"faces__preprocess": GREY48 | {"color": "blue"}}, 'neither "rgb" nor "grey"'),
@@ -820,6 +855,42 @@ def test_rare_classes_are_repeated_as_published():
     assert count_repeats(np.array([0, 1] * 3 + [-1] * 30), "sqrt").tolist() == [2] * 6 + [1] * 30
 
 
+def test_processes_share_an_epoch():
+    """Batch for batch what one process has with as many faces, resumed too; what does not go round is left out."""
+    for weights, repeats in ((None, None), (np.arange(1.0, 24), None), (None, np.arange(23) % 3)):
+
+        def order(seen=0, share=(0, 1), weights=weights, repeats=repeats):
+            return list(Order(23, weights, 0, lambda: (1, seen), repeats, share))
+
+        whole, shares = order(), [order(share=(rank, 3)) for rank in range(3)]
+        assert [len(share) for share in shares] == [len(whole) // 3] * 3
+        together = [face for faces in zip(*shares, strict=True) for face in faces]
+        assert together == whole[: len(together)] and len(whole) - len(together) < 3
+        assert order(seen=4, share=(1, 3)) == shares[1][4:]
+
+
+def test_processes_share_what_they_are_judged_by(pictures):
+    """Every face once, though there are not as many for each."""
+    seen = []
+    for rank in range(4):
+        faces = Faces(Folder(str(pictures)), aligned=0.0, batch_size=4)
+        faces.trainer = SimpleNamespace(global_rank=rank, world_size=4)
+        faces.setup()
+        seen += [label for batch in faces.val_dataloader() for label in batch[2].tolist()]
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2]
+    faces.trainer = SimpleNamespace(global_rank=0, world_size=7)
+    with pytest.raises(MienError, match="6 faces are too few for 7 processes"):
+        faces.val_dataloader()
+
+
+def test_landmarks_are_looked_for_by_one_process(tmp_path, pictures, monkeypatch):
+    faces = Faces(Folder(str(pictures)), aligned=1.0, landmarks_cache=str(tmp_path / "landmarks.npy"))
+    faces.prepare_data()
+    monkeypatch.setattr("mien.training.faces.YuNet", lambda **_: pytest.fail("the cache was not used"))
+    faces.setup()
+    assert len(faces.train_faces.landmarks) == 12
+
+
 def test_order_repeats_rows():
     repeats = np.array([1, 3, 0, 2])
 
@@ -829,6 +900,52 @@ def test_order_repeats_rows():
     assert sorted(i for i, _ in order(0)) == [0, 1, 1, 1, 3, 3]
     assert order(0) == order(0) != order(1) and order(0, seen=4) == order(0)[4:]
     assert len({chance for _, chance in order(0)}) == 6  # the same row is not the same face
+
+
+def test_classes_weigh_by_their_counts():
+    shares = np.array([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], np.float32)
+    counts = np.array([2.5, 0.5, 1])
+    for power in (1.0, 0.5):
+        weights = weigh_classes(shares, power)
+        assert (weights[:3] * counts).sum() == pytest.approx(4) and weights[3] == 0
+        np.testing.assert_allclose(weights[:3] / weights[0], (counts[0] / counts) ** power)
+    np.testing.assert_allclose(weigh_classes(shares, 1.0)[:3], 4 / (3 * counts))
+
+    class Votes:
+        labels = ("a", "b")
+
+        def rows(self, split):
+            return [Row(np.zeros((2, 2, 3), np.uint8), np.array([0.75, 0.25], np.float32), split)] * 4
+
+    for targets, expected in (("votes", [2 / 3, 2]), ("label", [1, 0])):
+        faces = Faces(Votes(), aligned=0.0, targets=targets)
+        faces.setup()
+        np.testing.assert_allclose(faces.class_weights(1.0), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weighted_cross_entropy_is_torchs_and_takes_votes(smoothing):
+    torch.manual_seed(0)
+    logits, target = {"logits": torch.randn(6, 3).double()}, torch.tensor([0, 2, 2, 1, 0, 0])
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    expected = nn.functional.cross_entropy(logits["logits"], target, weights.double(), label_smoothing=smoothing)
+    for truth in (target, torch.eye(3)[target]):
+        loss, _ = weighted_cross_entropy(logits, truth, {"logits": 1.0}, weights, smoothing)
+        torch.testing.assert_close(loss, expected)
+    votes = torch.tensor([[0.5, 0.3, 0.2]] * 6)
+    loss, _ = weighted_cross_entropy(logits, votes, {"logits": 1.0}, weights)
+    by_hand = -(weights * votes * logits["logits"].log_softmax(1)).sum() / (6 * (weights * votes[0]).sum())
+    torch.testing.assert_close(loss, by_hand)
+
+
+@pytest.mark.parametrize("how", ["inverse", "sqrt", [1.0, 2.0, 4.0]], ids=str)
+def test_a_run_with_class_weights(how, recipe):
+    """Of 2, 3 and 4 faces."""
+    uneven = {"faces__subset": 9, "trainer__max_epochs": 1, "faces__targets": "label", "task__label_smoothing": 0.1}
+    plain = train([recipe(**uneven), "--out", "plain"])
+    weighted = train([recipe(**uneven, task__class_weights=how), "--out", "weighted"])
+    assert float(table(plain)[0]["loss"]) != float(table(weighted)[0]["loss"])
+    assert not torch.equal(weights(plain)["head.weight"], weights(weighted)["head.weight"])
 
 
 def test_balance_and_oversampling_exclude_each_other(pictures):

@@ -14,7 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     for module in ("torch", "lightning", "kornia", "jsonargparse"):
         require(module, "train")
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from mien.training.run import train
 
-    print(train(args.arguments), file=sys.stdout)
+    folder = train(args.arguments)
+    if rank_zero_only.rank == 0:
+        print(folder, file=sys.stdout)
     return 0

@@ -22,6 +22,7 @@ from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
 from mien.nn.rcmha import RCMHA
+from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
 from mien.nn.sparsifiner import Sparsifiner
@@ -69,6 +70,7 @@ __all__ = [
     "MoH",
     "MultiConv",
     "Neighborhood",
+    "ReliabilityBalancing",
     "SelfAttention",
     "SemanticModule",
     "Sparsifiner",

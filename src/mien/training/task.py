@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from mien.errors import MienError
@@ -106,6 +106,7 @@ class Task(LightningModule):
             },
             prefix="val_",
         )
+        self.validation_loss = MeanMetric()
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
         """Faces uint8 (B, 112, 112, 3) become what the network reads, augmented in training: once, however often SAM
@@ -183,8 +184,8 @@ class Task(LightningModule):
         logits = self.network(images).float()
         self.metrics.update(logits, label)
         self.log_dict(self.metrics, prog_bar=True)
-        loss = nn.functional.cross_entropy(logits, target)
-        self.log("val_loss", loss, batch_size=len(label), sync_dist=True)
+        self.validation_loss.update(nn.functional.cross_entropy(logits, target), len(label))
+        self.log("val_loss", self.validation_loss)
 
     def configure_optimizers(self) -> dict[str, Any]:
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
