@@ -142,9 +142,11 @@ def test_saving_keeps_both_files_and_the_card(tmp_path):
     write_stand_in(tmp_path / "a" / "model.onnx")
     (tmp_path / "a" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "a" / "README.md").write_text("# Mine")
+    (tmp_path / "a" / "calibration.png").write_bytes(b"plot")
     Classifier.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
     assert (tmp_path / "b" / "model.safetensors").read_bytes() == b"weights"
     assert (tmp_path / "b" / "README.md").read_text() == "# Mine"
+    assert (tmp_path / "b" / "calibration.png").read_bytes() == b"plot"
     Classifier.from_pretrained(tmp_path / "b").save_pretrained(tmp_path / "b")  # onto itself
     assert Classifier.from_pretrained(tmp_path / "b").labels == EXPRESSIONS
 

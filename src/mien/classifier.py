@@ -27,7 +27,7 @@ LOSS = 0.003
 """Of accuracy, that precision="auto" stays below: it takes bf16 where a model's header says that it loses less."""
 
 _FILES = ("model.onnx", "model.safetensors")  # in the order of preference: ONNX needs no torch
-_NOTES = ("README.md", "config.json")
+_NOTES = ("README.md", "config.json", "calibration.png")
 
 
 class Classifier:
@@ -121,8 +121,10 @@ class Classifier:
             origin = source / name if whole else self.path
             if origin.exists():
                 _write(folder / name, origin.read_bytes())
-        card = source / "README.md"
+        card, plot = source / "README.md", source / "calibration.png"
         text = card.read_text("utf-8") if whole and card.exists() else model_card(self.header)
+        if whole and plot.exists():
+            _write(folder / plot.name, plot.read_bytes())
         _write(folder / "README.md", text.encode())
         _write(folder / "config.json", json.dumps(self.header, indent=2).encode())
 
