@@ -113,6 +113,30 @@ def test_what_is_wrong_in_rafdb(rafdb):
         RAFDB(str(rafdb / "gone"))
 
 
+def test_rafdb_tells_of_people(rafdb):
+    folder = rafdb / "Annotation/manual"
+    folder.mkdir(parents=True)
+    points = ["1.5\t2.5\n"] * 5
+    for i, numbers in enumerate(["0\n0\n0\n", "1 \n1\n4", "2\n2\n2\n", "1\n3\n0\n", "1\n0\n", "1\n-1\n0\n"], 1):
+        (folder / f"train_{i:05}_manu_attri.txt").write_text("".join(points) + numbers)
+    data = RAFDB(str(rafdb), groups=["age", "gender"])
+    assert [row.groups for row in data.rows("train")] == [
+        {"age": "0-3", "gender": "male"}, {"age": "70+", "gender": "female"}, {"age": "20-39", "gender": "unsure"},
+    ]  # fmt: skip
+    at, here = "EmoLabel/list_patition_label.txt", "Annotation/manual/train_0000"
+    wrong = "lines 6 to 8 are not the numbers of gender, race, age"
+    assert reasons(data, "train") == [
+        *(f"{at}:{2 * i - 1}: {here}{i}_manu_attri.txt: {wrong}" for i in (4, 5, 6)),
+        f"{at}:13: {here}7_manu_attri.txt: no such file or directory",
+    ]
+    assert len(RAFDB(str(rafdb)).rows("train")) == 7 and not RAFDB(str(rafdb)).rows("train")[0].groups
+    with pytest.raises(MienError, match="RAF-DB tells no 'sex' of anybody, only gender, race, age"):
+        RAFDB(str(rafdb), groups=["sex"])
+    folder.rename(rafdb / "elsewhere")
+    with pytest.raises(MienError, match="no Annotation/manual or manual there"):
+        RAFDB(str(rafdb), groups=["race"])
+
+
 # ExpW
 
 

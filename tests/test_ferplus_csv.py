@@ -106,6 +106,31 @@ def test_malformed_lines_are_told_by_file_and_line(tmp_path):
     assert str(error) == f"{tmp_path}/fer2013new.csv line 9: fer0000006.png is listed already: line 8"
 
 
+def test_lines_that_end_early_are_told(tmp_path):
+    def cut(number, face, vote):
+        if number == 7:
+            del vote[5:]
+        if number == 8:
+            del face[2:]
+
+    data = FERPlus(str(write(tmp_path, change=cut)))
+    assert len(data.rows("validation")) == 1
+    assert [str(error).removeprefix(f"{tmp_path}/") for error in data.findings["validation"].malformed] == [
+        "fer2013new.csv line 9: the line ends before its last vote",
+        "fer2013.csv line 10: 0 pixels instead of 48×48",
+    ]
+
+
+def test_what_is_no_table_is_refused(tmp_path):
+    write(tmp_path)
+    votes, pixels = tmp_path / "fer2013new.csv", tmp_path / "fer2013.csv"
+    votes.write_text("\ufeff" + votes.read_text())
+    assert len(FERPlus(str(tmp_path)).rows("test")) == 2  # as Excel saves it
+    pixels.write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(MienError, match="fer2013.csv or fer2013new.csv is no table"):
+        FERPlus(str(tmp_path)).rows("test")
+
+
 def test_what_is_not_the_set_is_refused(tmp_path):
     with pytest.raises(MienError, match="fer2013.csv: no such file"):
         FERPlus(str(tmp_path))

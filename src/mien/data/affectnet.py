@@ -71,14 +71,17 @@ class AffectNet(Listing):
     def _csv(file: Path) -> Iterator[tuple[str, dict[str, str]]]:
         table = csv.reader(read_text(file).splitlines())
         columns = _COLUMNS
-        for values in table:
-            if table.line_num == 1 and values[:1] == _COLUMNS[:1]:
-                columns = values
-                missing = set(_COLUMNS[:5] + ["expression"]) - set(columns)
-                if missing:
-                    raise MienError(f"{file}:1: no column {', '.join(sorted(missing))}")
-            elif values:
-                yield f"{file}:{table.line_num}", dict(zip(columns, values, strict=False))
+        try:
+            for values in table:
+                if table.line_num == 1 and values[:1] == _COLUMNS[:1]:
+                    columns = values
+                    missing = set(_COLUMNS[:5] + ["expression"]) - set(columns)
+                    if missing:
+                        raise MienError(f"{file}:1: no column {', '.join(sorted(missing))}")
+                elif values:
+                    yield f"{file}:{table.line_num}", dict(zip(columns, values, strict=False))
+        except csv.Error as error:  # a quotation mark that is never closed
+            raise MienError(f"{file}:{table.line_num}: {error}") from error
 
     def _row(self, line: dict[str, str]) -> Entry | None:
         if "expression" not in line:

@@ -113,6 +113,8 @@ class _CSV:
             try:
                 if votes is None or votes["usage"].strip() != usage:
                     raise ValueError(f"is of another picture than {self._pixels.name}")
+                if None in votes.values():
+                    raise ValueError("the line ends before its last vote")
                 if not (picture := votes["image name"].strip()):
                     continue
                 if first.setdefault(picture, line) != line:
@@ -142,8 +144,15 @@ class _CSV:
 
     def _lines(self) -> Iterator[tuple[int, dict[str, str], dict[str, str] | None]]:
         """Number, pixels and votes of each line; columns in lower case."""
-        with self._pixels.open(newline="") as one, self._votes.open(newline="") as two:
-            faces, votes = csv.DictReader(one), csv.DictReader(two)
+        try:
+            yield from self._read_lines()
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise MienError(f"{self.root}: {self._pixels.name} or {self._votes.name} is no table ({error})") from error
+
+    def _read_lines(self) -> Iterator[tuple[int, dict[str, str], dict[str, str] | None]]:
+        how = {"newline": "", "encoding": "utf-8-sig"}
+        with self._pixels.open(**how) as one, self._votes.open(**how) as two:
+            faces, votes = csv.DictReader(one, restval=""), csv.DictReader(two)
             for reader, file, needed in (
                 (faces, self._pixels, ["usage", "pixels"]),
                 (votes, self._votes, ["usage", "image name", *EXPRESSIONS, "unknown", "nf"]),

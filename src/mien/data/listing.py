@@ -1,7 +1,7 @@
 """Sets whose rows stand in lists, one a line."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +13,14 @@ from mien.errors import MienError, ReadError
 
 
 class Entry(NamedTuple):
-    """What a line says: a picture, its class, a name that no other line may have, and the part of the picture meant."""
+    """What a line says: a picture, its class, a name that no other line may have, the part of the picture meant, and
+    what else is said of the person."""
 
     picture: Path
     label: int
     key: str
     box: tuple[int, int, int, int] | None = None
+    groups: Mapping[str, str] = {}
 
 
 class Listing(DataSet):
@@ -47,8 +49,8 @@ class Listing(DataSet):
                 yield ReadError(where, f"{entry.key} is listed already: {first[entry.key]}")
                 continue
             first[entry.key] = where
-            name = f"{where}: {entry.picture.name}"
-            yield Row(entry.picture, targets[entry.label], split, label=entry.label, name=name, box=entry.box)
+            name, more = f"{where}: {entry.picture.name}", {"box": entry.box, "groups": entry.groups}
+            yield Row(entry.picture, targets[entry.label], split, label=entry.label, name=name, **more)
 
     def number(self, word: str, first: int = 0) -> int:
         """The class that a word numbers; ValueError where it numbers none."""

@@ -2,6 +2,7 @@
 
 import glob
 import importlib
+import inspect
 import os
 from typing import Any
 
@@ -40,12 +41,12 @@ def open_dataset(path: str | os.PathLike[str], format: str | None = None, **opti
     """
     path = os.fspath(path)
     reader = _find_reader(format or _guess(path))
+    called = inspect.signature(reader)
     try:
-        return reader(path, **options)
+        called.bind(path, **options)
     except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-            raise
-        raise MienError(f"{reader.__name__}: {error}") from error
+        raise MienError(f"{reader.__name__}: {error}; its options: {', '.join([*called.parameters][1:])}") from error
+    return reader(path, **options)
 
 
 def _guess(path: str) -> str:

@@ -72,6 +72,7 @@ class Parquet(DataSet):
         check: bool = True,
     ):
         super().__init__(check)
+        votes, reject, drop, groups = map(_names, (votes, reject, drop, groups))
         self.path, self._image, self._split = str(path), image, split
         self._drop, self._first, self._rule = list(drop or ()), first, (min_votes, mode)
         self._groups = list(groups or ())
@@ -230,6 +231,11 @@ def _find(path: str) -> list[str]:
     if not found:
         raise MienError(f"{path}: no parquet file there" if os.path.isdir(path) else f"{path}: no such file")
     return found
+
+
+def _names(columns: list[str] | str | None) -> list[str] | None:
+    """One column may be named without a list, as `--set drop=note` does."""
+    return [columns] if isinstance(columns, str) else columns
 
 
 def _picture(value: Any, path: str) -> bytes | str:
