@@ -114,5 +114,12 @@ def test_command_prints_and_saves(tmp_path, capsys):
     facts = json.loads((tmp_path / "out/report.json").read_text())["robustness"][str(model)]
     assert facts["unchanged"] == [1.0] and [len(facts[name]) for name in WAYS] == [5] * len(WAYS)
     assert (tmp_path / "out/robustness.png").stat().st_size > 10_000
+    other = write_stand_in(tmp_path / "other/model.onnx")  # a file of the same name
+    assert main([*command, "--against", str(other), "--consistency"]) == 0
+    facts = json.loads((tmp_path / "out/report.json").read_text())
+    assert list(facts["robustness"]) == [str(model), str(other)]
+    assert facts["robustness_difference"]["blur"] == [0.0, 0.0, 0.0]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "mouth hidden" in page and "JPEG, quality 30" in page and page.count('<img class="plot"') == 3
     assert main([*command, "--align", "detect"]) == 1
     assert "--robustness changes pictures" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`mien eval`: a model measured on labelled pictures."""
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -42,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="COLUMN",
-        help="measure each group that this column of a parquet file tells apart; may be said several times",
+        help="measure each group that this tells apart, a column of a parquet file, or gender, race or age of RAF-DB; "
+        "may be said several times",
     )
     parser.add_argument("--limit", type=count, metavar="N", help="read N faces, the same ones every time, and no more")
     parser.add_argument(
@@ -99,7 +101,13 @@ def run(args: argparse.Namespace) -> int:
     from mien.evaluation.groups import by_group, group_table
     from mien.evaluation.page import page
     from mien.evaluation.plot import plot_confusion, plot_reliability
-    from mien.evaluation.robustness import measure_robustness, plot_robustness, robustness_facts, robustness_table
+    from mien.evaluation.robustness import (
+        beyond,
+        measure_robustness,
+        plot_robustness,
+        robustness_facts,
+        robustness_table,
+    )
     from mien.faces.detect import YuNet
 
     if (args.consistency or args.robustness) and args.align == "detect":
@@ -151,6 +159,9 @@ def run(args: argparse.Namespace) -> int:
         facts["groups"] = {c: {name: r.to_dict() for name, r in reports.items()} for c, reports in groups.items()}
     if spoilt:
         facts["robustness"] = {name: robustness_facts(right) for name, right in spoilt.items()}
+    if len(spoilt) > 1:
+        right, rights = spoilt.values()
+        facts["robustness_difference"] = {name: beyond(levels, rights[name]) for name, levels in right.items()}
     text = json.dumps(facts, indent=2, ensure_ascii=False)
     short = f"{Path(args.model).name} on {Path(args.data).name}, {split}, {args.align}"
     with whole(args.out / "report.json") as file:
@@ -159,11 +170,17 @@ def run(args: argparse.Namespace) -> int:
         plot_confusion(report, file, short)
     with whole(args.out / "calibration.png") as file:
         plot_reliability(measured.probs, measured.target, file, short)
+    further: dict[str, tuple[str, bytes | None]] = {}
+    if moved:
+        further["Shown otherwise"] = consistency_table(moved), None
     if spoilt:
+        drawn = io.BytesIO()
+        plot_robustness(spoilt, drawn, short)
+        further["Spoilt"] = robustness_table(*spoilt.values()), drawn.getvalue()
         with whole(args.out / "robustness.png") as file:
-            plot_robustness({Path(name).stem: right for name, right in spoilt.items()}, file, short)
+            file.write(drawn.getvalue())
     with whole(args.out / "report.html") as file:
-        file.write(page(title, measured, classifier, groups, against).encode())
+        file.write(page(title, measured, classifier, groups, against, more=further).encode())
     if args.json:
         print(text)
     else:
@@ -171,10 +188,7 @@ def run(args: argparse.Namespace) -> int:
         more = [group_table(column, reports) for column, reports in groups.items()]
         if against:
             more.append(f"going over to {args.against}: {against[1]}")
-        if moved:
-            more.append(consistency_table(moved))
-        if spoilt:
-            more.append(robustness_table(*spoilt.values()))
+        more += [table for table, _ in further.values()]
         tables = "\n\n".join([f"{title}{left_out}", str(report), *more])
         print(f"{tables}\n\nsaved in {args.out}: report.html, report.json and the plots")
     return 0

@@ -19,7 +19,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
 th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd }
-img.plot { max-width: 100% }
+img.plot { max-width: 100% } pre { overflow-x: auto; font-size: .8rem }
 figure { display: inline-block; width: 9rem; margin: .3rem; vertical-align: top }
 figure img { width: 112px; height: 112px } figcaption { font-size: .8rem; overflow-wrap: anywhere }
 small { color: #666 }
@@ -33,9 +33,10 @@ def page(
     groups: Mapping[str, Mapping[str, Report]],
     against: tuple[str, Comparison] | None = None,
     mistakes: int = 24,
+    more: Mapping[str, tuple[str, bytes | None]] = {},
 ) -> str:
     """A page that asks nothing of the network: measures, plots, groups, the comparison with another model by its name,
-    and the `mistakes` that the model was surest of."""
+    `more` by headings, each a table as text and perhaps a PNG, and the `mistakes` that the model was surest of."""
     report = measured.report
     parts = [f"<h1>{escape(title)}</h1>", _measures(report)]
     if against:
@@ -44,9 +45,13 @@ def page(
         parts += [f"<h2>By {escape(column)}</h2>", _groups(column, reports)]
     parts += ["<h2>Classes</h2>", _classes(report), _plot(plot_confusion, report)]
     parts += ["<h2>Calibration</h2>", _plot(plot_reliability, measured.probs, measured.target)]
+    for heading, (table, png) in more.items():
+        parts += [f"<h2>{escape(heading)}</h2>", f"<pre>{escape(table)}</pre>"]
+        parts += [f'<img class="plot" alt="" src="{_data(png)}">'] if png else []
     if mistakes:
+        seen = "" if measured.found is None else ", as they are before a face is found"
         parts += [
-            f"<h2>The surest of {_wrong(measured).sum():,} mistakes</h2>",
+            f"<h2>The surest of {_wrong(measured).sum():,} mistakes{seen}</h2>",
             *_mistakes(measured, classifier, mistakes),
         ]
     return (

@@ -203,7 +203,7 @@ def plot_robustness(models: Mapping[str, Mapping[str, np.ndarray]], file: Binary
     for place in axes[len(ways) :]:
         place.set_axis_off()
     if len(models) > 1:
-        axes[0].legend(fontsize="small", loc="lower left")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")
     figure.supxlabel("severity")
     figure.supylabel("accuracy, and 95 %")
     if title:
