@@ -46,6 +46,7 @@ def test_groups_come_with_the_rows(people):
     rows = Parquet(str(people), groups=["sex", "age"]).rows("test")
     assert rows[0].groups == {"sex": "male", "age": "0"}
     assert rows[11].groups == {"age": "11"}
+    assert Parquet(str(people), groups="age").rows("test")[11].groups == {"age": "11"}
     assert Parquet(str(people)).rows("test")[0].groups == {}
     with pytest.raises(MienError, match="no column 'height'"):
         Parquet(str(people), groups=["height"])
@@ -143,8 +144,10 @@ def test_a_reader_abstains_below_what_its_model_says(tmp_path):
         assert read.expression == expected and read.probability == pytest.approx(share)
         assert Reader.from_pretrained(model, aligned=True)(face)[0].expression != "uncertain"
     assert Reader.from_pretrained(plain, aligned=True, abstain=1.0)(face)[0].expression == "uncertain"
-    with pytest.raises(MienError, match="not calibrated"):
+    with pytest.raises(MienError, match="does not say when to abstain"):
         Reader.from_pretrained(plain, aligned=True, abstain=True)
+    with pytest.raises(ValueError, match="from 0 to 1, not 80"):
+        Reader.from_pretrained(plain, aligned=True, abstain=80)
 
 
 def test_command_abstains(tmp_path, capsys):

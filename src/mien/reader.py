@@ -39,8 +39,10 @@ class Reader:
     ):
         self.classifier, self.min_face = classifier, min_face
         if abstain is True and "uncertain" not in classifier.header:
-            raise MienError(f"{classifier.path or 'the model'}: was not calibrated to be uncertain (mien calibrate)")
+            raise MienError(f"{classifier.path or 'the model'}: does not say when to abstain: run mien calibrate")
         self.abstain = classifier.header["uncertain"] if abstain is True else float(abstain)
+        if not 0 <= self.abstain <= 1:
+            raise ValueError(f"abstain is a probability from 0 to 1, not {abstain}")
         self.detector = None if aligned else detector or YuNet(min_face=min_face)
 
     @classmethod

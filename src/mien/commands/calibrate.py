@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     scaled = with_temperature(logits, header["temperature"])
     threshold = uncertain_below(scaled, target, args.sure)
     header.pop("uncertain", None)
-    told = "nothing is uncertain: not even the surest answers are right that often"
+    told = f"no threshold for --abstain: not even the surest answers are right {args.sure:.0%} of the time"
     if threshold < 1:
         header["uncertain"] = math.floor(threshold * 1e4) / 1e4
         kept = scaled.max(1) >= header["uncertain"]
