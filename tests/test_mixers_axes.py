@@ -22,7 +22,7 @@ from mien.nn import (
 )
 from mien.nn.attend import merge_heads, split_heads
 from mien.nn.axial import AxialPositions
-from mien.nn.grassmann import pairs, span
+from mien.nn.grassmann import across
 from mien.nn.grid import from_windows, to_map, to_tokens, to_windows
 
 # numbers of others
@@ -525,23 +525,37 @@ def test_the_prefix_of_a_gate():
 # Grassmann
 
 
+def wedge(u, v):
+    i, j = torch.triu_indices(u.shape[-1], u.shape[-1], 1)
+    return u[..., i] * v[..., j] - u[..., j] * v[..., i]
+
+
 def plane(u, v):
-    return span(pairs(u), pairs(v))
+    return F.normalize(wedge(u, v), dim=-1, eps=1e-6)
 
 
-def test_a_plane_is_its_coordinates():
-    u, v = torch.randn(2, 50, 6, dtype=torch.float64)
-    p = plane(u, v)
-    torch.testing.assert_close(p.norm(dim=-1), torch.ones(50).double())
-    torch.testing.assert_close(plane(v, u), -p)
-    a, b, c, d = torch.randn(4, 50, 1, dtype=torch.float64)
-    torch.testing.assert_close(plane(a * u + b * v, c * u + d * v), p * (a * d - b * c).sign())
-    index = {tuple(pair): n for n, pair in enumerate(torch.triu_indices(6, 6, 1).T.tolist())}
-    assert list(index)[:3] == [(0, 1), (0, 2), (0, 3)]
-    at = lambda i, j: p[:, index[i, j]]  # noqa: E731
-    relation = at(0, 1) * at(2, 3) - at(0, 2) * at(1, 3) + at(0, 3) * at(1, 2)
-    assert relation.abs().max() < 1e-14
-    assert (plane(u, u) == 0).all() and (plane(u, 0 * u) == 0).all()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_plane_is_spanned_by_what_lies_across(dtype):
+    torch.manual_seed(0)
+    u, v = torch.randn(2, 50, 6, dtype=dtype)
+    exact = plane(u.double(), v.double()).to(dtype)
+    m, n = across(u, v)
+    torch.testing.assert_close(wedge(u, m), exact)
+    torch.testing.assert_close(wedge(v, n), -exact)
+    a, b, c, d = torch.randn(4, 50, 1, dtype=dtype)
+    a, d = a + 4, d + 4  # far from singular
+    other, _ = across(a * u + b * v, c * u + d * v)
+    sign = (a * d - b * c).sign()
+    exactly = {"atol": 1e-4 if dtype == torch.float32 else 1e-10, "rtol": 0}
+    torch.testing.assert_close(wedge(a * u + b * v, other), exact * sign, **exactly)
+    almost = u + 1e-3 * v  # parallel: not much less exact than the numbers of the plane themselves
+    direct = (plane(u, almost) - exact).abs().max()
+    assert (wedge(u, across(u, almost)[0]) - exact).abs().max() < 10 * direct
+    for parallel in (u, 0 * u, 2 * u):
+        m, n = across(u.requires_grad_(), parallel)
+        assert (wedge(u, m) == 0).all() and (wedge(parallel, n) == 0).all()
+        (grad,) = torch.autograd.grad((wedge(u, m) + wedge(parallel, n)).sum(), u)
+        assert grad.isfinite().all()
 
 
 def gathered(mixer, x, partners):

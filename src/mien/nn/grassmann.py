@@ -24,7 +24,10 @@ class Grassmann(nn.Module):
     `offsets` (rows, columns) away, each of which points ahead in reading order, so that 'past' never looks ahead there
     either. Who has no partner beyond a border counts fewer; who has none at all keeps proj's bias as g, or 0 without
     `bias_alone`. The paper writes the pairs (t, t + lag), which shows a causal model its future; 'past' pairs t with
-    t - lag, as all reproductions do. Proj being linear, the mean is taken first and projected once.
+    t - lag, as all reproductions do.
+
+    How: unit(z_t ∧ z_s) = z_t ∧ m, m being what z_s has across z_t, over the area of both. The mean over s is therefore
+    z_t ∧ (mean of m), rank numbers a partner, and of their plane alone the numbers i < j are projected, once.
 
     Ours: the grid, `direction`, and the prefix, which pairs with every token, and every token with it; it stands
     before the planes, so that with 'past' it sees but the prefix before it, and with 'future' is not seen by them.
@@ -66,55 +69,65 @@ class Grassmann(nn.Module):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         prefix, planes = split_planes(z, place, "Grassmann")
         total, count = self.near(planes.unflatten(1, place), offsets)
-        total = total.unflatten(0, (z.shape[0], -1)).flatten(1, 2)  # (B, k · H · W, pairs)
+        total = total.unflatten(0, (z.shape[0], -1)).flatten(1, 2)  # (B, k · H · W, rank)
         count = count.repeat(total.shape[1] // count.shape[0], 1)
         if prefix.shape[1]:
             total, count = self.far(prefix, z, total, count)
-        g = self.proj((total / count.clamp(min=1)).to(tokens.dtype))
+        g = self.project(z, total / count.clamp(min=1), tokens.dtype)
         if not self.bias_alone:
             g = g * (count > 0)
         a = self.gate(torch.cat([tokens, g], -1)).sigmoid()
         return a * tokens + (1 - a) * g
 
     def near(self, z: Tensor, offsets: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Sums over partners in a plane, and how many: (Z, H, W, rank) -> (Z, H · W, pairs), (H · W, 1)."""
+        """Sums of m over partners in a plane, and how many: (Z, H, W, rank) -> (Z, H · W, rank), (H · W, 1)."""
         height, width = z.shape[1:3]
-        z = pairs(z)  # (2, Z, H, W, pairs)
-        total, count = torch.zeros_like(z[0]), z.new_zeros(height, width, 1)
+        total, count = torch.zeros_like(z), z.new_zeros(height, width, 1)
         for y, x in offsets:
             if y >= height or abs(x) >= width:
                 continue
             ahead = slice(y, None), slice(max(x, 0), width + min(x, 0))
             behind = slice(0, height - y), slice(max(-x, 0), width - max(x, 0))
-            p = span(z[:, :, *ahead], z[:, :, *behind])
+            of_ahead, of_behind = across(z[:, *ahead], z[:, *behind])
             if self.direction != "future":
-                total[:, *ahead] += p
+                total[:, *ahead] += of_ahead
                 count[ahead] += 1
             if self.direction != "past":
-                total[:, *behind] -= p  # p(s, t) = -p(t, s)
+                total[:, *behind] += of_behind
                 count[behind] += 1
         return total.flatten(1, 2), count.flatten(0, 1)
 
     def far(self, prefix: Tensor, z: Tensor, total: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with the prefix (B, P, rank) as everybody's partner: -> (B, N, pairs), (N, 1)."""
+        """The same with the prefix (B, P, rank) as everybody's partner: -> (B, N, rank), (N, 1)."""
         first, n = prefix.shape[1], z.shape[1]
-        p = span(pairs(prefix)[:, :, :, None], pairs(z)[:, :, None])  # (B, P, N, pairs)
+        of_prefix, of_others = across(prefix[:, :, None], z[:, None])  # (B, P, N, rank)
         order = torch.arange(n, device=z.device) - torch.arange(first, device=z.device)[:, None]  # (P, N)
         seen = {"past": order < 0, "future": order > 0, "both": order != 0}[self.direction].to(z.dtype)
         if self.direction != "future":
-            total, count = total - p[:, :, first:].sum(1), count + first
-        total = torch.cat([(p * seen[..., None]).sum(2), total], 1)
+            total, count = total + of_others[:, :, first:].sum(1), count + first
+        total = torch.cat([(of_prefix * seen[..., None]).sum(2), total], 1)
         return total, torch.cat([seen.sum(1, keepdim=True), count])
 
+    def project(self, z: Tensor, m: Tensor, dtype: torch.dtype) -> Tensor:
+        """proj(z ∧ m), in which z_i m_j has the weight of (i, j), or less that of (j, i): (B, N, rank) -> (B, N, dim).
 
-def pairs(z: Tensor) -> Tensor:
-    """z_i and z_j for every i < j: (…, r) -> (2, …, r · (r - 1) / 2)."""
-    return torch.stack([z[..., i] for i in torch.triu_indices(z.shape[-1], z.shape[-1], 1, device=z.device)])
+        One product of matrices with all z_i m_j is faster than to gather those of i < j and j < i first.
+        """
+        rank = z.shape[-1]
+        i, j = torch.triu_indices(rank, rank, 1, device=z.device)
+        weight = self.proj.weight.new_zeros(self.proj.out_features, rank, rank)
+        weight[:, i, j] = self.proj.weight
+        products = (z[..., :, None] * m[..., None, :]).flatten(-2).to(dtype)
+        return F.linear(products, (weight - weight.mT).flatten(1), self.proj.bias)
 
 
-def span(u: Tensor, v: Tensor) -> Tensor:
-    """The plane of two vectors, `u_i v_j - u_j v_i` over its norm: their `pairs`, (2, …, pairs) each -> (…, pairs).
+def across(u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """m and n, (…, rank) each, with `u ∧ m = unit(u ∧ v)` and `v ∧ n = unit(v ∧ u)`, both 0 where u and v are parallel.
 
-    Another basis of the same plane gives the same but for the sign; of vectors along one line it is 0.
+    m is what is left of v without its part along u, over the area |u ∧ v|, 1e-6 at least; n is that of u along v.
     """
-    return F.normalize(u[0] * v[1] - u[1] * v[0], dim=-1, eps=1e-6)
+    dot, tiny = (u * v).sum(-1, keepdim=True), torch.finfo(u.dtype).tiny
+    m = v - dot / (u * u).sum(-1, keepdim=True).clamp_min(tiny) * u
+    n = u - dot / (v * v).sum(-1, keepdim=True).clamp_min(tiny) * v
+    area = (u.norm(dim=-1, keepdim=True) * m.norm(dim=-1, keepdim=True)).clamp_min(1e-6)
+    return m / area, n / area
