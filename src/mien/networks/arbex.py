@@ -31,10 +31,10 @@ class ARBEx(Network):
     `class_weight` times the weight that the body gives its answer; further losses of the body's (BTN's, action units')
     stay as they are. `trust` rises from 0 to 1 over the training unless it is given.
 
-    `balancing`, which can be set on a network, too, is what happens afterwards: "none" gives the body's logits;
-    "anchors" the logarithm of p̂ with `trust` 1 and r = s; "full" that with r as in training, where a face's answer
-    depends on its neighbours in the batch (unless `attention` is "alone"). The published code's own correction at test
-    time adds up to no distribution, and has no counterpart here.
+    `balancing`, which can be set on a network, too, is what happens afterwards: "none" gives the body's logits /
+    `temperature`; "anchors" the logarithm of p̂ with `trust` 1 and r = s; "full" that with r as in training, where a
+    face's answer depends on its neighbours in the batch (unless `attention` is "alone"). The published code's own
+    correction at test time adds up to no distribution, and has no counterpart here.
 
     `head="mlp"` puts ARBEx's classifier (`MlpHead`) in the place of the body's linear head; its batch norm cannot be
     trained with a single face. The paper's body is POSTER++, with both trunks frozen.
