@@ -1,5 +1,6 @@
 """What every mechanism must hold to, and what each promises of its own."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -357,6 +358,15 @@ def test_state_dict_round_trip(name):
     other.load_state_dict(module.state_dict())
     assert all(map(torch.equal, sets(other(*inputs)), expected))
     assert not [key for key in module.state_dict() if key.endswith(("index", "weights"))]
+
+
+@every
+def test_a_module_in_training_can_be_copied(name):
+    module, inputs = prepare(name)
+    expected = sets(module(*inputs))
+    other = copy.deepcopy(module)
+    assert all(getattr(part, "aux_loss", None) is None for part in other.modules())
+    assert all(map(torch.equal, sets(other(*inputs)), expected))
 
 
 @every

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.attend import merge_heads, split_heads
-from mien.nn.base import MakePool
+from mien.nn.base import MakePool, OwnLoss
 
 
 class WeightedSum(nn.Module):
@@ -30,7 +30,7 @@ class ProjectedSum(nn.Module):
         return self.norm(self.drop(self.proj(merge_heads(attn[:, :, None] @ v)[:, 0])))
 
 
-class BranchPool(nn.Module):
+class BranchPool(OwnLoss):
     """What both of ACMIL's pools share: M branches of scores -> attn -> one vector a face, (B, N, dim) -> (B, dim).
 
         attn = softmax(scores);   pooled = gather(tokens, mean_m attn_m)
@@ -54,7 +54,7 @@ class BranchPool(nn.Module):
         if not 0 <= mask_ratio < 1:
             raise ValueError(f"mask_ratio must be in [0, 1), not {mask_ratio!r}")
         self.num_branches, self.top_k, self.mask_ratio = num_branches, top_k, mask_ratio
-        self.weights, self.aux_loss = nn.Identity(), None
+        self.weights = nn.Identity()
 
     def scores(self, tokens: Tensor) -> Tensor:
         """(B, N, dim) -> (B, heads, M, N)."""
@@ -77,7 +77,8 @@ class BranchPool(nn.Module):
             scores = scores.masked_fill(self.hidden(scores), float("-inf"))
         at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
         attn = self.weights(scores.softmax(dim=-1, dtype=at_least_fp32).to(tokens.dtype))
-        self.aux_loss = likeness(attn) if self.training and self.num_branches > 1 else None
+        if self.training and self.num_branches > 1:
+            self.aux_loss = likeness(attn)
         return attn
 
     def forward(self, tokens: Tensor) -> Tensor:

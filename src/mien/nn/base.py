@@ -9,7 +9,7 @@ Shapes, everywhere in `mien.nn` and `mien.networks`:
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ class Mixer(Protocol):
     One that attends may also have `with_class_scores`, which takes the same and gives besides the scores of the first
     token (B, heads, N) before the softmax: a block can only drop tokens behind such a mixer.
 
-    One with a loss of its own keeps that of its last forward in training, a scalar, as `aux_loss`; in eval it is None.
+    One with a loss of its own keeps that of its last forward in training as `aux_loss`: see `OwnLoss`.
     """
 
     def __call__(self, tokens: Tensor, grid: Grid | None = None) -> Tensor: ...
@@ -90,6 +90,22 @@ class MakeRefiner(Protocol):
     """Builds a refiner for a width; a refiner's class is one."""
 
     def __call__(self, dim: int) -> nn.Module: ...
+
+
+class OwnLoss(nn.Module):
+    """A mixer, pool or head with a loss of its own, `aux_loss`: a scalar, of its last forward in training.
+
+    It is None before, in eval mode, and in copies: what hangs in a graph can be neither copied nor pickled.
+    """
+
+    aux_loss: Tensor | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        self.aux_loss = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"aux_loss": None}
 
 
 class BatchBranch(Protocol):

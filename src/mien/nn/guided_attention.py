@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mien.nn.base import OwnLoss
 from mien.nn.dual_attention import CAM, PAM, DualAttention
 
 
@@ -97,7 +98,7 @@ class GuidedRound(nn.Module):
         return maps, codes, sum(errors)
 
 
-class GuidedAttention(nn.Module):
+class GuidedAttention(OwnLoss):
     """A head over S maps (B, channels_s, H_s, W_s) -> logits (B, C), side logits (B, 2 · S, C).
 
         D_s = resize(conv1x1(map_s));   F = fuse([D_1; …; D_S])
@@ -121,8 +122,7 @@ class GuidedAttention(nn.Module):
         super().__init__()
         if not 0 <= level < len(channels):
             raise ValueError(f"level must be the number of one of {len(channels)} maps, not {level!r}")
-        self.level, self.aux_loss = level, None
-        scales = len(channels)
+        self.level, scales = level, len(channels)
         self.adapt = nn.ModuleList(conv(c, dim, 1, nn.PReLU()) for c in channels)
         self.fuse = MultiConv(scales * dim, dim, softmax=False)
         self.attend, self.refine = (GuidedRound(dim, scales, init_values) for _ in range(2))
@@ -134,7 +134,6 @@ class GuidedAttention(nn.Module):
         fused = self.fuse(torch.cat(sides, dim=1))
         guides, codes, error = self.attend(sides, [fused] * len(sides))
         refined, again, other_error = self.refine(sides, [guide * fused for guide in guides])
-        self.aux_loss = None
         if self.training:
             self.aux_loss = 0.25 * sum(map(F.mse_loss, codes, again)) + 0.1 * (error + other_error)
         logits = [head(x.mean((2, 3))) for head, x in zip(self.heads, sides + refined, strict=True)]

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads
-from mien.nn.base import Grid
+from mien.nn.base import Grid, OwnLoss
 from mien.nn.grid import split_planes
 from mien.nn.plane_attend import attend_planes, offset_index
 
 
-class MoH(nn.Module):
+class MoH(OwnLoss):
     """Self-attention of which some heads are shared by all tokens, and the others routed: (B, N, dim) -> (B, N, dim).
 
         p = softmax(W_r x) (B, N, E);   T = the top_k greatest;   r = top_k · p / Σ_T p within T, else 0
@@ -64,11 +64,6 @@ class MoH(nn.Module):
         self.attend = Attend(attn_drop)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
-        self.aux_loss: Tensor | None = None
-
-    def train(self, mode: bool = True) -> "MoH":
-        self.aux_loss = None
-        return super().train(mode)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         gates = self.gates(tokens).transpose(1, 2).unsqueeze(-1)  # (B, heads, N, 1)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads
-from mien.nn.base import Grid
+from mien.nn.base import Grid, OwnLoss
 
 
-class Sparsifiner(nn.Module):
+class Sparsifiner(OwnLoss):
     """Self-attention to the tokens that a low-rank guess S of attn finds worth it: (B, N, dim) -> (B, N, dim).
 
         coef = softmax(heads^-1/2 · W_q q (W_k k)ᵀ P) (B, heads, N, r);   S = coef Uᵀ (B, heads, N, N)
@@ -68,11 +68,6 @@ class Sparsifiner(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
         self.teacher_attn: Tensor | None = None
-        self.aux_loss: Tensor | None = None
-
-    def train(self, mode: bool = True) -> "Sparsifiner":
-        self.aux_loss = None
-        return super().train(mode)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         if tokens.shape[1] != self.num_tokens:
