@@ -1,3 +1,6 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +49,8 @@ def test_a_half_is_scaled_by_what_the_other_half_says():
     assert 1 / fit_temperature(logits[~own], target[~own]) == pytest.approx(kinds[0], rel=1e-4)
 
 
-def test_command_keeps_weights_and_changes_answers(tmp_path, capsys):
+def written(tmp_path) -> tuple[Path, list[str]]:
+    """A checkpoint with answers at random, and the words of a command for it and eight faces."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     for label in EXPRESSIONS[:2]:
@@ -58,10 +62,15 @@ def test_command_keeps_weights_and_changes_answers(tmp_path, capsys):
     model = {"class_path": "mien.networks.mobilefacenet", "init_args": {"num_classes": 8}}
     labels = dict(zip(map(str, range(8)), EXPRESSIONS, strict=True))
     save_network(path, mobilefacenet(num_classes=8), HEADER | {"model": model, "id2label": labels}, torch.float16)
-    face = random.integers(0, 255, (112, 112, 3), np.uint8)
+    return path, ["calibrate", str(path), "--data", str(tmp_path / "data")]
+
+
+def test_command_keeps_weights_and_changes_answers(tmp_path, capsys):
+    path, command = written(tmp_path)
+    face = np.random.default_rng(1).integers(0, 255, (112, 112, 3), np.uint8)
     before, weights = Classifier.from_pretrained(path).predict_proba([face]), path.read_bytes()[-1_000_000:]
 
-    assert main(["calibrate", str(path), "--data", str(tmp_path / "data")]) == 0
+    assert main(command) == 0
 
     temperature = read_header(path)["temperature"]
     assert f"temperature {temperature}, fitted on 8 faces of validation" in capsys.readouterr().out
@@ -69,6 +78,26 @@ def test_command_keeps_weights_and_changes_answers(tmp_path, capsys):
     assert path.read_bytes()[-1_000_000:] == weights
     after = Classifier.from_pretrained(path).predict_proba([face])
     np.testing.assert_allclose(after, with_temperature(np.log(before), temperature), atol=1e-6)
+
+
+def test_command_keeps_from_where_on_it_is_sure(tmp_path, monkeypatch, capsys):
+    path, command = written(tmp_path)
+    right = np.array([0, 0, 0, 0, 1, 1, 1, 1]) ^ 1  # of folders by the alphabet: happiness, neutral
+    probs = np.full((8, 8), 0.01)
+    probs[range(8), right] = np.linspace(0.95, 0.8, 8)
+    probs[7] = np.roll(probs[7], 2)  # wrong, and of these the least sure
+    probs /= probs.sum(1, keepdims=True)
+    monkeypatch.setattr(sys.modules["mien.evaluation.measure"], "read_rows", lambda *_, **__: (probs, 0))
+    assert main([*command, "--sure", "0.95"]) == 0
+    header = read_header(path)
+    scaled = with_temperature(np.log(probs), header["temperature"]).max(1)
+    assert scaled[7] < header["uncertain"] <= scaled[:7].min() < header["uncertain"] + 1e-4
+    out = capsys.readouterr().out
+    assert f"below {header['uncertain']}: 12.5% of the faces; of the others 100.0% are read right, of all 87.5%" in out
+    probs[:] = np.roll(probs, 3, axis=1)
+    assert main(command) == 0
+    assert "uncertain" not in read_header(path)  # what was there is no longer so
+    assert "not even the surest answers are right 90% of the time" in capsys.readouterr().out
 
 
 def test_command_wants_weights_that_can_be_exported_again(stand_in, tmp_path, capsys):
