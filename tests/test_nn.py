@@ -54,7 +54,7 @@ from mien.nn import (
     WindowAttention,
     class_batch_attention,
 )
-from mien.nn.grid import relative_index, to_map, to_tokens
+from mien.nn.grid import offset_index, to_map, to_tokens
 
 WIDE, TINY = 16, 4
 
@@ -475,13 +475,15 @@ def test_heads_must_divide_the_width():
 # places
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-def test_relative_index_by_brute_force(size):
-    places = [(y, x) for y in range(size) for x in range(size)]
+@pytest.mark.parametrize(
+    "grid, size", [((1, 1), (1, 1)), ((7, 7), (7, 7)), ((3, 4), (3, 4)), ((2, 4), (5, 4))], ids=str
+)
+def test_offset_index_by_brute_force(grid, size):
+    (height, width), places = size, [(y, x) for y in range(grid[0]) for x in range(grid[1])]
     expected = [
-        [(yi - yj + size - 1) * (2 * size - 1) + (xi - xj + size - 1) for yj, xj in places] for yi, xi in places
+        [(yj - yi + height - 1) * (2 * width - 1) + (xj - xi + width - 1) for yj, xj in places] for yi, xi in places
     ]
-    assert relative_index(size).tolist() == expected
+    assert offset_index(grid, size).tolist() == expected
 
 
 def test_fewer_keys_look_up_the_place_of_their_squares_first_corner():
@@ -548,7 +550,7 @@ def test_landmark_attention_is_its_formula():
     k, v = module.kv(x).split(WIDE, dim=-1)
     heads = []
     for h, part in enumerate((slice(0, 8), slice(8, 16))):
-        scores = f[..., part] @ k[..., part].mT / 8**0.5 + module.relative_bias[relative_index(4)][..., h]
+        scores = f[..., part] @ k[..., part].mT / 8**0.5 + module.relative_bias[offset_index((4, 4), (4, 4)).T][..., h]
         heads.append(scores.softmax(-1) @ v[..., part])
     y = x + module.ls1.gamma * module.proj(torch.cat(heads, -1))
     z = y + module.ls2.gamma * module.mlp(module.norm2(y))

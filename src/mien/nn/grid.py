@@ -123,12 +123,13 @@ def resize_positions(positions: Tensor, side: int) -> Tensor:
     return to_tokens(F.interpolate(maps, (side, side), mode="bicubic", antialias=True, align_corners=False))
 
 
-def relative_index(size: int) -> Tensor:
-    """Where the offset between two places of a `size × size` grid stands in a table of `(2 · size - 1)²`: (N, N) int64.
+def offset_index(grid: Grid, size: Grid, device: torch.device | None = None) -> Tensor:
+    """Where the offset from query to key stands in a table of (2 · height - 1) · (2 · width - 1): (H · W, H · W).
 
-    Entry (i, j), query i and key j, is `(y_i - y_j + size - 1) · (2 · size - 1) + (x_i - x_j + size - 1)`.
+    Entry (i, j) is `(y_j - y_i + height - 1) · (2 · width - 1) + (x_j - x_i + width - 1)`, on grids up to `size`.
     """
-    place = torch.arange(size)
-    offset = place[:, None] - place[None, :] + size - 1  # (size, size)
-    index = offset[:, None, :, None] * (2 * size - 1) + offset[None, :, None, :]  # (y_i, x_i, y_j, x_j)
-    return index.reshape(size * size, size * size)
+    if any(n > most for n, most in zip(grid, size, strict=True)):
+        raise ValueError(f"offsets are known for grids up to {size[0]}×{size[1]}, not for {grid[0]}×{grid[1]}")
+    places = (torch.arange(n, device=device) for n in grid)
+    y, x = (place - place[:, None] + most - 1 for place, most in zip(places, size, strict=True))
+    return (y[:, None, :, None] * (2 * size[1] - 1) + x[None, :, None, :]).flatten(2).flatten(0, 1)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads, split_heads
 from mien.nn.block import DropPath, LayerScale, Mlp
-from mien.nn.grid import relative_index, to_map, to_tokens
+from mien.nn.grid import offset_index, to_map, to_tokens
 
 
 class LandmarkCrossAttention(nn.Module):
@@ -19,9 +19,9 @@ class LandmarkCrossAttention(nn.Module):
         z = y + drop_path(ls2(mlp(norm2(y))))
 
     The query has no projection and no norm, and the residual is the *normalised* image, as published. R is a relative
-    position bias. The published code cuts windows of `size`; at 112 pixels every level is one window, so there are none
-    here. `key_stride` is ours: `pool` averages the image over squares of that side before it is asked (1: not at all),
-    which leaves every query and divides the cost by its square.
+    position bias; its table counts offsets from key to query. The published code cuts windows of `size`; at 112 pixels
+    every level is one window, so there are none here. `key_stride` is ours: `pool` averages the image over squares of
+    that side before it is asked (1: not at all), which leaves every query and divides the cost by its square.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
@@ -41,7 +41,8 @@ class LandmarkCrossAttention(nn.Module):
         self.kv = nn.Linear(dim, 2 * dim)
         self.relative_bias = nn.Parameter(torch.empty((2 * size - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.relative_bias, std=0.02)
-        index = relative_index(size).unflatten(1, (size, size))[:, ::key_stride, ::key_stride].flatten(1)
+        index = offset_index((size, size), (size, size)).T.contiguous()
+        index = index.unflatten(1, (size, size))[:, ::key_stride, ::key_stride].flatten(1)
         self.register_buffer("relative_index", index, persistent=False)  # (size², keys)
         self.attend = Attend()
         self.proj = nn.Linear(dim, dim)

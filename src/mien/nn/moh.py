@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads
 from mien.nn.base import Grid, OwnLoss
-from mien.nn.grid import split_planes
-from mien.nn.plane_attend import attend_planes, offset_index
+from mien.nn.grid import offset_index, split_planes
+from mien.nn.plane_attend import attend_planes
 
 
 class MoH(OwnLoss):

@@ -44,15 +44,3 @@ def heads_of_planes(x: Tensor, grid: Grid) -> Tensor:
     """The planes alone: (B, heads, P + n · H · W, head_dim) -> (B · n, heads, H · W, head_dim)."""
     count, prefix = divmod(x.shape[2], math.prod(grid))
     return x[:, :, prefix:].unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)
-
-
-def offset_index(grid: Grid, size: Grid, device: torch.device) -> Tensor:
-    """Where the offset from query to key stands in a table of (2 · height - 1) · (2 · width - 1): (H · W, H · W).
-
-    Entry (i, j) is `(y_j - y_i + height - 1) · (2 · width - 1) + (x_j - x_i + width - 1)`, on grids up to `size`.
-    """
-    if any(n > most for n, most in zip(grid, size, strict=True)):
-        raise ValueError(f"offsets are known for grids up to {size[0]}×{size[1]}, not for {grid[0]}×{grid[1]}")
-    places = (torch.arange(n, device=device) for n in grid)
-    y, x = (place - place[:, None] + most - 1 for place, most in zip(places, size, strict=True))
-    return (y[:, None, :, None] * (2 * size[1] - 1) + x[None, :, None, :]).flatten(2).flatten(0, 1)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads, split_heads
 from mien.nn.base import Grid
-from mien.nn.grid import join_planes, split_planes
-from mien.nn.plane_attend import attend_planes, heads_of_planes, offset_index
+from mien.nn.grid import join_planes, offset_index, split_planes
+from mien.nn.plane_attend import attend_planes, heads_of_planes
 
 
 class RCMHA(nn.Module):
