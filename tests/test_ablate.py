@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_runs_that_are_done_are_not_made_again(tmp_path, monkeypatch):
         if len(made) == 3:
             raise KeyboardInterrupt
         made.append((folder.parent.name, seed))
-        folder.mkdir(parents=True)
+        (folder / "recipe.yaml").touch()
         return {"command": list(command), **result(seed, 0.5)}
 
     monkeypatch.setattr(module, "_run", run)
@@ -76,8 +77,36 @@ def test_runs_that_are_done_are_not_made_again(tmp_path, monkeypatch):
     assert made == [("x=2", 1)] and told == [(0, False), (0, False), (1, False), (1, True), (1, False)]
     assert [len(variant.results) for variant in table] == [2, 2]
     assert table[0].results[0]["command"] == ["a.yaml", "--y", "3", "--x", "1"]
-    with pytest.raises(MienError, match="remove it"):
+    with pytest.raises(MienError, match="begun by mien train a.yaml --y 3 --x 1: remove it"):
         list(ablate("a.yaml", variants(["x=1,2"]), 2, tmp_path, {"y": "4"}))
+
+
+def test_a_run_that_was_cut_does_not_go_on_with_other_options(tmp_path, monkeypatch):
+    commands = []
+
+    def run(folder, command, seed):
+        commands.append(command)
+        if command[2] == "typo":
+            raise MienError("no such option")
+        (folder / "recipe.yaml").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_run", run)
+    table = variants(["model.mla=default,none"])
+    cases = ("typo", "no such"), ("1", ""), ("2", "begun by mien train a.yaml --epochs 1: remove it"), ("1", "")
+    for epochs, told in cases:
+        with pytest.raises(MienError if told else KeyboardInterrupt, match=told):
+            list(ablate("a.yaml", table, 1, tmp_path, {"epochs": epochs}))
+    assert commands[1:] == [["a.yaml", "--epochs", "1"]] * 2  # without --model.mla: as the recipe has it
+
+
+def test_a_run_that_was_never_validated_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.subprocess, "Popen", lambda *_, **__: SimpleNamespace(wait=lambda *_: 0))
+    (tmp_path / "seconds").touch()  # cut while it was written
+    for text in ("step,loss\n0,1.0\n", "step,loss,val_accuracy\n0,1.0,\n"):
+        (tmp_path / "metrics.csv").write_text(text)
+        with pytest.raises(MienError, match="was not validated once"):
+            module._run(tmp_path, ["a.yaml"], 0)
 
 
 def test_command_trains_and_tells(tmp_path, monkeypatch, capsys):

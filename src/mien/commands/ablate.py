@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         required=True,
         metavar="OPTION=VALUE,VALUE",
-        help="values of an option of the recipe; of several such options every combination is trained",
+        help="values of an option of the recipe, of which default is the recipe's own; of several such options every "
+        "combination is trained",
     )
     parser.add_argument(
         "--seeds", type=count, default=3, metavar="N", help="runs of each, seeds 0 to N - 1 (default: 3)"

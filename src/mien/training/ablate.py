@@ -18,6 +18,9 @@ from typing import Any
 from mien.errors import MienError
 from mien.files import whole
 
+DEFAULT = "default"
+"""The value that leaves an option as the recipe has it."""
+
 _POLL = 5.0  # seconds between two notes of the time that a run has taken
 _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)  # 97.5 % of Student's t, 1 to 10 degrees
 
@@ -70,32 +73,37 @@ def ablate(
 
     Gives variant, seed and None before a run, and its result after: {"accuracy", "macro_f1", "loss": of the last
     validation, "steps", "minutes"}. Seeds turn slowest, so that a table that was cut has the same seeds everywhere. A
-    run that is done is not made again, and one that was cut is resumed. `options` are further ones of `mien train`.
+    run that is done is not made again, and one that was cut is resumed. `fixed` are options that all variants share.
+    An option whose value is DEFAULT is not set.
 
-    Raises MienError where a run fails, or where `out` holds a run made with other options.
+    Raises MienError where a run fails, or where `out` holds a run, done or cut, that was begun with other options.
     """
     for seed in range(seeds):
         for variant in table:
             folder = out / variant.folder / f"seed_{seed}"
             chosen = {**fixed, **variant.settings}
-            command = [recipe, *(part for key, value in chosen.items() for part in (f"--{key}", value))]
-            done = folder / "result.json"
+            given = ((f"--{key}", value) for key, value in chosen.items() if value != DEFAULT)
+            command = [recipe, *itertools.chain.from_iterable(given)]
+            begun, done = folder / "command.json", folder / "result.json"
+            trained = begun.exists() and (folder / "recipe.yaml").exists()  # a misspelt option leaves no recipe
+            if trained and (made := json.loads(begun.read_text())) != command:
+                raise MienError(f"{folder}: begun by mien train {' '.join(made)}: remove it, or give another --out")
             result = json.loads(done.read_text()) if done.exists() else None
             if result is None:
                 yield variant, seed, None
+                folder.mkdir(parents=True, exist_ok=True)
+                with whole(begun) as file:
+                    file.write(json.dumps(command).encode())
                 result = _run(folder, command, seed)
                 with whole(done) as file:
                     file.write(json.dumps(result, indent=2).encode())
-            elif result["command"] != command:
-                raise MienError(f"{folder}: made by {' '.join(result['command'])}: remove it, or give another --out")
             variant.results.append(result)
             yield variant, seed, result
 
 
 def _run(folder: Path, command: Sequence[str], seed: int) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
     clock, begun = folder / "seconds", time.monotonic()
-    before = float(clock.read_text()) if clock.exists() else 0.0
+    before = float(clock.read_text() or 0) if clock.exists() else 0.0
     named = ["--name", folder.parent.name, "--out", os.fspath(folder), "--seed", str(seed)]
     process = subprocess.Popen([sys.executable, "-m", "mien", "train", *command, *named], stdout=subprocess.DEVNULL)
     try:
@@ -114,7 +122,10 @@ def _run(folder: Path, command: Sequence[str], seed: int) -> dict[str, Any]:
     if code:
         raise MienError(f"{folder}: mien train ended with {code}")
     with open(folder / "metrics.csv", newline="") as file:
-        last = [row for row in DictReader(file) if row["val_accuracy"]][-1]
+        judged = [row for row in DictReader(file) if row.get("val_accuracy")]
+    if not judged:
+        raise MienError(f"{folder}: was not validated once, so that there is nothing to compare")
+    last = judged[-1]
     return {
         "command": list(command),
         "seed": seed,
