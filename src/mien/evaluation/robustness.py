@@ -204,7 +204,8 @@ def plot_robustness(models: Mapping[str, Mapping[str, np.ndarray]], file: Binary
         place.set_axis_off()
     if len(models) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")
-    figure.supxlabel("severity")
+    for place in axes[-5:]:
+        place.set_xlabel("severity")
     figure.supylabel("accuracy, and 95 %")
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)
