@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,15 @@ def test_json(capfd):
     assert list(told["mixers"]) == ["SelfAttention", "TalkingHeads", f"{__name__}.Doubled"]
     assert told["mixers"][f"{__name__}.Doubled"]["grids"]["4,4"]["macs"]["ratio"] == 2
     assert all(list(mixer["slopes"]) == list(MEASURES) for mixer in told["mixers"].values())
+
+
+def test_a_mixer_of_the_current_folder(monkeypatch, tmp_path, capsys):
+    (tmp_path / "lies_here.py").write_text("from mien.nn import SelfAttention\nclass Mine(SelfAttention):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path])
+    assert main(["bench", "mixers", "lies_here.Mine", "--grid", "2,3", *SMALL]) == 0
+    assert "| lies_here.Mine | 1,088 (1.00) |" in capsys.readouterr().out
+    assert sys.path[-1] == str(tmp_path)  # where it hides nothing
 
 
 def test_tables(capsys):

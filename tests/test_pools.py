@@ -483,6 +483,10 @@ def test_a_refined_network_starts_as_the_plain_one():
         for level in refined.refine:
             level.gamma.fill_(0.5)
         assert (refined(images()) - plain(images())).abs().max() > 1e-3
+    named = build(
+        {"class_path": "mien.networks.mobilefacenet", "init_args": {"num_classes": 3, "refine": "mien.nn.PAM"}}
+    )
+    assert [type(level) for level in named.refine] == [PAM] * 3
     with pytest.raises(ValueError, match="refine must be"):
         mobilefacenet(refine="pam")
 

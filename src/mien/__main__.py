@@ -23,6 +23,9 @@ COMMANDS = {
     "export": ("mien.commands.export", "export", "turn a checkpoint into ONNX"),
 }
 
+NAMING = {"train", "ablate", "bench", "eval", "data"}
+"""Commands to which people may name classes of their own, which are looked for in the current folder, too."""
+
 
 class _Version(argparse.Action):
     def __call__(self, parser, *_):
@@ -45,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
+        if name in NAMING and (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
         command = _load(name)
         command.add_arguments(commands.choices[name])
         code = command.run(parser.parse_args(argv))

@@ -25,9 +25,9 @@ def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.M
     """The module that a `model` block names: {"class_path", "init_args"}, a class or a function of keyword arguments.
 
     An argument may be such a block itself, for a part of the network: the part, or where the network gives it more
-    arguments (as to a mixer or a pool its width), what makes it. It may be a list of blocks, and of a `mixer` or a
-    `pool` the name will do: `mixer: mien.nn.TalkingHeads`. Unless `trust` is given, only what mien defines as a
-    network is called: its classes of modules, and its functions that are declared to return one. Raises
+    arguments (as to a mixer or a pool its width), what makes it. It may be a list of blocks, and of a `mixer`, a
+    `pool` or a `refine` the name will do: `mixer: mien.nn.TalkingHeads`. Unless `trust` is given, only what mien
+    defines as a network is called: its classes of modules, and its functions that are declared to return one. Raises
     CheckpointError.
     """
     path = model["class_path"]
@@ -44,7 +44,7 @@ def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.M
 
 def _arguments(arguments: Mapping[str, Any], trust: bool) -> dict[str, Any]:
     """The same, with every block among them made into what it names."""
-    return {name: _argument(value, trust, name in ("mixer", "pool")) for name, value in arguments.items()}
+    return {name: _argument(value, trust, name in ("mixer", "pool", "refine")) for name, value in arguments.items()}
 
 
 def _argument(value: Any, trust: bool, by_name: bool) -> Any:

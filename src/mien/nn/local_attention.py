@@ -9,7 +9,9 @@ from mien.nn.grid import join_planes, split_planes
 
 
 class LocalAttention(nn.Module):
-    """`proj(softmax(scale · q [kₚ, k]ᵀ + [0, bias]) [vₚ, v])`, window by window: (B, P + k · H · W, dim) -> the same.
+    """Softmax attention within windows: (B, P + k · H · W, dim) -> the same.
+
+        proj(softmax(head_dim^-1/2 · q [kₚ, k]ᵀ + [0, bias]) [vₚ, v])
 
     A token of a plane sees the keys k of its own window and those kₚ of the P prefix tokens; a prefix token sees all
     tokens, without a bias. A derived class says which windows: it cuts planes (Z, H · W, E), Z = B · k, into C windows
@@ -30,7 +32,6 @@ class LocalAttention(nn.Module):
         proj_drop: float,
         head_dim: int | None = None,
         value_dim: int | None = None,
-        scale: float | None = None,
     ):
         super().__init__()
         for name, width in (("dim", dim), ("value_dim", value_dim or dim)):
@@ -40,7 +41,7 @@ class LocalAttention(nn.Module):
         keys = num_heads * (head_dim or dim // num_heads)
         self.widths = (keys, keys, value_dim or dim)  # of q, k and v
         self.qkv = nn.Linear(dim, sum(self.widths), bias=qkv_bias)
-        self.attend, self.attend_prefix = Attend(attn_drop, scale), Attend(attn_drop, scale)
+        self.attend, self.attend_prefix = Attend(attn_drop), Attend(attn_drop)
         self.proj = nn.Linear(self.widths[2], dim)
         self.proj_drop = nn.Dropout(proj_drop)
 

@@ -161,10 +161,14 @@ def cut_axis(length: int, tile: int, kernel: int, dilation: int, causal: bool) -
 
 def natten_for(tokens: Tensor) -> Callable[..., Tensor] | None:
     """natten's `na2d`, where it is installed and takes such tokens."""
-    if not tokens.is_cuda or tokens.dtype == torch.float64 or torch.compiler.is_compiling():
-        return None
+    able = tokens.is_cuda and tokens.dtype != torch.float64 and not torch.compiler.is_compiling()
+    return find_na2d() if able else None
+
+
+@cache
+def find_na2d() -> Callable[..., Tensor] | None:
     try:
         from natten.functional import na2d
-    except ImportError:
+    except (ImportError, AttributeError):  # an old one looks for what a new torch no longer has
         return None
     return na2d

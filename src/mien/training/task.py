@@ -63,8 +63,8 @@ class Task(LightningModule):
         says so of in `no_decay`.
     class_weights: of the cross entropies, which are then weighted means: a number for each class, or from the training
         rows, in inverse proportion to the count of a class or to the root of it, 1 in the mean.
-    aux_weight: of the mean `aux_loss` of the network's mixers that have one, such as MoH's balance of its heads; 0.01
-        is MoH's published weight.
+    aux_weight: of the mean `aux_loss` of the network's mixers, or of its pool, that have one. 0.01 is what is published
+        for MoH's balance of its heads; for the likeness of ACMIL's branches it is 1.
     augment: changes training images; None leaves them as they are.
     seed: with the number of the batch it decides all that is drawn, so that a resumed run draws what it would have.
     """
