@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from published import GOLDEN, fill_small, rng
 
+from mien.losses import weighted_cross_entropy
 from mien.networks import MobileFaceNet, build, mobilefacenet
 from mien.nn import (
     CAM,
@@ -514,6 +515,38 @@ def test_networks_of_these_parts(options):
     with torch.no_grad():
         together = network(images(3))
         torch.testing.assert_close(network(images(3)[1:2])[0], together[1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name, options, count",
+    [
+        ("acmil_mobile", {"width": 16}, 5),
+        (
+            "acmil_mobile",
+            {"width": 16, "pool": {"class_path": "mien.nn.ACMILPool", "init_args": {"num_branches": 1}}},
+            0,
+        ),
+        ("guided_mobile", {"dim": 8, "level": 2, "init_values": 0.1}, 6),
+    ],
+)
+def test_networks_whose_branches_have_losses(name, options, count):
+    torch.manual_seed(0)
+    network = build({"class_path": f"mien.networks.{name}", "init_args": {"num_classes": 3} | options})
+    target = torch.tensor([0, 2])
+    logits = network.training_logits(images())
+    assert list(logits) == ["logits", *(f"branch_{m}" for m in range(count))]
+    branches = torch.stack([*logits.values()][1:] or [logits["logits"]], dim=1)
+    given = (logits["logits"], branches) if name == "acmil_mobile" else (branches,)
+    loss, _ = weighted_cross_entropy(logits, target, network.loss_weights)
+    torch.testing.assert_close(loss, network.head.loss(*given, target))
+    aux = [part.aux_loss for part in network.modules() if getattr(part, "aux_loss", None) is not None]
+    assert len(aux) == (count > 0)
+    (loss + sum(aux)).backward()
+    for parameter, p in network.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), parameter
+    network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network(images(3)[1:2])[0], network(images(3))[1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from mien.networks.apvit import APViT, PooledViT, apvit, apvit_mobile, deit_tiny, hybrid_deit_tiny
 from mien.networks.arbex import ARBEx, arbex, arbex_mobile
+from mien.networks.branched import ACMILClassifier, GuidedClassifier, acmil_mobile, guided_mobile
 from mien.networks.btn import BTN, btn, btn_mobile
 from mien.networks.cait import (
     CaiT,
@@ -24,12 +25,14 @@ from mien.networks.poster import Poster, poster
 from mien.networks.vit import ViT
 
 __all__ = [
+    "ACMILClassifier",
     "APViT",
     "ARBEx",
     "BTN",
     "CaiT",
     "IR50",
     "Deployed",
+    "GuidedClassifier",
     "MobileFaceNet",
     "Network",
     "Normalize",
@@ -37,6 +40,7 @@ __all__ = [
     "PooledViT",
     "Poster",
     "ViT",
+    "acmil_mobile",
     "apvit",
     "apvit_mobile",
     "arbex",
@@ -52,6 +56,7 @@ __all__ = [
     "cait_xxs24",
     "cait_xxs36",
     "deit_tiny",
+    "guided_mobile",
     "hybrid_deit_tiny",
     "load_network",
     "mobilefacenet",

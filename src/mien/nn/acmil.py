@@ -147,7 +147,7 @@ class ACMILHead(nn.Module):
 
     Only `logits` are an answer. `loss` is the sum of the CE; `aux_loss` is on the pool, for whoever sums over modules.
     One branch is the answer itself, and has no head and no loss of its own. Published for one bag at a time; here for
-    batches of any size. Paper and reference: `BranchPool`.
+    batches of any size. A network with it is `mien.networks.acmil_mobile`. Paper and reference: `BranchPool`.
     """
 
     def __init__(self, dim: int, num_classes: int, width: int = 256, pool: MakePool = ACMILPool):

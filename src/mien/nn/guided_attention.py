@@ -110,7 +110,7 @@ class GuidedAttention(OwnLoss):
     `attend` and `refine` are a `GuidedRound` each. All maps are brought to the grid of map number `level`; published is
     the largest, 0. `aux_loss` is that of the last training forward, None in eval; `loss` is the sum of the CE. Ours: a
     face has one label, so logits of a place become those of a map's mean; any number of scales. Modules that published
-    code builds and never calls are left out.
+    code builds and never calls are left out. A network with it is `mien.networks.guided_mobile`.
 
     Paper: Sinha and Dolz, Multi-scale self-guided attention, arXiv 1906.02849. Reference:
     sinAshish/Multi-Scale-Attention, 96d76f2.

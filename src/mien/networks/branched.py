@@ -1,0 +1,77 @@
+"""A trunk, and a head that in training has further answers, each with a loss of its own."""
+
+from torch import Tensor, nn
+
+from mien.networks.mobilefacenet import MobileFaceNet
+from mien.networks.network import Network
+from mien.nn.acmil import ACMILHead, ACMILPool
+from mien.nn.base import MakePool
+from mien.nn.grid import to_tokens
+from mien.nn.guided_attention import GuidedAttention
+
+
+class Branched(Network):
+    """Images (B, 3, 112, 112) -> logits (B, C), and in training those of M branches, by the names branch_0 and on.
+
+        L = CE(logits) · loss_weights["logits"] + Σ_m CE(branch_m) · loss_weights["branch_m"] + aux_weight · aux_loss
+
+    The published `aux_weight` (of the training task) is 1 for both kinds. There is no one vector that the answer is
+    read from, so nothing that asks for `forward_features` can be built around it.
+    """
+
+    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, 112, 112) -> logits (B, C), branch logits (B, M, C)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.answers(images)[0]
+
+    def training_logits(self, images: Tensor) -> dict[str, Tensor]:
+        logits, branches = self.answers(images)
+        _, *names = self.loss_weights
+        return {"logits": logits} | dict(zip(names, branches.unbind(1), strict=True))
+
+
+class ACMILClassifier(Branched):
+    """ACMIL's head on the tokens of a trunk's last map: `L = CE(logits) + mean_m CE(branch_m) + aux_loss`.
+
+    Paper and reference: `mien.nn.ACMILHead`, whose `width` and `pool` are given.
+    """
+
+    def __init__(self, *, image: nn.Module, num_classes: int, width: int = 256, pool: MakePool = ACMILPool):
+        super().__init__()
+        self.image, self.head = image, ACMILHead(image.levels[-1][0], num_classes, width, pool)
+        count = len(self.head.branch_heads)
+        self.loss_weights = {"logits": 1.0} | {f"branch_{m}": 1 / count for m in range(count)}
+
+    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, branches = self.head(to_tokens(self.image(images)[-1]))
+        return logits, branches[:, : len(self.head.branch_heads)]
+
+
+class GuidedClassifier(Branched):
+    """Multi-scale self-guided attention on all maps of a trunk: `L = Σ_m CE(branch_m) + aux_loss`.
+
+    Branches are the sides of both rounds, and the logits, the mean of those of the second, have no loss of their own.
+    Paper and reference: `mien.nn.GuidedAttention`, whose `dim`, `level` and `init_values` are given.
+    """
+
+    def __init__(self, *, image: nn.Module, num_classes: int, dim: int = 64, level: int = 0, init_values: float = 0.0):
+        super().__init__()
+        channels = [width for width, _ in image.levels]
+        self.image, self.head = image, GuidedAttention(channels, num_classes, dim, level, init_values)
+        self.loss_weights = {"logits": 0.0} | {f"branch_{m}": 1.0 for m in range(2 * len(channels))}
+
+    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(self.image(images))
+
+
+def acmil_mobile(*, num_classes: int = 8, width: int = 256, pool: MakePool = ACMILPool) -> ACMILClassifier:
+    """ACMIL's head on a MobileFaceNet's 7×7 map."""
+    return ACMILClassifier(image=MobileFaceNet("relu6"), num_classes=num_classes, width=width, pool=pool)
+
+
+def guided_mobile(*, num_classes: int = 8, dim: int = 64, level: int = 1, init_values: float = 0.0) -> GuidedClassifier:
+    """Guided attention on a MobileFaceNet's three maps, all brought to 14×14 (28×28 with `level` 0, as published)."""
+    image = MobileFaceNet("relu6")
+    return GuidedClassifier(image=image, num_classes=num_classes, dim=dim, level=level, init_values=init_values)
