@@ -11,7 +11,7 @@ from conftest import COLOURS, HEADER, write_stand_in
 from PIL import Image
 
 import mien
-from mien.classifier import Classifier, find_model
+from mien.classifier import DEFAULT_MODEL, Classifier, find_model
 from mien.errors import CheckpointError, MienError, MissingExtra, ReadError
 from mien.labels import EXPRESSIONS
 
@@ -194,9 +194,9 @@ def test_safetensors_without_torch_names_the_extra(tmp_path, monkeypatch):
 
 def test_finding_a_model(stand_in, tmp_path, monkeypatch):
     monkeypatch.setattr("mien.classifier.MODELS", tmp_path)
-    write_stand_in(tmp_path / "btn_mobile_ferplus" / "model.onnx")
+    write_stand_in(tmp_path / DEFAULT_MODEL / "model.onnx")
     write_stand_in(tmp_path / "other" / "model.onnx")
-    assert find_model() == tmp_path / "btn_mobile_ferplus" / "model.onnx"
+    assert find_model() == tmp_path / DEFAULT_MODEL / "model.onnx"
     assert find_model("other") == tmp_path / "other" / "model.onnx"
     assert find_model(stand_in) == find_model(str(stand_in / "model.onnx")) == stand_in / "model.onnx"
 

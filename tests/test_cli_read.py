@@ -364,9 +364,9 @@ def test_every_command_has_help(capsys):
 def test_list(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mien.commands.list.MODELS", tmp_path)
     assert main(["list"]) == 0 and capsys.readouterr().out == ""
-    write_stand_in(tmp_path / "btn_mobile_ferplus" / "model.onnx")
+    write_stand_in(tmp_path / "mobilefacenet_ferplus" / "model.onnx")
     write_stand_in(tmp_path / "another" / "model.onnx")
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line[0] != " "] == ["another", "btn_mobile_ferplus (default)"]
+    assert [line for line in lines if line[0] != " "] == ["another", "mobilefacenet_ferplus (default)"]
     assert any("neutral, happiness" in line for line in lines) and any("CC0" in line for line in lines)

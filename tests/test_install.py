@@ -75,8 +75,10 @@ def empty(wheel, tmp_path_factory) -> Path:
 
 def test_wheel_carries_the_models_and_the_licence(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for name in ("model.onnx", "model.safetensors", "README.md"):
-        assert f"mien/models/btn_mobile_ferplus/{name}" in names
+    for model in ("mobilefacenet_ferplus", "btn_mobile_ferplus"):
+        for name in ("model.onnx", "model.safetensors", "README.md"):
+            assert f"mien/models/{model}/{name}" in names
+    assert "mien/models/mobilefacenet_ferplus/calibration.png" in names
     assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in names if ".dist-info/licenses/" in name}
     assert {Path(name).parts[0].partition("-")[0] for name in names} == {"mien"}
 

@@ -21,7 +21,7 @@ from mien.files import whole
 MODELS = Path(__file__).with_name("models")
 """The folder of the models that come with mien, a folder each."""
 
-DEFAULT_MODEL = "btn_mobile_ferplus"
+DEFAULT_MODEL = "mobilefacenet_ferplus"
 
 LOSS = 0.003
 """Of accuracy, that precision="auto" stays below: it takes bf16 where a model's header says that it loses less."""
