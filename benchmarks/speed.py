@@ -24,7 +24,7 @@ from mien.engines import open_model
 from mien.export import export_onnx
 from mien.faces.detect import YuNet
 from mien.faces.picture import open_picture
-from mien.networks import Deployed, btn, btn_mobile, poster
+from mien.networks import Deployed, btn, btn_mobile, mobilefacenet, poster
 from mien.networks.deploy import to_float
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -36,6 +36,8 @@ PREPROCESS = {
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }
+
+NETWORKS = (mobilefacenet, btn_mobile, btn, poster)
 
 Cases = dict[str, tuple[Callable[[], object], int]]  # what to time, and how many faces it answers for
 
@@ -122,14 +124,15 @@ def time_cases(title: str, cases: Cases, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time mien, side by side.")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="*", choices=["btn_mobile", "btn", "poster", "detector", "pipeline"])
+    names = [make.__name__ for make in NETWORKS]
+    parser.add_argument("--only", nargs="*", choices=[*names, "detector", "pipeline"])
     args = parser.parse_args()
     torch.manual_seed(0)
     threads = f"torch {torch.__version__} on {torch.get_num_threads()} threads"
     print(f"{os.cpu_count()} cores, {threads}, medians of {args.rounds} rounds")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for make in (btn_mobile, btn, poster):
+        for make in NETWORKS:
             if args.only and make.__name__ not in args.only:
                 continue
             network = make(num_classes=8).eval()
