@@ -135,7 +135,7 @@ def test_int8(checkpoint, pictures, data, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].startswith(f"{checkpoint}, torch") and lines[1].split()[-2] == "1.0000"
     assert lines[2].startswith(f"{path}, OpenVINO")
-    assert "on 40 faces, same label" in lines[3]
+    assert "on 40 faces, 0 won and 0 lost (McNemar p = 1), same label" in lines[3]
     assert lines[4:] == [str(path)]
     header = read_header(path)
     assert header == {key: value for key, value in (HEADER | BLOCK).items() if key != "precision"}

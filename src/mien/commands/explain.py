@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from mien.checkpoint import labels_of
-from mien.classifier import MODELS
 from mien.commands.annotate import annotated_names
 from mien.commands.read import Progress, add_face_arguments, begin, folder, number, outside, printable
 from mien.errors import ReadError, require
@@ -20,7 +19,7 @@ from mien.faces import YuNet, crop, find_pictures, open_picture
 from mien.files import whole
 
 POOLED = "apvit_mobile_ferplus"
-"""The model that is explained where none is named, if it came with mien: one that drops patches."""
+"""The model that is explained where none is named: one that drops patches, and has a class token."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help="a model's name, file, folder, or owner/name on the Hub, with a .safetensors in it (default: the best, "
-        "of --method patches the best that pools, if one came with mien)",
+        help="a model's name, file, folder, or owner/name on the Hub, with a .safetensors in it "
+        f"(default: {POOLED})",
     )
     parser.add_argument(
         "--keep-patches",
@@ -63,8 +62,6 @@ def run(args: argparse.Namespace) -> int:
         args.misuse("--keep-patches and --keep-rate belong to --method patches")
     if len(rates) > 1 and len(rates) != len(counts):
         args.misuse(f"--keep-rate was given {len(rates)} times, --keep-patches {len(counts)} times")
-    if args.model is None and args.method == "patches" and not (MODELS / POOLED).is_dir():
-        args.misuse("--method patches needs a --model with attentive pooling: none came with mien")
     pictures = outside(args.output, find_pictures(args.source), set(args.source))
     if not pictures:
         args.misuse(f"{args.output} is to be read and written into: name its pictures one by one, or another --output")
@@ -75,8 +72,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, "torch")
     from mien.explain import Attention, Patches, open_network, sheet
 
-    model = POOLED if args.model is None and args.method == "patches" else args.model
-    deployed, header = open_network(model)
+    deployed, header = open_network(args.model or POOLED)
     if args.method == "patches":
         explain = Patches(deployed, labels_of(header), counts, rates)
     else:
