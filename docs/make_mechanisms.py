@@ -215,7 +215,7 @@ def index(kinds: dict[str, type], told: dict[str, Any]) -> str:
         prose("""
             A mixer takes tokens (B, N, D) and their grid and gives tokens. Any network with ViT blocks takes any of
             them, one for all blocks or a list with one a block: `mixer: mien.nn.MoH` in a recipe, `ViT(mixer=MoH)` in
-            Python.
+            Python. [On faces](../mixers_on_faces.md): each in the same small network, accuracy beside time.
         """),
         table(lines, numbers=False),
         "## What mixers cost",
