@@ -88,7 +88,7 @@ MIXERS = {
     "GAAM": [GAAM] * 2,
     "CMHA": [CMHA] * 2,
     "RCMHA, 2-D": [partial(RCMHA, grid=(SIDE, SIDE))] * 2,
-    "Grassmann, 8 dimensions": [partial(Grassmann, reduced_dim=8)] * 2,  # with 32 a step takes 25 times as long
+    "Grassmann": [Grassmann] * 2,
     "PAM": [PAM] * 2,
     "CAM": [CAM] * 2,
 }
