@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help="a model's name, file, folder, or owner/name on the Hub, with a .safetensors in it "
-        f"(default: {POOLED})",
+        help=f"a model's name, file, folder, or owner/name on the Hub, with a .safetensors in it (default: {POOLED})",
     )
     parser.add_argument(
         "--keep-patches",
