@@ -11,6 +11,7 @@ theirs. The last row has no reference: neighborhood attention beside attention t
 import argparse
 import statistics
 import time
+from functools import partial
 
 import torch
 from axial_attention import AxialAttention
@@ -39,13 +40,10 @@ def main() -> None:
     ):  # fmt: skip
         tokens = torch.randn(BATCH, 196, DIM, requires_grad=True)
         maps = torch.randn(BATCH, DIM, 14, 14, requires_grad=True)
+        calls = partial(ours, tokens, (14, 14)), partial(theirs, tokens if on_tokens else maps)
         cells = []
         for backward in (False, True):
-            times = []
-            for _ in range(args.rounds + 1):
-                a = measure(lambda: ours(tokens, (14, 14)), backward)  # noqa: B023
-                b = measure(lambda: theirs(tokens if on_tokens else maps), backward)  # noqa: B023
-                times.append((a, b))
+            times = [[measure(call, backward) for call in calls] for _ in range(args.rounds + 1)]
             a, b = zip(*times[1:], strict=True)
             ratio = statistics.median(x / y for x, y in times[1:])
             cells += [f"{1e3 * statistics.median(a):.1f}", f"{1e3 * statistics.median(b):.1f}", f"{ratio:.2f}"]

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from conftest import header
 from published import GOLDEN, rng, weight
 from torch import nn
 from torch.func import functional_call
@@ -13,7 +14,6 @@ from torch.func import functional_call
 from mien.__main__ import main
 from mien.classifier import Classifier
 from mien.errors import CheckpointError
-from mien.labels import EXPRESSIONS
 from mien.losses import weighted_cross_entropy
 from mien.networks import (
     APViT,
@@ -306,19 +306,6 @@ def test_wrong_options_are_named(options, message):
 
 # files
 
-HEADER = {
-    "mien": 1,
-    "id2label": dict(zip(map(str, range(8)), EXPRESSIONS, strict=True)),
-    "preprocess": {
-        "align": "none",
-        "resize": [{"size": 112, "interpolation": "auto"}],
-        "input_size": 112,
-        "color": "rgb",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-    },
-}
-
 
 SIZES = {"image": None, "num_classes": 8, "patch_size": 28, "embed_dim": 8, "depth": 1, "num_heads": 2}
 
@@ -330,8 +317,7 @@ def saved(file, **options) -> Network:
     for p in (network.reliability.anchors, *network.body.head.parameters()):
         nn.init.normal_(p)
     body = {"class_path": "mien.networks.APViT", "init_args": SIZES}
-    model = {"class_path": "mien.networks.ARBEx", "init_args": {"body": body, **options}}
-    save_network(file, network, HEADER | {"model": model})
+    save_network(file, network, header("mien.networks.ARBEx", body=body, **options))
     return network
 
 
@@ -364,7 +350,7 @@ def test_export(balancing, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
     engine = Classifier.from_pretrained(tmp_path / "a.onnx", precision="fp32").engine
     with torch.no_grad():
-        logits, probs = Deployed(network, HEADER["preprocess"])(torch.from_numpy(pictures))
+        logits, probs = Deployed(network, header("mien.networks.ARBEx")["preprocess"])(torch.from_numpy(pictures))
     for count in (1, 3):
         told = engine(pictures[:count])
         np.testing.assert_allclose(told["probs"], probs[:count], atol=1e-5)

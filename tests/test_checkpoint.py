@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from conftest import header
 from published import fill_by_rule
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -14,7 +15,6 @@ from torch import nn
 import mien
 from mien.checkpoint import KEY, read_header
 from mien.errors import CheckpointError
-from mien.labels import EXPRESSIONS
 from mien.networks import (
     BTN,
     MobileFaceNet,
@@ -29,20 +29,8 @@ from mien.networks import (
 )
 from mien.networks.checkpoint import _is_network, fill, load_tensors
 
-HEADER = {
-    "mien": 1,
-    "model": {"class_path": "mien.networks.ViT", "init_args": {"num_classes": 8, "num_tokens": 4, "embed_dim": 16}},
-    "id2label": dict(zip(map(str, range(8)), EXPRESSIONS, strict=True)),
-    "preprocess": {
-        "align": "none",
-        "resize": [{"size": 112, "interpolation": "auto"}],
-        "input_size": 112,
-        "color": "rgb",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-    },
-    "training": {"licence": "CC0", "data": "café"},
-}
+HEADER = header("mien.networks.ViT", num_classes=8, num_tokens=4, embed_dim=16)
+HEADER["training"] = {"licence": "CC0", "data": "café"}
 
 
 class Doubled(nn.Linear):

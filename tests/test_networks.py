@@ -5,12 +5,12 @@ from functools import cache, partial
 
 import pytest
 import torch
+from conftest import header
 from published import FOAMLIU, fill_by_rule, foamliu_shapes
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mien.errors import CheckpointError
-from mien.labels import EXPRESSIONS
 from mien.losses import weighted_cross_entropy
 from mien.networks import (
     BTN,
@@ -54,22 +54,6 @@ def faces(batch: int = 4) -> torch.Tensor:
 
 def loss_of(network, images, target):
     return weighted_cross_entropy(network.training_logits(images), target, network.loss_weights)[0]
-
-
-def header(class_path, **arguments):
-    return {
-        "mien": 1,
-        "model": {"class_path": class_path, "init_args": arguments},
-        "id2label": dict(zip(map(str, range(8)), EXPRESSIONS, strict=True)),
-        "preprocess": {
-            "align": "none",
-            "resize": [{"size": 112, "interpolation": "auto"}],
-            "input_size": 112,
-            "color": "rgb",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
-        },
-    }
 
 
 # sizes
