@@ -1,6 +1,8 @@
 """Changes to training faces: small grey squares in, what cameras and detectors really deliver out."""
 
+import cv2
 import kornia.augmentation as K
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +29,33 @@ class Resample(nn.Module):
                 side = int(torch.randint(self.smallest, self.largest + 1, ()))
                 small = F.interpolate(images[part], (side, side), mode="bilinear", antialias=True, align_corners=False)
                 out[part] = F.interpolate(small, size, mode="bilinear", align_corners=False)
+        return out
+
+
+class Jpeg(nn.Module):
+    """With probability `p` a face is compressed: (B, 3, H, W) in [0, 1].
+
+    It is shrunk to a side between `smallest` pixels and its own, written as a JPEG file of a quality between `quality`,
+    read and enlarged again.
+    """
+
+    def __init__(self, p: float = 0.1, quality: tuple[int, int] = (15, 90), smallest: int = 40):
+        super().__init__()
+        if not 1 <= quality[0] <= quality[1] <= 100:
+            raise ValueError(f"qualities rise from 1 to 100, not {quality}")
+        self.p, self.quality, self.smallest = p, quality, smallest
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        out = images.clone()
+        for i in (torch.rand(len(images)) < self.p).nonzero().flatten().tolist():
+            side = int(torch.randint(min(self.smallest, height), height + 1, ()))
+            quality = int(torch.randint(self.quality[0], self.quality[1] + 1, ()))
+            face = (images[i].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy(force=True)
+            small = cv2.resize(face, (side * width // height, side), interpolation=cv2.INTER_AREA)
+            coded = cv2.imencode(".jpg", small[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+            face = cv2.resize(cv2.imdecode(coded, cv2.IMREAD_COLOR), (width, height))[..., ::-1]
+            out[i] = torch.from_numpy(np.ascontiguousarray(face)).to(out).permute(2, 0, 1) / 255
         return out
 
 
@@ -60,7 +89,7 @@ class Augment(Augmentation):
     """Images (B, 3, H, W) in [0, 1] -> the same, changed at random.
 
     Flip; rotation, shift and scale, which imitate another detector's crop; brightness and contrast; colour; resolution;
-    noise; erased rectangles. Every `p` is the share of faces that a change meets.
+    compression; noise; erased rectangles. Every `p` is the share of faces that a change meets.
     """
 
     def __init__(
@@ -74,6 +103,7 @@ class Augment(Augmentation):
         contrast: float = 0.3,
         tint: float = 0.2,
         resample_p: float = 0.3,
+        jpeg_p: float = 0.0,
         noise_p: float = 0.2,
         erase_p: float = 0.3,
         erase_scale: tuple[float, float] = (0.02, 0.15),
@@ -85,6 +115,7 @@ class Augment(Augmentation):
             K.ColorJiggle(brightness, contrast, 0.0, 0.0, p=0.8),
             Tint(tint, tint),
             Resample(p=resample_p),
+            Jpeg(jpeg_p),
             K.RandomGaussianNoise(std=0.03, p=noise_p),
             K.RandomErasing(erase_scale, (0.3, 3.3), value=0.5, p=erase_p),
         )
