@@ -1,0 +1,107 @@
+"""A browser without a window for tests of pages, that writes down what a page asks of whom.
+
+with open_browser(tmp_path) as driver:  # skips where there is no chromium
+    driver.get("http://127.0.0.1:8000/")
+    wait(driver, "#answer")
+    assert all(is_local(url) for url in requests(driver))
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+LOCAL = {"127.0.0.1", "localhost"}
+OWN = {"data", "blob", "about", "chrome", "chrome-error", "devtools"}
+"""Schemes of what a browser has in itself."""
+
+
+@contextmanager
+def open_browser(folder: Path, *arguments: str, size: tuple[int, int] = (1280, 1400)) -> Iterator:
+    """A selenium driver of a headless chromium that finds no host but 127.0.0.1; its profile lies in `folder`.
+
+    At the end, the log of chromium's whole network (of pages, frames and workers) is read: AssertionError where a
+    page asked for anything outside. `arguments` are chromium's own, such as --use-fake-device-for-media-stream.
+    """
+    pytest.importorskip("selenium", reason="selenium is not installed")
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not chromedriver:
+        pytest.skip("no chromium and chromedriver on this machine")
+    from selenium import webdriver
+
+    log = folder / "network.json"
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",  # as root it does not start otherwise
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-features=OptimizationHints,MediaRouter",
+        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        f"--log-net-log={log}",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={size[0]},{size[1]}",
+        *arguments,
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(chromedriver))
+    try:
+        driver.get("about:blank")  # instead of the browser's own page for a new tab
+        requests(driver)
+        yield driver
+    finally:
+        driver.quit()
+    outside = sorted({url for url in _of_pages(log) if not is_local(url)})
+    assert not outside, f"asked for {', '.join(outside)}"
+
+
+def requests(driver) -> list[str]:
+    """The address of everything that the page asked for since this was last called, in order."""
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    urls = []
+    for event in events:
+        if event["method"] == "Network.requestWillBeSent":
+            urls.append(event["params"]["request"]["url"])
+        elif event["method"] in ("Network.webSocketCreated", "Network.webTransportCreated"):
+            urls.append(event["params"]["url"])
+    return urls
+
+
+def complaints(driver) -> list[str]:
+    """What the console of the page has complained of since this was last called."""
+    return [entry["message"] for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+
+
+def is_local(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in OWN or parts.hostname in LOCAL
+
+
+def wait(driver, selector: str, text: str = "", seconds: float = 120):
+    """The first element that `selector` names and that shows `text`, once there is one."""
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def shown(driver):
+        found = driver.find_elements("css selector", selector)
+        return next((e for e in found if e.is_displayed() and text in e.text), None)
+
+    waiting = WebDriverWait(driver, seconds, ignored_exceptions=[StaleElementReferenceException])
+    return waiting.until(shown, f"nothing in {selector} shows {text!r}")
+
+
+def _of_pages(log: Path) -> list[str]:
+    """The addresses in chromium's log of its network that were asked for by pages, not by the browser on its own."""
+    content = json.loads(log.read_text())
+    start = content["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    asked = [event.get("params", {}) for event in content["events"] if event["type"] == start]
+    return [params["url"] for params in asked if params.get("initiator", "not an origin") != "not an origin"]
