@@ -35,7 +35,7 @@ from mien.losses import weighted_cross_entropy
 from mien.networks import APViT, Network, build, load_network, mobilefacenet, save_network
 from mien.nn import BatchTransformer, MoH
 from mien.nn.grid import to_tokens
-from mien.training.augment import APViTAugment, Augment, Erase, Resample, Tint
+from mien.training.augment import APViTAugment, Augment, Erase, Jpeg, Resample, Tint
 from mien.training.callbacks import Average, Table, Waiting
 from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats, weigh_classes
 from mien.training.run import parser, start_from, train
@@ -1119,6 +1119,20 @@ def test_resampling_blurs_a_share_of_the_faces():
     assert out[changed].std() < 0.7 * images[changed].std()
     with pytest.raises(ValueError, match="must rise from 2 up"):
         Resample(smallest=1)
+
+
+def test_jpeg_loses_detail_and_keeps_colours():
+    torch.manual_seed(0)
+    images = torch.rand(100, 3, 2, 2).repeat_interleave(24, 2).repeat_interleave(24, 3)
+    out = Jpeg(p=0.4, quality=(10, 30), smallest=48)(images)
+    changed = (out != images).flatten(1).any(1)
+    assert 25 <= changed.sum() <= 55
+    assert (out - images).abs().mean() < 0.02
+    assert (out - images)[changed].flatten(1).abs().amax(1).min() > 0.05  # where two colours meet
+    again = [Jpeg(p=1.0, quality=(q, q), smallest=48)(images) for q in (5, 95)]
+    assert (again[0] - images).abs().mean() > 3 * (again[1] - images).abs().mean()
+    with pytest.raises(ValueError, match="from 1 to 100"):
+        Jpeg(quality=(0, 50))
 
 
 def test_tint_colours_grey():
