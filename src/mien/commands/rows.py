@@ -1,41 +1,15 @@
-"""What is told of a face, and the files that it is told in: JSON Lines, CSV, Parquet."""
+"""The files that faces are told in: JSON Lines, CSV, Parquet."""
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from mien.errors import require
-from mien.faces import Face
+from mien.faces.row import Row, no_face, row, spell
 
-Row = dict[str, Any]
-
-
-def row(source: str, index: int, face: Face) -> Row:
-    """A face as plain data: pixels to hundredths, shares to millionths."""
-    return {
-        "source": spell(source),
-        "face": index,
-        "box": _hundredths(face.box),
-        "score": None if face.score is None else round(face.score, 4),
-        "landmarks": None if face.landmarks is None else [_hundredths(point) for point in face.landmarks],
-        "expression": face.expression,
-        "probability": round(face.probability, 6),
-        "probabilities": {label: round(share, 6) for label, share in face.probabilities.items()},
-    }
-
-
-def no_face(source: str, note: str) -> Row:
-    """The row of a picture in which there is no face."""
-    names = ("face", "box", "score", "landmarks", "expression", "probability", "probabilities")
-    return {"source": spell(source), **dict.fromkeys(names), "note": note}
-
-
-def spell(path: str) -> str:
-    """A path as text that can be written anywhere, even where the bytes of a file's name are no UTF-8."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+__all__ = ["WRITERS", "Csv", "JsonLines", "Parquet", "Row", "Writer", "no_face", "row", "spell"]
 
 
 class Writer(Protocol):
@@ -84,24 +58,30 @@ class Csv:
         pass
 
 
+def schema(labels: Sequence[str]) -> Any:
+    """The columns of a Parquet file of rows, as pyarrow knows them."""
+    pa = require("pyarrow", "parquet")
+    return pa.schema(
+        {
+            "source": pa.string(),
+            "face": pa.int32(),
+            "box": pa.list_(pa.float32()),
+            "score": pa.float32(),
+            "landmarks": pa.list_(pa.list_(pa.float32())),
+            "expression": pa.string(),
+            "probability": pa.float32(),
+            "probabilities": pa.struct([(label, pa.float32()) for label in labels]),
+            "note": pa.string(),
+        }
+    )
+
+
 class Parquet:
     """A row a face, nested as in JSON."""
 
     def __init__(self, file: BinaryIO, labels: Sequence[str]):
         pa = require("pyarrow", "parquet")
-        self._schema = pa.schema(
-            {
-                "source": pa.string(),
-                "face": pa.int32(),
-                "box": pa.list_(pa.float32()),
-                "score": pa.float32(),
-                "landmarks": pa.list_(pa.list_(pa.float32())),
-                "expression": pa.string(),
-                "probability": pa.float32(),
-                "probabilities": pa.struct([(label, pa.float32()) for label in labels]),
-                "note": pa.string(),
-            }
-        )
+        self._schema = schema(labels)
         self._table = pa.Table
         self._file = require("pyarrow.parquet", "parquet").ParquetWriter(file, self._schema)
         self._rows: list[Row] = []
@@ -121,7 +101,3 @@ class Parquet:
 
 
 WRITERS: dict[str, type[Writer]] = {".jsonl": JsonLines, ".csv": Csv, ".parquet": Parquet}
-
-
-def _hundredths(values: Any) -> list[float] | None:
-    return None if values is None else [round(float(value), 2) for value in values]
