@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 from mien.classifier import Classifier
 from mien.errors import MienError, ReadError
 from mien.faces import Detection, Detector, Face, Source, YuNet, detect_or_retry, open_picture
+from mien.faces.picture import MAX_PIXELS
 from mien.labels import UNCERTAIN
 
 
@@ -25,7 +26,8 @@ class Reader:
     May be shared by threads. detector: any `mien.faces.Detector`, YuNet if none is given. min_face: the least shorter
     side of a face, in pixels. With `aligned`, nothing is detected: every picture is taken as one face, cut out already.
     abstain: where no label is as probable as this, the expression is "uncertain"; with True it is the share that the
-    model was calibrated to (`mien calibrate`), and a model that was not raises MienError.
+    model was calibrated to (`mien calibrate`), and a model that was not raises MienError. A picture of more pixels than
+    max_pixels, or of more faces than max_faces, cannot be read.
     """
 
     def __init__(
@@ -36,8 +38,11 @@ class Reader:
         min_face: float = 20,
         aligned: bool = False,
         abstain: bool | float = False,
+        max_pixels: int = MAX_PIXELS,
+        max_faces: int | None = None,
     ):
         self.classifier, self.min_face = classifier, min_face
+        self.max_pixels, self.max_faces = max_pixels, max_faces
         if abstain is True and "uncertain" not in classifier.header:
             raise MienError(f"{classifier.path or 'the model'}: does not say when to abstain: run mien calibrate")
         self.abstain = classifier.header["uncertain"] if abstain is True else float(abstain)
@@ -82,25 +87,27 @@ class Reader:
         return self._faces(found.places, self.classifier.run(np.stack(found.crops))) if found.crops else []
 
     def read_many(
-        self, sources: Iterable[Source], *, batch_size: int = 32, workers: int | None = None
+        self, sources: Iterable[Source], *, batch_size: int = 32, workers: int | Executor | None = None
     ) -> Iterator[list[Face] | ReadError]:
         """For each source, in order: its faces, or the ReadError that reading it alone would have raised.
 
         for path, faces in zip(paths, reader.read_many(paths)): ...
 
-        `workers` threads (by default one a processor, four at most) open pictures and find faces; the network reads
-        `batch_size` faces at a time, out of as many pictures as it takes. A picture is let go of once its faces are cut
-        out, so that memory does not grow with the number of pictures.
+        `workers` threads (by default one a processor, four at most; or those of an executor that is there already) open
+        pictures and find faces; the network reads `batch_size` faces at a time, out of as many pictures as it takes. A
+        picture is let go of once its faces are cut out, so that memory does not grow with the number of pictures.
         """
         if batch_size < 1:
             raise ValueError(f"a batch holds at least one face, not {batch_size}")
-        workers = workers or min(4, os.cpu_count() or 1)
+        lent = workers if isinstance(workers, Executor) else None
+        if lent or not workers:
+            workers = min(4, os.cpu_count() or 1)
         sources = iter(sources)
         opening: deque[Future[_Found]] = deque()
         found: deque[_Found] = deque()
         crops: list[np.ndarray] = []  # the last faces of `found`, which the network has not seen
         probs: list[np.ndarray] = []  # the first faces of `found`, which it has
-        pool = ThreadPoolExecutor(workers, "mien")
+        pool = lent or ThreadPoolExecutor(workers, "mien")
         try:
             while True:
                 more = islice(sources, 2 * workers - len(opening))
@@ -120,16 +127,23 @@ class Reader:
                 if not opening and not found:
                     return
         finally:
-            pool.shutdown(cancel_futures=True)
+            if lent:
+                for future in opening:
+                    future.cancel()
+            else:
+                pool.shutdown(cancel_futures=True)
 
     def _find(self, source: Source) -> "_Found":
         try:
-            image = open_picture(source)
+            image = open_picture(source, max_pixels=self.max_pixels)
         except ReadError as error:
             return _Found([], [], error)
         if self.detector is None:
             return _Found([None], [self.classifier.crop(image)])
         places = detect_or_retry(self.detector, image, self.min_face)
+        if self.max_faces is not None and len(places) > self.max_faces:
+            name = source if isinstance(source, str | os.PathLike) else "picture"
+            return _Found([], [], ReadError(name, f"{len(places)} faces, more than {self.max_faces}"))
         return _Found(places, [self.classifier.crop(image, place.landmarks, place.box) for place in places])
 
     def _faces(self, places: Sequence[Detection | None], probs: Iterable[np.ndarray]) -> list[Face]:

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from mien.errors import require
 from mien.faces.row import Row, no_face, row, spell

@@ -3,10 +3,12 @@
 from mien.faces.align import ARCFACE112, align, crop, resize, similarity
 from mien.faces.detect import Detection, Detector, YuNet, detect_or_retry, look_again
 from mien.faces.face import Face
-from mien.faces.picture import Source, find_pictures, open_picture
+from mien.faces.picture import SUFFIXES, VIDEO_SUFFIXES, Source, find_pictures, open_picture
 
 __all__ = [
     "ARCFACE112",
+    "SUFFIXES",
+    "VIDEO_SUFFIXES",
     "Detection",
     "Detector",
     "Face",

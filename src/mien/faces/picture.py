@@ -6,7 +6,7 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,6 +18,11 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .jp2 .j2k .avif .ico".split()
 )
 """What a file in a folder is called that is taken for a picture."""
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp .ogv .mts .m2ts".split()
+)
+"""And for a video."""
 
 # Not every format of Pillow: EPS, for one, would start Ghostscript on a stranger's program. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
@@ -41,22 +46,22 @@ _loading = threading.Lock()  # a Pillow picture decodes itself when first used, 
 Source = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 
-def open_picture(source: Source) -> np.ndarray:
+def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Read one picture: a path, a file's bytes, a Pillow picture, or a uint8 array, (H, W, 3) RGB or (H, W) grey.
 
     Returns (H, W, 3) uint8 RGB, turned upright as its EXIF tag says; it may be read-only. Transparency is laid on
     white, 16 bits and floats are scaled to 8, and of an animation the first frame is read.
 
-    Raises ReadError for what is missing, empty, no picture, cut short, or larger than MAX_PIXELS.
+    Raises ReadError for what is missing, empty, no picture, cut short, or of more than `max_pixels`.
     """
     if isinstance(source, np.ndarray):
         return _check_array(source)
     if isinstance(source, Image.Image):
         name = getattr(source, "filename", "") or "picture"
-        with _told(name), _loading:
-            return _decode(source, name)
+        with _told(name, max_pixels), _loading:
+            return _decode(source, name, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _open(io.BytesIO(source), "picture", len(source))
+        return _open(io.BytesIO(source), "picture", len(source), max_pixels)
     try:
         path = os.fspath(source)
         found = os.stat(path)
@@ -66,7 +71,7 @@ def open_picture(source: Source) -> np.ndarray:
         if not stat.S_ISREG(found.st_mode):
             raise ReadError(source, "not a file")
         with open(path, "rb") as file:
-            return _open(file, source, found.st_size)
+            return _open(file, source, found.st_size, max_pixels)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ReadError(source, "no such file") from error
     except TypeError as error:
@@ -75,10 +80,12 @@ def open_picture(source: Source) -> np.ndarray:
         raise ReadError(source, (getattr(error, "strerror", None) or str(error)).lower()) from error
 
 
-def find_pictures(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[str]:
+def find_pictures(
+    sources: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], suffixes: Collection[str] = SUFFIXES
+) -> list[str]:
     """The pictures that files, folders and globs name, in the order given, each folder and glob sorted.
 
-    A file is kept whatever it is called. Of a folder (and the folders below it) only what ends in one of SUFFIXES and
+    A file is kept whatever it is called. Of a folder (and the folders below it) only what ends in one of `suffixes` and
     does not begin with a dot is kept, and so of a glob, unless the glob spells another ending; `**` goes through
     folders. What is missing, matches nothing, or holds no picture stays in the list, so that reading it tells why.
     """
@@ -86,36 +93,36 @@ def find_pictures(sources: str | os.PathLike[str] | Iterable[str | os.PathLike[s
     for source in [sources] if isinstance(sources, str | os.PathLike) else sources:
         name = os.fspath(source)
         if os.path.isdir(name):
-            found = _in_folder(name)
+            found = _in_folder(name, suffixes)
         elif glob.has_magic(name) and not os.path.lexists(name):
-            found = _in_glob(name)
+            found = _in_glob(name, suffixes)
         else:
             found = [name]
         pictures += found or [name]
     return pictures
 
 
-def _in_folder(folder: str) -> list[str]:
+def _in_folder(folder: str, suffixes: Collection[str]) -> list[str]:
     found = []
     for parent, _, names in os.walk(folder):
-        found += [os.path.join(parent, name) for name in names if _is_picture(name)]
+        found += [os.path.join(parent, name) for name in names if _ends(name, suffixes)]
     return sorted(found)
 
 
-def _in_glob(pattern: str) -> list[str]:
+def _in_glob(pattern: str, suffixes: Collection[str]) -> list[str]:
     ending = os.path.splitext(pattern)[1]
     spelt = bool(ending) and not glob.has_magic(ending)
     found: set[str] = set()
     for name in glob.iglob(pattern, recursive=True):
         if os.path.isdir(name):
-            found.update(_in_folder(name))
-        elif spelt or _is_picture(os.path.basename(name)):
+            found.update(_in_folder(name, suffixes))
+        elif spelt or _ends(os.path.basename(name), suffixes):
             found.add(name)
     return sorted(found)
 
 
-def _is_picture(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
+def _ends(name: str, suffixes: Collection[str]) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
 
 
 def _check_array(array: np.ndarray) -> np.ndarray:
@@ -124,15 +131,15 @@ def _check_array(array: np.ndarray) -> np.ndarray:
     return array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
 
 
-def _open(file: io.BufferedIOBase, source: object, size: int) -> np.ndarray:
+def _open(file: io.BufferedIOBase, source: object, size: int, max_pixels: int) -> np.ndarray:
     if not size:
         raise ReadError(source, "an empty file")
-    with _told(source), Image.open(file, formats=FORMATS) as image:
-        return _decode(image, source)
+    with _told(source, max_pixels), Image.open(file, formats=FORMATS) as image:
+        return _decode(image, source, max_pixels)
 
 
 @contextmanager
-def _told(source: object) -> Iterator[None]:
+def _told(source: object, max_pixels: int) -> Iterator[None]:
     """Turn what Pillow raises into what a person can use."""
     try:
         yield
@@ -141,17 +148,17 @@ def _told(source: object) -> Iterator[None]:
     except Image.UnidentifiedImageError as error:
         raise ReadError(source, "not a picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the latter under -W error
-        raise ReadError(source, f"more than {MAX_PIXELS // 10**6} million pixels") from error
+        raise ReadError(source, f"more than {_spoken(max_pixels)} pixels") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them to
         raise ReadError(source, "damaged or cut short") from error
 
 
-def _decode(image: Image.Image, source: object) -> np.ndarray:
+def _decode(image: Image.Image, source: object, max_pixels: int) -> np.ndarray:
     width, height = image.size
     if not width * height:
         raise ReadError(source, "has no pixels")
-    if width * height > MAX_PIXELS:
-        raise ReadError(source, f"{width}×{height}, more than {MAX_PIXELS // 10**6} million pixels")
+    if width * height > max_pixels:
+        raise ReadError(source, f"{width}×{height}, more than {_spoken(max_pixels)} pixels")
     image.load()  # first, since TIFF turns itself upright and PNG may carry its EXIF behind the pixels
     turn = _UPRIGHT.get(_orientation(image))
     if image.mode.startswith(("I", "F")):
@@ -164,6 +171,10 @@ def _decode(image: Image.Image, source: object) -> np.ndarray:
     if image.mode != "RGB":
         image = image.convert("RGB")
     return np.asarray(image if turn is None else image.transpose(turn))
+
+
+def _spoken(pixels: int) -> str:
+    return f"{pixels // 10**6} million" if pixels >= 10**6 else f"{pixels:,}"
 
 
 def _orientation(image: Image.Image) -> int:
