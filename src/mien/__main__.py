@@ -11,6 +11,7 @@ from mien.errors import MienError, MissingExtra
 # name: (module, imported when the command is called; the extra that it needs, if any; what `mien --help` says of it)
 COMMANDS = {
     "read": ("mien.commands.read", "", "find the faces in pictures and read their expressions"),
+    "batch": ("mien.commands.batch", "parquet", "read very many pictures, on one machine or on many"),
     "list": ("mien.commands.list", "", "list the models that came with mien, or the mixers of its networks"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
@@ -21,6 +22,7 @@ COMMANDS = {
     "explain": ("mien.commands.explain", "torch", "draw what a network kept of a face and attended to"),
     "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
     "export": ("mien.commands.export", "export", "turn a checkpoint into ONNX"),
+    "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }
 
 NAMING = {"train", "ablate", "bench", "eval", "data"}

@@ -1,0 +1,60 @@
+"""`mien demo`: a page in the browser, served from this computer."""
+
+import argparse
+import ipaddress
+import sys
+from pathlib import Path
+
+from mien.commands.read import begin, number
+from mien.demo.looking import POOLED, Looking
+from mien.demo.serve import serve
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=_port, default=7860, metavar="N", help="0 is any free one (default: 7860)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="the address to listen on; 0.0.0.0 lets other computers in (default: 127.0.0.1, this one only)",
+    )
+    parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
+    parser.add_argument(
+        "--explain",
+        metavar="MODEL",
+        default=POOLED,
+        help=f"the model whose patches and attention are drawn, with a .safetensors in it (default: {POOLED})",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until it is interrupted."""
+    begin()
+
+    def make(folder: Path):
+        from mien.demo.page import build, examples
+        from mien.reader import Reader
+
+        return build(Reader.from_pretrained(args.model), Looking(args.explain), examples(folder))
+
+    def started(address: str) -> None:
+        print(f"mien demo: {address} (Ctrl-C ends it)", flush=True)
+        if not _is_loopback(args.host):
+            print(
+                "mien: whoever reaches this computer can use the page, without a password and unencrypted; "
+                "a browser lends its camera to 127.0.0.1 and to https only",
+                file=sys.stderr,
+            )
+
+    serve(make, args.host, args.port, started)
+    return 0
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _port(text: str) -> int:
+    return int(number(text, int, 0, 65535))

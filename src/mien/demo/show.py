@@ -1,0 +1,119 @@
+"""What the page shows of a photograph, as HTML: everything is in it, pictures included."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from mien.faces import Face
+
+COLOURS = {
+    "neutral": "#d2d2d2",
+    "happiness": "#f0e442",
+    "sadness": "#0072b2",
+    "surprise": "#56b4e9",
+    "fear": "#cc79a7",
+    "disgust": "#009e73",
+    "anger": "#d55e00",
+    "contempt": "#e69f00",
+}
+
+LARGEST = 1280
+"""Pixels of the longer side of a picture as it is shown; a larger one is made smaller."""
+
+_NAMED = 4  # faces that have their expression written at their box; more only have their number
+
+
+def problem(reason: object) -> str:
+    """Why there is nothing else to be seen."""
+    return f'<p class="mien-problem" role="alert">{escape(str(reason))}</p>'
+
+
+def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: int = 0) -> str:
+    """The picture at `url`, of `size` (width, height) pixels when the faces were found, with a button around each.
+
+    Faces are named where they are few, and numbered where they are several.
+    """
+    width, height = size
+    found = f"{len(faces)} faces" if len(faces) > 1 else "one face" if faces else "no face"
+    parts = [f'<img src="{url}" alt="The photograph, with {found} found in it">']
+    for i, face in enumerate(faces):
+        x, y, w, h = face.box or (0, 0, width, height)
+        left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
+        share = [
+            100 * v / of for v, of in ((left, width), (top, height), (right - left, width), (bottom - top, height))
+        ]
+        text = f"{i + 1} " if len(faces) > 1 else ""
+        text += f"{face.expression} {percent(face.probability)}" if len(faces) <= _NAMED else ""
+        places = ["below" if share[1] < 12 else "above", "from-right" if share[0] > 60 else "from-left"]
+        style = "left:{:.2f}%;top:{:.2f}%;width:{:.2f}%;height:{:.2f}%".format(*share)
+        parts.append(
+            f'<button type="button" class="mien-face" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" '
+            f'aria-label="{title(i, face)}" style="{style};--expression:{colour(face.expression)}">'
+            f'<span class="{" ".join(places)}">{escape(text)}</span></button>'
+        )
+    # the width of what is shown fits the height of a window, too
+    return f'<div class="mien-photograph" style="--ratio:{width / height:.4f}">{"".join(parts)}</div>'
+
+
+def bars(face: Face, index: int | None = None) -> str:
+    """A table of the probabilities, a bar each; `index` is the face's number from 0, where there are several."""
+    rows = "".join(
+        f'<tr class="{"best" if label == face.expression else ""}"><th scope="row">{escape(label)}</th>'
+        f'<td><span style="width:{100 * share:.2f}%;background:{colour(label)}"></span></td>'
+        f"<td>{percent(share)}</td></tr>"
+        for label, share in face.probabilities.items()
+    )
+    which = "This face" if index is None else f"Face {index + 1}"
+    said = f"{which}: <strong>{escape(face.expression)}</strong>, with a probability of {percent(face.probability)}"
+    return f'<table class="mien-bars"><caption>{said}</caption><tbody>{rows}</tbody></table>'
+
+
+def panels(rows: Sequence[Sequence], note: str) -> str:
+    """The rows of `mien.explain`, all but the first folded away; `note` says which model this is."""
+    sheets = []
+    for i, row in enumerate(rows):
+        figures = "".join(
+            f'<figure><img src="{picture_url(panel.picture, lossless=True)}" alt="{_described(panel.title)}">'
+            f"<figcaption>{escape(panel.title)}</figcaption></figure>"
+            for panel in row
+        )
+        sheet = f'<div class="mien-panels">{figures}</div>'
+        sheets.append(f"<details><summary>With {row[1].title} only</summary>{sheet}</details>" if i else sheet)
+    return (
+        f'<p>{escape(note)}</p>{"".join(sheets)}<p class="mien-note">Whitened patches were dropped on the way; bright '
+        "ones are those that the last block attended to. This is where the network looked. Why it answered as it did "
+        "does not follow from it.</p>"
+    )
+
+
+def title(index: int, face: Face) -> str:
+    """How a face is called where there are several."""
+    return f"Face {index + 1}: {face.expression} {percent(face.probability)}"
+
+
+def percent(share: float) -> str:
+    return "under 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
+
+
+def colour(expression: str) -> str:
+    return COLOURS.get(expression, "#ffffff")
+
+
+def picture_url(image: np.ndarray, *, lossless: bool = False) -> str:
+    """The picture (H, W, 3) uint8 as an address that holds all of it, its longer side at most LARGEST pixels."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((LARGEST, LARGEST))
+    file, kind = io.BytesIO(), "png" if lossless else "jpeg"
+    picture.save(file, kind, quality=90)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _described(heading: str) -> str:
+    """What a panel with this title shows, for those who do not see it."""
+    if "attention" in heading:
+        return f"The face in the colours of the attention: {heading}"
+    return f"The face with what was kept: {heading}" if " of " in heading else f"The face, read as {heading}"

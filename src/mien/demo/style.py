@@ -1,0 +1,51 @@
+"""What the page looks like."""
+
+STYLE = """
+.gradio-container { max-width: 1120px !important; margin: 0 auto !important }
+#mien-title h1 { margin: 0 0 .25rem; font-size: 1.9rem; letter-spacing: -.02em }
+#mien-title p { margin: 0; max-width: 46em }
+.mien-limits { margin-top: .5rem !important; padding-left: .75rem; border-left: 3px solid #d55e00 }
+.mien-examples button { flex: 1 1 0; min-width: 7.5rem }
+.mien-examples img { width: 2.5rem; height: 2.5rem; object-fit: cover; border-radius: 4px }
+
+.mien-problem { margin: 0; padding: .75rem 1rem; border-radius: 8px; border: 1px solid #d55e00;
+    color: var(--body-text-color); background: color-mix(in srgb, #d55e00 14%, transparent); overflow-wrap: anywhere }
+.mien-hint { display: grid; place-items: center; min-height: 260px; margin: 0; padding: 1rem; text-align: center;
+    border: 1px dashed var(--border-color-primary); border-radius: 8px; color: var(--body-text-color-subdued) }
+.mien-note { color: var(--body-text-color-subdued); max-width: 46em }
+
+.mien-photograph { position: relative; width: min(100%, calc(65vh * var(--ratio))); min-width: min(100%, 14rem);
+    margin: 0 auto; line-height: 0 }
+.mien-photograph img { width: 100%; border-radius: 8px }
+.mien-face { position: absolute; box-sizing: border-box; padding: 0; cursor: pointer; background: none;
+    border: 2px solid var(--expression); border-radius: 4px; outline: 1.5px solid #000;
+    box-shadow: inset 0 0 0 1.5px #000 }
+.mien-face[aria-pressed=true] { border-width: 4px }
+.mien-face:focus-visible { outline: 3px solid var(--body-text-color); outline-offset: 3px }
+.mien-face span { position: absolute; padding: 0 .4em; white-space: nowrap; font: 600 .85rem/1.5 var(--font);
+    color: #000; background: #fff; border-left: .5em solid var(--expression); box-shadow: 0 0 0 1.5px #000 }
+.mien-face span:empty { display: none }
+.mien-face .above { bottom: calc(100% + 5px) }
+.mien-face .below { top: calc(100% + 5px) }
+.mien-face .from-left { left: -2px }
+.mien-face .from-right { right: -2px }
+
+table.mien-bars { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
+.mien-bars caption { text-align: left; padding-bottom: .5rem; font-size: 1.05rem }
+.mien-bars tr, .mien-bars th, .mien-bars td { border: 0; padding: .2rem 0; background: none }
+.mien-bars th { width: 6.5rem; text-align: left; font-weight: 400 }
+.mien-bars .best th, .mien-bars .best td { font-weight: 700 }
+.mien-bars td:last-child { width: 5.5rem; text-align: right; white-space: nowrap }
+.mien-bars td span { display: block; min-width: 2px; height: 1.05rem; border-radius: 3px;
+    box-shadow: inset 0 0 0 1px rgb(0 0 0 / .35) }
+.mien-bars td:nth-child(2) { background: color-mix(in srgb, var(--body-text-color) 8%, transparent);
+    background-clip: content-box }
+
+.mien-panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem;
+    margin: .75rem 0 }
+.mien-panels figure { margin: 0 }
+.mien-panels img { display: block; width: 100%; border: 1px solid var(--border-color-primary); border-radius: 4px }
+.mien-panels figcaption { padding-top: .2rem; font-size: .85rem }
+.mien-panels + details, details + details { margin-top: .5rem }
+summary { cursor: pointer }
+"""
