@@ -147,9 +147,10 @@ class Reader:
         return _Found(places, [self.classifier.crop(image, place.landmarks, place.box) for place in places])
 
     def _faces(self, places: Sequence[Detection | None], probs: Iterable[np.ndarray]) -> list[Face]:
-        return [self._face(place, shares) for place, shares in zip(places, probs, strict=True)]
+        return [self.face(place, shares) for place, shares in zip(places, probs, strict=True)]
 
-    def _face(self, place: Detection | None, shares: np.ndarray) -> Face:
+    def face(self, place: Detection | None, shares: np.ndarray) -> Face:
+        """A face as it is told of: where it is, None for all of the picture, and the share (C,) of each label."""
         probabilities = dict(zip(self.classifier.labels, map(float, shares), strict=True))
         best = self.classifier.labels[shares.argmax()]
         told = (best if probabilities[best] >= self.abstain else UNCERTAIN, probabilities[best], probabilities)

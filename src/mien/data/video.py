@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mien.errors import ReadError, require
+from mien.faces import VIDEO_SUFFIXES as SUFFIXES
 
-SUFFIXES = frozenset(".mp4 .avi .mov .mkv .webm .m4v".split())
-"""What a file in a folder is called that is taken for a video."""
+__all__ = ["SUFFIXES", "Frame", "upright"]
 
 _OPEN, _RECENT = 2, 16  # videos kept open, and frames kept of each: threads ask out of order
 
@@ -50,6 +50,11 @@ class Frame:
         return image[:, :half] if self.side == "left" else image[:, half:] if self.side == "right" else image
 
 
+def upright(frame: Any) -> np.ndarray:
+    """A frame of PyAV's as (H, W, 3) uint8 RGB, turned as the video says that it is to be shown."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
+
+
 class _Video:
     """An open video; threads may share it."""
 
@@ -69,7 +74,7 @@ class _Video:
                     if len(self._recent) > _RECENT:
                         self._recent.popitem(last=False)
             frame = self._recent[number]
-            return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+            return upright(frame)
 
     def _step(self) -> Any:
         try:

@@ -1,0 +1,290 @@
+"""Open a video, a camera or a stream, and take its frames, upright and with their times."""
+
+import os
+import queue
+import re
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mien.data.video import upright
+from mien.errors import ReadError, require
+from mien.faces import VIDEO_SUFFIXES
+from mien.faces.picture import MAX_PIXELS
+
+SCHEMES = frozenset("rtsp rtsps rtmp rtmps rtp udp srt tcp http https".split())
+"""What an address begins with that is taken for a stream."""
+
+_LIVE = SCHEMES - {"tcp", "http", "https"}  # what does not wait for those who are slow
+_AHEAD = 4  # frames decoded before they are asked for
+_SILENCE = 10  # seconds without a word after which a stream is given up
+
+
+def is_video(source: str) -> bool:
+    """Whether `mien read` takes a source for a video: by its name, since it need not be there.
+
+    A number is a camera, unless a file or folder is called so; an address with one of SCHEMES a stream; a file is a
+    video where its name ends in one of VIDEO_SUFFIXES, or in .ts.
+    """
+    if os.path.isdir(source):
+        return False
+    named = os.path.splitext(source)[1].lower() in {*VIDEO_SUFFIXES, ".ts"}
+    return named or _camera(source) is not None or source.partition("://")[0].lower() in SCHEMES and "://" in source
+
+
+def _camera(source: str) -> str | None:
+    if re.fullmatch(r"\d{1,3}", source) and not os.path.lexists(source):
+        return f"/dev/video{source}"
+    return source if re.fullmatch(r"/dev/video\d+", source) else None
+
+
+class Every:
+    """Which are due: every N-th, of "N" or N, or the first of every so many seconds, of "0.5s". Raises ValueError."""
+
+    def __init__(self, what: int | str):
+        found = re.fullmatch(r"(\d+)|(\d+(?:\.\d*)?|\.\d+)s", str(what))
+        self.step = float(found[1] or found[2]) if found else 0
+        if not 0 < self.step < 1e9:
+            raise ValueError(f'{what}: neither a number of frames, such as 5, nor of seconds, such as "0.5s"')
+        self.counts, self._next = bool(found[1]), 0.0
+
+    def due(self, number: int, time: float) -> bool:
+        """Asked of each once, in order."""
+        at = number if self.counts else time + 1e-6  # 0.6 may be a little less than thrice 0.2
+        if self._next - self.step <= at < self._next:
+            return False
+        self._next = (at // self.step + 1) * self.step
+        return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A frame: its number, from 0; seconds; pts in ticks of the video's time base; (H, W, 3) uint8 RGB, upright.
+
+    sound: packets of PyAV's, of the audio that came in since the last picture.
+    """
+
+    number: int
+    time: float
+    pts: int
+    image: np.ndarray
+    sound: tuple[Any, ...] = ()
+
+
+@dataclass(slots=True)
+class _State:
+    """Of reading: audio not handed over yet, where the packets end, in seconds, and what went wrong."""
+
+    heard: list[Any] = field(default_factory=list)
+    end: Fraction = Fraction(0)
+    begun: bool = False
+    damaged: int = 0
+    error: Exception | None = None
+
+
+class Video:
+    """An open video; its pictures can be taken once. Raises ReadError for what is no video, MissingExtra without PyAV.
+
+    source: a file, the number of a camera (0 is /dev/video0, through v4l2), or an address that ffmpeg can open.
+    name: the source as text. live: whether it goes on while nobody looks, so that who is slow misses frames.
+    duration: in seconds, None where nobody knows. time_base: of the pictures' pts, in seconds.
+    audio: PyAV's first audio stream, or None. rest: once the pictures are taken, the sound after the last one.
+
+    Times are those of the file, pts × time base, counted from where the file begins, as players count; a live source
+    begins with its first frame. A file is opened without the network, whatever it refers to.
+    """
+
+    def __init__(self, source: str | os.PathLike[str] | int):
+        self.name = os.fspath(source) if not isinstance(source, int) else str(source)
+        av = require("av", "video")
+        self._errors = av.FFmpegError
+        camera, scheme = _camera(self.name), self.name.partition("://")[0].lower()
+        self.live = camera is not None or scheme in _LIVE and "://" in self.name
+        remote = camera is None and scheme in SCHEMES and "://" in self.name
+        try:
+            if camera:
+                self._container = av.open(camera, format="v4l2")
+            elif remote:
+                options = {"rtsp_flags": "prefer_tcp"} if scheme.startswith("rtsp") else {}
+                self._container = av.open(self.name, container_options=options, timeout=_SILENCE)
+            else:
+                _check(self.name)
+                path = f"file:{self.name}"  # a colon in a name is no protocol
+                self._container = av.open(path, container_options={"protocol_whitelist": "file"})
+        except (self._errors, OSError, ValueError) as error:
+            raise ReadError(self.name, _reason(error)) from error
+        try:
+            self._stream = self._choose()
+        except ReadError:
+            self._container.close()
+            raise
+        self._stream.thread_type = "SLICE" if self.live else "AUTO"  # frames side by side come late
+        self.time_base: Fraction = self._stream.time_base
+        self.audio = self._container.streams.audio[0] if self._container.streams.audio else None
+        length = self._container.duration
+        self.rest: tuple[Any, ...] = ()
+        self.duration = None if self.live or not length or length < 0 else length / 1_000_000
+
+    def pictures(
+        self, every: Every | None = None, *, sound: bool = False, stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[Picture]:
+        """The frames that are due, in the order in which they are shown; decoded ahead in a thread of their own.
+
+        sound: hand over the packets of `audio`, too. stop: asked several times a second; true ends the video.
+
+        Raises ReadError where the rest cannot be read, after all that could. A packet that cannot be decoded is passed
+        over, as players do, and told at the end.
+        """
+        ahead: queue.Queue[Picture | BaseException | None] = queue.Queue(_AHEAD)
+        gone = threading.Event()
+        thread = threading.Thread(target=self._run, args=(every or Every(1), sound, ahead, gone), daemon=True)
+        thread.start()
+        try:
+            while not stop():
+                try:
+                    item = ahead.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                if isinstance(item, BaseException):
+                    raise item
+                if item is None:
+                    return
+                yield item
+        finally:
+            gone.set()
+            thread.join(2)
+            if not thread.is_alive():  # else it waits for a camera or a server, and is left to
+                self._container.close()
+
+    def _choose(self) -> Any:
+        from av.stream import Disposition
+
+        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            raise ReadError(self.name, "sound only" if self._container.streams.audio else "no pictures in it")
+        [stream, *others] = streams
+        for other in others:
+            other.discard = "all"
+        if stream.codec_context is None:
+            raise ReadError(self.name, "no decoder for it")
+        if stream.width * stream.height > MAX_PIXELS:
+            size = f"{stream.width}×{stream.height}"
+            raise ReadError(self.name, f"{size}, more than {MAX_PIXELS // 10**6} million pixels")
+        return stream
+
+    def _run(self, every: Every, sound: bool, ahead: queue.Queue, gone: threading.Event) -> None:
+        """The thread: puts pictures, then None or an error."""
+
+        def put(item: Any) -> None:
+            waiting = True
+            while waiting and not gone.is_set():
+                with suppress(queue.Full):
+                    ahead.put(item, timeout=0.1)
+                    waiting = False
+
+        try:
+            for make in self._frames(every, sound, gone):
+                if not self.live or not ahead.full():
+                    put(make())
+            put(None)
+        except BaseException as error:  # of whatever kind: who takes the pictures is to know
+            put(error)
+
+    def _frames(self, every: Every, sound: bool, gone: threading.Event) -> Iterator[Callable[[], Picture]]:
+        """Makers of the pictures that are due: what is not made is not converted."""
+        step = 1 / (self._stream.average_rate or self._stream.guessed_rate or 25)
+        start, last, number = self._start(), None, 0
+        state = _State()
+
+        def make(frame: Any, number: int, time: float, pts: int) -> Picture:
+            image, heard = upright(frame), tuple(state.heard)
+            state.heard.clear()
+            return Picture(number, time, pts, image, heard)
+
+        for frames in self._decode(state, sound, gone):
+            for frame in frames:
+                pts = frame.pts if frame.pts is not None else frame.dts
+                at = (0 if last is None else last + step) if pts is None else pts * frame.time_base
+                start = at if start is None else start
+                last, time = at, float(at - start)
+                if every.due(number, time):
+                    yield partial(make, frame, number, time, round((at - start) / self.time_base))
+                number += 1
+        self.rest = tuple(state.heard)
+        end = float(state.end - (start or 0))
+        if state.error and number:
+            raise ReadError(self.name, f"damaged or cut short after {end:.1f} seconds") from state.error
+        if state.error:
+            raise ReadError(self.name, _reason(state.error)) from state.error
+        if state.damaged:
+            many = f"{state.damaged:,} frames" if state.damaged > 1 else "a frame"
+            raise ReadError(self.name, f"damaged: {many} could not be decoded")
+        if not number and not gone.is_set():
+            raise ReadError(self.name, "damaged or cut short" if self.duration else "no pictures in it")
+        if self.duration and not gone.is_set() and self.duration - end > max(1, self.duration / 20):
+            raise ReadError(self.name, f"cut short after {end:.1f} of {self.duration:.1f} seconds")
+
+    def _decode(self, state: "_State", sound: bool, gone: threading.Event) -> Iterator[list[Any]]:
+        """The frames of each packet, up to what the decoder holds back when no more can be read."""
+        try:
+            for packet in self._container.demux(self._stream, *([self.audio] if self.audio else [])):
+                if gone.is_set():
+                    return
+                if packet.pts is not None:
+                    state.end = max(state.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                if packet.stream is not self._stream:
+                    if sound and packet.dts is not None:
+                        state.heard.append(packet)
+                    continue
+                try:
+                    frames = packet.decode()
+                except self._errors:
+                    state.damaged += state.begun or not self.live  # a stream is joined anywhere
+                    continue
+                state.begun |= bool(frames)
+                yield frames
+        except self._errors as error:
+            state.error = error
+            with suppress(self._errors):
+                yield self._stream.codec_context.decode(None)
+
+    def _start(self) -> Fraction | None:
+        """Where time is 0, in seconds of the pts; None where the first frame says it."""
+        begin, first = self._container.start_time, self._stream.start_time
+        if self.live or begin is None:
+            return None
+        begin = Fraction(begin, 1_000_000)
+        exact = None if first is None else first * self.time_base
+        return exact if exact is not None and abs(exact - begin) < Fraction(1, 100_000) else begin
+
+
+def _check(path: str) -> None:
+    """Say what is wrong with a file before ffmpeg says it in its own words."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ReadError(path, "no such file") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise ReadError(path, "a folder, not a video")
+    if not stat.S_ISREG(found.st_mode):
+        raise ReadError(path, "not a file")
+    if not found.st_size:
+        raise ReadError(path, "an empty file")
+
+
+def _reason(error: Exception) -> str:
+    av = require("av", "video")
+    if isinstance(error, av.InvalidDataError):
+        return "damaged, or no video"
+    if isinstance(error, av.ExitError):
+        return f"silent for {_SILENCE} seconds"
+    if isinstance(error, FileNotFoundError):
+        return "no such camera or address"
+    return (getattr(error, "strerror", None) or str(error)).lower()
