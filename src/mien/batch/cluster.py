@@ -1,0 +1,101 @@
+"""Shards on many machines, by Ray Data."""
+
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from mien.batch.shard import Done, Job, Shard, ShardReader
+from mien.batch.store import reason
+from mien.errors import MienError, require
+
+_TRIES = 3  # of a shard whose worker dies
+
+_CPUS = 4  # of a worker: more do not make one reader faster
+
+
+def read_on_ray(
+    job: Job, shards: Sequence[Shard], workers: int | None = None, cpus: int | None = None
+) -> Iterator[Done]:
+    """Read shards, each the work of one actor; what is done comes in the order in which it is.
+
+    On the cluster at $RAY_ADDRESS, else on all cores of this machine. A shard whose worker dies is begun anew by
+    another, three times at most, and is then left out; the file of a shard is there whole or not at all, and the same
+    whoever wrote it. workers: as many as there are `cpus` for by default, and these are 4, or what a machine has.
+
+    Raises MienError where there is no cluster, and for what is wrong with all shards.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported: it would report itself
+    ray = require("ray", "ray")
+    data = require("ray.data", "ray")
+    with _running(ray):
+        context = data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.enable_auto_log_stats = False
+        context.max_errored_blocks = -1  # the next shards are read all the same
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        cpus = cpus or max(1, min(_CPUS, max(nodes)))
+        workers = workers or max(1, sum(node // cpus for node in nodes))
+        workers = min(workers, len(shards))
+        texts = [{"shard": json.dumps([shard.number, shard.items])} for shard in shards]
+        told = data.from_items(texts, override_num_blocks=min(len(texts), 200 * workers)).map_batches(
+            _Worker,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            num_cpus=cpus,
+            num_gpus=1 if job.reading.get("device") == "cuda" else None,
+            max_restarts=-1,
+            max_task_retries=_TRIES - 1,
+        )
+        for row in told.iter_rows():
+            answer = json.loads(row["told"])
+            if "wrong" in answer:
+                raise MienError(answer["wrong"])
+            yield Done(**answer)
+
+
+class _Worker:
+    """An actor: a model, and the shards that it is given."""
+
+    def __init__(self, job: Job):
+        self._job, self._reader = job, None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"told": [json.dumps(self._answer(text)) for text in batch["shard"]]}
+
+    def _answer(self, text: str) -> dict[str, Any]:
+        number, items = json.loads(text)
+        shard = Shard(number, tuple(item if isinstance(item, str) else tuple(item) for item in items))
+        try:
+            self._reader = self._reader or ShardReader(self._job)
+            return asdict(self._reader(shard))
+        except MienError as error:  # it would be tried again, and its traceback printed
+            return {"wrong": str(error)}
+
+
+@contextmanager
+def _running(ray: Any) -> Iterator[None]:
+    """Ray, for as long as it is needed, unless it runs already."""
+    if ray.is_initialized():
+        yield
+        return
+    cluster = os.environ.get("RAY_ADDRESS") or "local"
+    handler = signal.getsignal(signal.SIGTERM)
+    options = {"include_dashboard": False} if cluster == "local" else {}
+    try:
+        ray.init(cluster, **options, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise MienError(f"{cluster}: no Ray to be had there ({reason(error)})") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # ray has put its own in its place
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,152 @@
+"""One shard: its sources read, and told in one file."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mien import __version__
+from mien.batch.sources import Item, contents
+from mien.batch.store import Store, parquet_bytes
+from mien.classifier import find_model
+from mien.errors import MienError, ReadError
+from mien.faces import Face
+from mien.reader import Reader
+
+Answer = tuple[str, list[Face] | ReadError]
+"""A source, and its faces or why there are none."""
+
+_TOLD = 20  # sources that could not be read, of which a shard tells the reasons outside of its file
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The sources of one file."""
+
+    number: int
+    items: tuple[Item, ...]
+
+    @property
+    def name(self) -> str:
+        return f"part-{self.number:05}.parquet"
+
+    @property
+    def count(self) -> int:
+        return sum(1 if isinstance(item, str) else max(item[2], 1) for item in self.items)
+
+    @cached_property
+    def digest(self) -> str:
+        return hashlib.blake2b(json.dumps(self.items).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A file, how many sources and faces are in it, how many could not be read, and why some of them could not."""
+
+    name: str
+    sources: int
+    faces: int
+    unread: int
+    reasons: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker has to know.
+
+    out: where files go. model, sha256: its name, and of what it has to be. reading: further arguments of
+    `Reader.from_pretrained`. column: of a table, that of the pictures. table: labels and answers -> a pyarrow.Table
+    with the columns `face` and `error`; importable, since workers are processes of their own.
+    """
+
+    out: str
+    model: str | None
+    sha256: str
+    reading: Mapping[str, Any]
+    column: str
+    batch_size: int
+    table: Callable[[Sequence[str], Iterable[Answer]], Any]
+    threads: int | None = None
+
+
+class ShardReader:
+    """Reads shards, with one model for all of them.
+
+    A picture that cannot be read is a row. Raises MienError for what is wrong with all of them: another model here than
+    where the job was begun, or a folder of results that is not to be seen from here.
+    """
+
+    def __init__(self, job: Job):
+        self.job, self._store = job, Store(job.out)
+        if not self._store.names():
+            raise MienError(
+                f"{self._store.where} is not to be seen from here: it has to be a bucket or a shared folder"
+            )
+        path = find_model(job.model)
+        if sha256_of(path) != job.sha256:
+            raise MienError(f"{path}: not the model that the job was begun with")
+        self._reader = Reader.from_pretrained(str(path), **job.reading)
+
+    def __call__(self, shard: Shard, tell: Callable[[], None] = lambda: None) -> Done:
+        """Read a shard and write its file, the same whenever that is done; `tell` is called once a source."""
+        answers = []
+        try:
+            with closing(self._read(shard)) as reading:
+                for answer in reading:
+                    answers.append(answer)
+                    tell()
+        except MienError:
+            raise
+        except Exception:  # of what may be wrong with a picture, something that nobody thought of
+            told = len(answers)
+            answers = []
+            for index, answer in enumerate(self._read_singly(shard)):
+                answers.append(answer)
+                if index >= told:
+                    tell()
+        table = self.job.table(self._reader.classifier.labels, answers)
+        unread = [(name, faces.reason) for name, faces in answers if isinstance(faces, ReadError)]
+        faces = len(table) - table["face"].null_count
+        facts = {"sources": len(answers), "faces": faces, "unread": len(unread)}
+        told = {"mien": 1, "version": __version__, "shard": shard.digest, **facts}
+        self._store.write(shard.name, parquet_bytes(table, told))
+        return Done(shard.name, **facts, reasons=unread[:_TOLD])
+
+    def _read(self, shard: Shard) -> Iterator[Answer]:
+        names: list[str] = []
+        refused: dict[int, ReadError] = {}
+
+        def given() -> Iterator[str | bytes]:
+            with closing(contents(shard.items, self.job.column)) as pictures:
+                for name, source in pictures:
+                    if isinstance(source, ReadError):
+                        refused[len(names)], source = source, b""
+                    names.append(name)
+                    yield source
+
+        with closing(given()) as sources:
+            answers = self._reader.read_many(sources, batch_size=self.job.batch_size, workers=self.job.threads)
+            for index, faces in enumerate(answers):
+                yield names[index], refused.get(index, faces)
+
+    def _read_singly(self, shard: Shard) -> Iterator[Answer]:
+        for name, source in contents(shard.items, self.job.column):
+            try:
+                yield name, source if isinstance(source, ReadError) else self._reader(source)
+            except ReadError as error:
+                yield name, error
+            except Exception as error:
+                yield name, ReadError(name, f"{type(error).__name__}: {error}")
+
+
+def sha256_of(model: Path) -> str:
+    """Of a model's file, and of the weights beside it where the format keeps them so."""
+    digest = hashlib.sha256(model.read_bytes())
+    weights = model.with_suffix(".bin")
+    if model.suffix == ".xml" and weights.exists():
+        digest.update(weights.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,140 @@
+"""Where results lie: a folder of this machine, or one of a bucket."""
+
+import fcntl
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mien.errors import MienError, require
+from mien.files import whole
+
+KEY = b"mien"
+"""Under which a Parquet file's metadata tells what it holds, as JSON."""
+
+_LOCAL = ("file://", "local://")
+
+
+def address(name: str) -> str:
+    """A path of this machine as it is from the root, and an address of another (s3://, gs://, …) as it is."""
+    for prefix in _LOCAL:
+        name = name.removeprefix(prefix)
+    if "::" in name and "://" in name:
+        raise MienError(f"{name}: an address within an address is not read")
+    return name.rstrip("/") if "://" in name else os.path.abspath(name)
+
+
+def file_system(name: str) -> tuple[Any, str]:
+    """fsspec's file system of an address, and the path in it. MienError says what it takes and is not installed."""
+    fsspec = require("fsspec", "ray")
+    try:
+        return fsspec.core.url_to_fs(name)
+    except ImportError as error:  # "Install s3fs to access S3"
+        raise MienError(f"{name}: {error}") from error
+    except ValueError as error:
+        raise MienError(f"{name}: {str(error).lower()}") from error
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """What a bucket's client raises, which has no base of its own, in a line."""
+    try:
+        yield
+    except MienError:
+        raise
+    except Exception as error:
+        raise MienError(f"{name}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be had, in a line."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    text = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0]
+    return str(text).lower() if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}".strip(": ")
+
+
+class Store:
+    """Files by their names, each there whole or not at all.
+
+    Raises MienError where the folder cannot be had, listed, read or written.
+    """
+
+    def __init__(self, where: str):
+        self.where = address(where)
+        self._fs, self._root = file_system(self.where) if "://" in self.where else (None, self.where)
+
+    def names(self, folder: str = "") -> set[str]:
+        """What the files are called in a folder, which need not be there."""
+        path = os.path.join(self._root, folder).rstrip("/")
+        with told(self.where):
+            try:
+                if self._fs is None:
+                    return set(os.listdir(path))
+                self._fs.invalidate_cache()
+                return {name.rstrip("/").rpartition("/")[2] for name in self._fs.ls(path, detail=False)}
+            except FileNotFoundError:
+                return set()
+
+    def read(self, name: str) -> bytes | None:
+        """None where there is no such file."""
+        with told(f"{self.where}/{name}"):
+            try:
+                if self._fs is None:
+                    return Path(self._root, name).read_bytes()
+                return self._fs.cat_file(f"{self._root}/{name}")
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        with told(f"{self.where}/{name}"):
+            if self._fs is not None:
+                self._fs.pipe_file(f"{self._root}/{name}", data)  # a bucket shows an object when all of it is there
+                return
+            path = Path(self._root, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole(path) as file:
+                file.write(data)
+
+    def footer(self, name: str) -> dict[str, Any] | None:
+        """What a Parquet file tells of itself; None for one that is missing, damaged or somebody else's."""
+        parquet = require("pyarrow.parquet", "parquet")
+        try:
+            path = f"{self._root}/{name}"
+            with open(path, "rb") if self._fs is None else self._fs.open(path, "rb") as file:
+                return json.loads(parquet.read_metadata(file).metadata[KEY])
+        except (FileNotFoundError, require("pyarrow", "parquet").ArrowException, KeyError, TypeError, ValueError):
+            return None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While nobody else is at work there, where that can be known: not in a bucket.
+
+        What a killed run left half written is removed.
+        """
+        if self._fs is not None:
+            yield
+            return
+        os.makedirs(self._root, exist_ok=True)
+        folder = os.open(self._root, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise MienError(f"{self.where}: another run is at work there") from error
+            for part in Path(self._root).rglob(".*.part"):
+                part.unlink()
+            yield
+        finally:
+            os.close(folder)
+
+
+def parquet_bytes(table: Any, facts: dict[str, Any]) -> bytes:
+    """A table as a Parquet file that tells `facts` of itself."""
+    file = io.BytesIO()
+    table = table.replace_schema_metadata({KEY: json.dumps(facts)})
+    require("pyarrow.parquet", "parquet").write_table(table, file)
+    return file.getvalue()

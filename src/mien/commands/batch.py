@@ -1,0 +1,201 @@
+"""`mien batch`: the expressions of the faces in very many pictures, as Parquet files."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from mien import __version__
+from mien.batch import (
+    Answer,
+    Done,
+    Job,
+    Plan,
+    Shard,
+    ShardReader,
+    Store,
+    address,
+    find_sources,
+    make_plan,
+    read_on_ray,
+    sha256_of,
+)
+from mien.classifier import DEFAULT_MODEL, find_model
+from mien.commands.read import begin, number, printable
+from mien.commands.rows import no_face, row, schema
+from mien.errors import MienError, ReadError, require
+
+_TOLD = 20  # sources that could not be read, of which stderr says why
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = _WHAT
+    parser.set_defaults(misuse=parser.error)
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="a folder, a glob, a picture, a .parquet file of pictures, or an address of any of these in a bucket",
+    )
+    parser.add_argument("out", metavar="OUT", help="a folder, or the address of one in a bucket; run again to go on")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="one process (default), or Ray: the cluster at $RAY_ADDRESS, else all cores of this machine",
+    )
+    parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
+    parser.add_argument("--aligned", action="store_true", help="the sources are face crops: read them as they are")
+    parser.add_argument(
+        "--min-face", type=_pixels, default=20, metavar="PIXELS", help="least shorter side of a face (default: 20)"
+    )
+    parser.add_argument(
+        "--threshold", type=_share, default=0.6, metavar="SCORE", help="least score of a face, 0 to 1 (default: 0.6)"
+    )
+    parser.add_argument(
+        "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as for mien read")
+    parser.add_argument(
+        "--column", default="image", metavar="NAME", help="of a .parquet file: bytes or paths (default: image)"
+    )
+    parser.add_argument(
+        "--shard-size", type=_count, default=1000, metavar="N", help="pictures that make a file (default: 1000)"
+    )
+    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
+    parser.add_argument(
+        "--retry", action="store_true", help="read the files anew in which there are pictures that could not be read"
+    )
+    parser.add_argument(
+        "--tolerate",
+        type=_share,
+        default=0.0,
+        metavar="SHARE",
+        help="of pictures that cannot be read, up to which the exit code is 0 (default: 0)",
+    )
+    parser.add_argument("--workers", type=_count, metavar="N", help="of ray (default: as many as there are cores for)")
+    parser.add_argument(
+        "--worker-cpus", type=_count, metavar="N", help="cores of a worker of ray (default: 4, or what a machine has)"
+    )
+
+
+_WHAT = """Read the faces in very many pictures into Parquet files, one for every so many pictures. Run the same command
+again to go on where it was stopped, and to read what has come since. What cannot be read is a row that says why."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read what is not read yet; 1 if more sources than tolerated could not be, in this run or in an earlier one."""
+    begin()
+    require("pyarrow.parquet", "parquet")
+    if args.engine == "ray":
+        require("ray.data", "ray")
+    out = address(args.out)
+    if os.path.isfile(out):
+        args.misuse(f"{args.out}: not a folder")
+    options = {name: getattr(args, name) for name in ("aligned", "min_face", "threshold", "abstain", "precision")}
+    sha256 = sha256_of(find_model(args.model))
+    manifest = {
+        "mien": 1,
+        "version": __version__,
+        "model": {"name": args.model or DEFAULT_MODEL, "sha256": sha256},
+        "options": {**options, "column": args.column},
+        "begun_with": args.source,
+    }
+    job = Job(
+        out=out,
+        model=os.path.abspath(args.model) if args.model and os.path.exists(args.model) else args.model,
+        sha256=sha256,
+        reading={**options, "device": args.device},
+        column=args.column,
+        batch_size=args.batch_size,
+        table=table,
+    )
+    store = Store(out)
+    with store.alone():
+        items = find_sources(args.source, args.column, out)
+        plan = make_plan(store, manifest, items, args.shard_size, args.retry)
+        if plan.version != __version__:
+            print(f"mien: {out} was begun by mien {plan.version}, and this is {__version__}", file=sys.stderr)
+        now = _read(args, job, plan)
+        if lost := {shard.name for shard in now} - store.names():
+            raise MienError(
+                f"{out}: {min(lost)} was written, and is not there: is it a folder that all machines share?"
+            )
+    return _sum_up(args, plan, now)
+
+
+def _read(args: argparse.Namespace, job: Job, plan: Plan) -> list[Done]:
+    """What is done now; of what could not be read the first is told."""
+    from tqdm import tqdm
+
+    todo, now, told = plan.todo, [], 0
+    total, left = (sum(shard.count for shard in shards) for shards in (plan.shards, todo))
+    off = not sys.stderr.isatty()
+    with tqdm(total=total, initial=total - left, unit=" pictures", leave=False, disable=off) as bar:
+        if args.engine == "ray":
+            finished = read_on_ray(job, todo, args.workers, args.worker_cpus)
+        else:
+            finished = _one_by_one(job, todo, bar.update)
+        for done in finished:
+            now.append(done)
+            if args.engine == "ray":
+                bar.update(done.sources)
+            for source, reason in done.reasons[: _TOLD - told]:
+                bar.write(f"mien: {printable(f'{source}: {reason}')}", file=sys.stderr)
+                told += 1
+    if more := sum(done.unread for done in now) - told:
+        print(f"mien: {more:,} more could not be read: the column error says why", file=sys.stderr)
+    return now
+
+
+def _one_by_one(job: Job, shards: Sequence[Shard], tell: Callable[[], Any]) -> Iterator[Done]:
+    reader = ShardReader(job) if shards else None
+    for shard in shards:
+        yield reader(shard, tell)
+
+
+def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done]) -> int:
+    done = [*plan.done.values(), *now]
+    sources, faces, unread = (sum(getattr(one, name) for one in done) for name in ("sources", "faces", "unread"))
+    read = sum(one.sources for one in now)
+    how = f"{read:,} of them now" if plan.done and now else "" if now else "nothing was left to do"
+    line = f"{args.out}: {_counted(faces, 'face')} in {_counted(sources - unread, 'picture')}"
+    line += f" ({how})" if how else ""
+    print(line + (f", {unread:,} could not be read" if unread else ""))
+    if undone := len(plan.shards) - len(done):
+        print(
+            f"mien: {_counted(undone, 'file')} not written, since a worker died each time: run again", file=sys.stderr
+        )
+    return 1 if undone or unread > args.tolerate * sources else 0
+
+
+def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
+    """The rows of `mien read --output x.parquet`, and a column `error`: why a source could not be read."""
+    pa = require("pyarrow", "parquet")
+    rows = []
+    for source, faces in answers:
+        if isinstance(faces, ReadError):
+            rows.append(no_face(source, "") | {"note": None, "error": faces.reason})
+        elif faces:
+            rows += [row(source, index, face) for index, face in enumerate(faces)]
+        else:
+            rows.append(no_face(source, "no face found"))
+    return pa.Table.from_pylist(rows, schema(labels).append(pa.field("error", pa.string())))
+
+
+def _counted(number_of: int, thing: str) -> str:
+    return f"{number_of:,} {thing}{'' if number_of == 1 else 's'}"
+
+
+def _count(text: str) -> int:
+    return int(number(text, int, 1, 1_000_000))
+
+
+def _pixels(text: str) -> float:
+    return number(text, float, 0, 1_000_000)
+
+
+def _share(text: str) -> float:
+    return number(text, float, 0, 1)
