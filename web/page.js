@@ -1,0 +1,249 @@
+/** The page: where pictures come from, and how the answer is shown. The reading itself is done in worker.js. */
+
+import { draw, drawCrop, faceAt, percent } from "./draw.js";
+import { isScrambled, openPicture, pixels, ReadError } from "./picture.js";
+
+const part = (id) => document.getElementById(id);
+const QUIET = 3000; // milliseconds between two sentences that a screen reader is told of a webcam
+
+let view = null; // what is shown: {source, width, height, faces, chosen, mirrored}
+let stream = null; // of the webcam, while it runs
+let turn = 0; // of pictures: the answer for an earlier one comes too late
+let told = 0;
+
+const model = startWorker();
+const ready = model.ready.then(
+  (header) => {
+    if (!turn) tell(isScrambled() ? "Ready, but this browser changes pixels that pages read: answers may be wrong." : "Ready.");
+    return header;
+  },
+  (error) => {
+    tell(`The model could not be loaded: ${error.message}`, true);
+    throw error;
+  },
+);
+ready.catch(() => {}); // told above
+tell("Loading the model, 18 MB …");
+
+part("file").addEventListener("change", ({ target }) => {
+  if (target.files[0]) show(target.files[0]);
+  target.value = ""; // so that the same file may be chosen again
+});
+part("example").addEventListener("click", async () => {
+  const answer = await fetch("example.png");
+  show(await answer.blob());
+});
+part("webcam").addEventListener("click", () => (stream ? stopWebcam() : startWebcam()));
+document.addEventListener("paste", ({ clipboardData }) => {
+  if (clipboardData.files[0]) show(clipboardData.files[0]);
+  else tell("There is no picture on the clipboard.", true);
+});
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault(); // of opening the file instead of the page
+    part("stage").classList.toggle("over", kind === "dragover" || kind === "dragenter");
+    if (kind !== "drop") return;
+    if (event.dataTransfer.files[0]) show(event.dataTransfer.files[0]);
+    else tell("That is no file: drop a photograph from this computer.", true);
+  });
+}
+part("faces").addEventListener("change", ({ target }) => choose(Number(target.value)));
+part("canvas").addEventListener("click", ({ offsetX, offsetY }) => {
+  const face = view ? faceAt(part("canvas"), view, offsetX, offsetY) : -1;
+  if (face >= 0) choose(face);
+});
+new ResizeObserver(() => paint()).observe(part("stage"));
+
+/**
+ * The worker that reads: {ready: a promise of the model's header, read: image -> a promise of the answer}.
+ *
+ * It is started from a blob, since only such a worker inherits this page's Content-Security-Policy.
+ */
+function startWorker() {
+  const start = `import ${JSON.stringify(new URL("worker.js", import.meta.url).href)};`;
+  const url = URL.createObjectURL(new Blob([start], { type: "text/javascript" }));
+  const worker = new Worker(url, { type: "module" });
+  const waiting = new Map();
+  let id = 0;
+  const ready = new Promise((resolve, reject) => {
+    worker.onerror = () => reject(new Error("this browser cannot run it"));
+    worker.onmessage = ({ data }) => {
+      if (data.ready) resolve(data.ready);
+      else if (data.failed) reject(new Error(data.failed));
+      else {
+        const { fine, wrong } = waiting.get(data.id);
+        waiting.delete(data.id);
+        if (data.error) wrong(new Error(data.error));
+        else fine(data);
+      }
+    };
+  });
+  const read = (image) =>
+    new Promise((fine, wrong) => {
+      waiting.set(++id, { fine, wrong });
+      worker.postMessage({ id, image }, [image.data.buffer]);
+    });
+  return { ready, read };
+}
+
+/** Read a picture file, and show it with its faces. */
+async function show(file) {
+  stopWebcam();
+  const mine = ++turn;
+  tell("Reading …");
+  try {
+    const source = await openPicture(file);
+    if (mine !== turn) return;
+    const { width, height } = source;
+    setView({ source, width, height, faces: [], chosen: 0 });
+    await ready;
+    const { faces, milliseconds } = await model.read(pixels(source, width, height));
+    if (mine !== turn) return;
+    setView({ ...view, faces });
+    const found = faces.length === 1 ? "One face" : faces.length ? `${faces.length} faces` : "No face";
+    tell(`${found}, read in ${(milliseconds / 1000).toFixed(2)} seconds. ${sentence()}`);
+  } catch (error) {
+    if (mine !== turn) return;
+    setView(null);
+    tell(error instanceof ReadError ? error.message : `This picture could not be read: ${error.message}`, true);
+  }
+}
+
+async function startWebcam() {
+  const mine = ++turn;
+  try {
+    if (!navigator.mediaDevices) throw new ReadError("A webcam needs https, or a page of this very computer.");
+    tell("Waiting for the webcam …");
+    const opened = await navigator.mediaDevices.getUserMedia({
+      video: { facingMode: "user", width: { ideal: 640 }, height: { ideal: 480 } },
+    });
+    if (mine !== turn) return opened.getTracks().forEach((track) => track.stop());
+    stream = opened;
+    stream.getTracks()[0].onended = () => stopWebcam("The webcam was taken away.");
+    part("webcam").setAttribute("aria-pressed", "true");
+    part("webcam").textContent = "Stop the webcam";
+    const video = part("video");
+    video.srcObject = stream;
+    await video.play();
+    await ready;
+    repaint(mine);
+    await follow(video, mine);
+  } catch (error) {
+    if (mine !== turn) return;
+    stopWebcam();
+    const reasons = {
+      NotAllowedError: "The webcam may not be used: this browser or its user said no.",
+      NotFoundError: "There is no webcam.",
+      NotReadableError: "The webcam is in use elsewhere.",
+    };
+    tell(reasons[error.name] ?? error.message, true);
+  }
+}
+
+/** Read frame after frame, as quickly as it goes, until another picture is shown. */
+async function follow(video, mine) {
+  while (mine === turn) {
+    const [width, height] = [video.videoWidth, video.videoHeight];
+    const { faces, milliseconds } = await model.read(pixels(video, width, height));
+    if (mine !== turn) return;
+    const chosen = Math.min(view?.chosen ?? 0, Math.max(0, faces.length - 1));
+    setView({ source: video, width, height, faces, chosen, mirrored: true });
+    if (performance.now() - told > QUIET) tell(`${sentence() || "No face."} A frame takes ${Math.round(milliseconds)} ms.`);
+    await new Promise(requestAnimationFrame); // which rests while the page is hidden
+  }
+}
+
+function repaint(mine) {
+  if (mine !== turn) return;
+  paint();
+  requestAnimationFrame(() => repaint(mine));
+}
+
+function stopWebcam(reason) {
+  turn++;
+  if (!stream) return;
+  for (const track of stream.getTracks()) track.stop();
+  stream = part("video").srcObject = null;
+  part("webcam").setAttribute("aria-pressed", "false");
+  part("webcam").textContent = "Use the webcam";
+  setView(null);
+  tell(typeof reason === "string" ? reason : "The webcam is off.", Boolean(reason));
+}
+
+function choose(face) {
+  setView({ ...view, chosen: face });
+  if (!stream) tell(sentence());
+}
+
+/** One sentence on the chosen face, as it is read aloud. */
+function sentence() {
+  const face = view?.faces[view.chosen];
+  if (!face) return "";
+  const which = view.faces.length > 1 ? `Face ${view.chosen + 1} of ${view.faces.length}: ` : "";
+  return `${which}${face.expression}, ${percent(face.probability)}.`;
+}
+
+function tell(text, wrong = false) {
+  told = performance.now();
+  part("status").textContent = text;
+  part("status").classList.toggle("wrong", wrong);
+}
+
+async function setView(next) {
+  view = next;
+  const faces = view?.faces ?? [];
+  part("hint").hidden = Boolean(view);
+  part("canvas").hidden = !view;
+  part("answer").hidden = part("more").hidden = !faces.length;
+  paint();
+  if (!faces.length) return;
+  const { labels, uncertain, grey } = await ready;
+  const face = faces[view.chosen];
+  const unsure = face.probability < uncertain;
+  part("canvas").setAttribute("aria-label", `The photograph with ${faces.length === 1 ? "one face" : `${faces.length} faces`} marked`);
+  part("expression").textContent = unsure ? `${face.expression}?` : face.expression;
+  part("sureness").textContent = unsure ? `${percent(face.probability)}: the model is not sure` : percent(face.probability);
+  drawCrop(part("seen"), face.crop, grey);
+  showBars(labels.map((name) => [name, face.probabilities[name], name === face.expression]));
+  showFaces(faces, view.chosen);
+  part("numbers").textContent = JSON.stringify(faces.map(({ crop, ...numbers }) => numbers), null, 1);
+}
+
+function paint() {
+  if (view) draw(part("canvas"), view, Math.max(240, 0.72 * window.innerHeight));
+}
+
+function showBars(rows) {
+  const list = part("bars");
+  while (list.children.length < rows.length) {
+    const row = list.appendChild(document.createElement("li"));
+    row.append(...["name", "bar", "share"].map((name) => Object.assign(document.createElement("span"), { className: name })));
+    row.children[1].append(document.createElement("span"));
+  }
+  rows.forEach(([name, share, best], i) => {
+    const [title, bar, value] = list.children[i].children;
+    list.children[i].className = best ? "best" : "";
+    title.textContent = name;
+    bar.firstChild.style.width = `${100 * share}%`;
+    value.textContent = share < 0.005 ? "< 1 %" : percent(share);
+  });
+}
+
+/** One button a face, kept where they are while a webcam's picture changes, so that the keyboard stays where it was. */
+function showFaces(faces, chosen) {
+  part("chooser").hidden = faces.length < 2;
+  part("count").textContent = `${faces.length} faces, the largest first`;
+  const list = part("faces");
+  while (list.children.length > faces.length) list.lastChild.remove();
+  while (list.children.length < faces.length) {
+    const button = list.appendChild(document.createElement("label"));
+    const input = Object.assign(document.createElement("input"), { type: "radio", name: "face", value: list.children.length - 1 });
+    button.append(input, document.createElement("canvas"));
+  }
+  faces.forEach((face, i) => {
+    const [input, canvas] = list.children[i].children;
+    input.setAttribute("aria-label", `Face ${i + 1}: ${face.expression}, ${percent(face.probability)}`);
+    input.checked = i === chosen;
+    drawCrop(canvas, face.crop, false);
+  });
+}

@@ -1,0 +1,24 @@
+/** Reads pictures beside the page, so that the page never stops: {id, image} -> {id, faces, milliseconds} | {id, error}. */
+
+import * as ort from "./ort.wasm.bundle.min.mjs";
+import { Reader } from "./read.js";
+
+ort.env.wasm.numThreads = 1; // more would need headers of the server that isolate the page
+ort.env.logLevel = "error";
+
+const opening = Reader.open(ort, import.meta.url);
+opening.then(
+  ({ header, labels }) => postMessage({ ready: { labels, uncertain: header.uncertain ?? 0, grey: header.preprocess.color === "grey" } }),
+  (error) => postMessage({ failed: String(error.message ?? error) }),
+);
+
+self.onmessage = async ({ data: { id, image } }) => {
+  try {
+    const reader = await opening;
+    const start = performance.now();
+    const faces = await reader.read(image);
+    postMessage({ id, faces, milliseconds: performance.now() - start });
+  } catch (error) {
+    postMessage({ id, error: String(error.message ?? error) });
+  }
+};

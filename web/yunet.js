@@ -1,0 +1,154 @@
+/**
+ * Find faces with YuNet: `mien.faces.YuNet` with the same looks, and OpenCV's decoding and suppression.
+ *
+ * A picture is {width, height, data} as in resize.js. A face is a Float32Array of 15 in its pixels: x, y, width and height
+ * of the box, five landmarks x, y, the score.
+ */
+
+import { square } from "./align.js";
+import { area, blank, linear, resize, round } from "./resize.js";
+
+const { abs, exp, floor, fround, log, max, min, sqrt, trunc } = Math;
+
+const STRIDES = [8, 16, 32];
+const FIRST = 320; // pixels of the longer side in the first look
+const MOST = 960 * 720; // pixels of the largest look
+const [NARROWEST, SMALL, IDEAL] = [13, 48, 100]; // widths of a face in a look: found at all, placed well, placed best
+
+export class YuNet {
+  /** run: async (Float32Array (3, height, width) of BGR from 0 to 255, width, height) -> {cls_8: Float32Array, …}. */
+  constructor(run, { threshold = 0.6, minFace = 20 } = {}) {
+    Object.assign(this, { run, threshold: fround(threshold), minFace });
+  }
+
+  /** The faces of the picture, the largest first; where there are none at all, those that are seen in a border. */
+  async detect(image) {
+    let found = await this.find(image);
+    if (!found.length) found = await this.lookAgain(image);
+    return found.filter((face) => min(face[2], face[3]) >= this.minFace);
+  }
+
+  /** First small, then as closely as faces of `minFace` pixels need, then alone those that were seen small. */
+  async find(image) {
+    const { width, height } = image;
+    const first = min(1, FIRST / max(height, width));
+    const most = min(1, sqrt(MOST / (height * width)));
+    let closer = min(most, NARROWEST / max(this.minFace, NARROWEST));
+    let near = closer > 1.2 * first ? shrink(image, closer) : image;
+    let faces = await this.lookAt(shrink(near, (first * width) / near.width), image);
+    let seen = faces.map((face) => face[2] * first);
+    if (!faces.length && most > closer) [closer, near] = [most, shrink(image, most)];
+    if (closer > 1.2 * first) {
+      const more = await this.lookAt(near, image);
+      faces = [...faces, ...more];
+      seen = [...seen, ...more.map((face) => face[2] * closer)];
+      const best = suppress(faces, seen.map((wide) => 1 / (1 + abs(log(wide / IDEAL))))); // of two looks, the better one
+      [faces, seen] = [best.map((i) => faces[i]), best.map((i) => seen[i])];
+    }
+    for (const [i, face] of faces.entries()) if (seen[i] < SMALL) faces[i] = await this.lookAlone(image, face);
+    return faces.sort((one, other) => other[2] * other[3] - one[2] * one[3]);
+  }
+
+  /** One look at the picture as it is, the surest first. */
+  async look(image) {
+    const [width, height] = [32 * Math.ceil(image.width / 32), 32 * Math.ceil(image.height / 32)];
+    const planes = new Float32Array(3 * width * height);
+    for (let c = 0; c < 3; c++) {
+      for (let y = 0; y < image.height; y++) {
+        const to = (c * height + y) * width;
+        const from = 3 * y * image.width + 2 - c;
+        for (let x = 0; x < image.width; x++) planes[to + x] = image.data[from + 3 * x];
+      }
+    }
+    const out = await this.run(planes, width, height);
+    const faces = STRIDES.flatMap((stride) => decode(out, stride, width / stride, this.threshold));
+    return suppress(faces, faces.map((face) => face[14])).map((i) => faces[i]);
+  }
+
+  /** `look` at the picture made small, in pixels of the picture itself. */
+  async lookAt(small, image) {
+    const faces = await this.look(small);
+    for (const face of faces) move(face, image.width / small.width, image.height / small.height, 0, 0);
+    return faces;
+  }
+
+  /** The face as it is seen enlarged, its box 96 pixels in a square of 256; as it was, if not seen again. */
+  async lookAlone(image, face) {
+    const [x, y, width, height] = face;
+    const side = fround((max(width, height) * 256) / 96);
+    const [alone, left, top] = square(image, [x + (width - side) / 2, y + (height - side) / 2, side, side]);
+    const again = await this.look(resize(alone, [{ size: 256 }]));
+    const scale = alone.width / 256;
+    for (const one of again) move(one, scale, scale, left, top);
+    let [best, most] = [face, 0.3];
+    for (const one of again) if (overlap(one, face) > most) [best, most] = [one, overlap(one, face)];
+    return best;
+  }
+
+  /** What is found in the picture brought to between 224 and 320 pixels, in a black border half as wide on every side. */
+  async lookAgain(image) {
+    const [long, short] = [max(image.width, image.height), min(image.width, image.height)];
+    const scale = min(320 / long, max(1, 224 / long, 160 / short));
+    const [width, height] = [max(1, round(image.width * scale)), max(1, round(image.height * scale))];
+    const [left, top] = [floor(width / 2), floor(height / 2)];
+    const enlarged = (scale < 1 ? area : linear)(image, width, height);
+    const framed = blank(width + 2 * left, height + 2 * top);
+    for (let y = 0; y < height; y++) {
+      framed.data.set(enlarged.data.subarray(3 * y * width, 3 * (y + 1) * width), 3 * ((top + y) * framed.width + left));
+    }
+    const [across, down] = [image.width / width, image.height / height];
+    const found = await this.find(framed);
+    for (const face of found) move(face, across, down, -left * across, -top * down);
+    return found;
+  }
+}
+
+/** The faces that one of YuNet's grids, `columns` wide, is sure enough of. */
+export function decode(out, stride, columns, threshold) {
+  const [cls, obj, bbox, kps] = ["cls", "obj", "bbox", "kps"].map((name) => out[`${name}_${stride}`]);
+  const share = (value) => max(0, min(1, value));
+  const faces = [];
+  for (let cell = 0; cell < cls.length; cell++) {
+    const score = fround(sqrt(fround(share(cls[cell]) * share(obj[cell]))));
+    if (!(score >= threshold)) continue;
+    const [column, row] = [cell % columns, floor(cell / columns)];
+    const [x, y, w, h] = bbox.subarray(4 * cell, 4 * cell + 4);
+    const [width, height] = [exp(w) * stride, exp(h) * stride];
+    const points = Array.from(kps.subarray(10 * cell, 10 * cell + 10), (v, i) => (v + (i % 2 ? row : column)) * stride);
+    const corner = [(column + x) * stride - width / 2, (row + y) * stride - height / 2];
+    faces.push(Float32Array.of(...corner, width, height, ...points, score));
+  }
+  return faces;
+}
+
+/** The indices of the faces that none before them in `order`, highest first, covers: cv2.dnn.NMSBoxes at 0.3. */
+export function suppress(faces, order) {
+  const boxes = faces.map((face) => Float64Array.from(face.subarray(0, 4), trunc)); // whole pixels, as OpenCV cuts them
+  const ranks = Float32Array.from(order);
+  const kept = [];
+  for (const i of [...faces.keys()].filter((i) => ranks[i] > 0).sort((a, b) => ranks[b] - ranks[a])) {
+    if (kept.every((k) => fround(overlap(boxes[i], boxes[k])) <= fround(0.3))) kept.push(i);
+  }
+  return kept;
+}
+
+/** Intersection over union of two boxes x, y, width, height. */
+function overlap(one, other) {
+  const wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0]);
+  const high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1]);
+  const shared = max(0, wide) * max(0, high);
+  return shared && shared / (one[2] * one[3] + other[2] * other[3] - shared);
+}
+
+function shrink(image, scale) {
+  return area(image, max(1, round(image.width * scale)), max(1, round(image.height * scale)));
+}
+
+/** Stretch the face and then shift it, in place. */
+function move(face, across, down, right, below) {
+  for (let i = 0; i < 14; i += 2) {
+    const shift = i === 2 ? [0, 0] : [right, below]; // a width and a height stay where they are
+    face[i] = face[i] * across + shift[0];
+    face[i + 1] = face[i + 1] * down + shift[1];
+  }
+}
