@@ -3,7 +3,8 @@
 from mien.faces.align import ARCFACE112, align, crop, resize, similarity
 from mien.faces.detect import Detection, Detector, YuNet, detect_or_retry, look_again
 from mien.faces.face import Face
-from mien.faces.picture import SUFFIXES, VIDEO_SUFFIXES, Source, find_pictures, open_picture
+from mien.faces.picture import SUFFIXES, Source, find_pictures, open_picture
+from mien.faces.video import VIDEO_SUFFIXES, is_video
 
 __all__ = [
     "ARCFACE112",
@@ -18,6 +19,7 @@ __all__ = [
     "crop",
     "detect_or_retry",
     "find_pictures",
+    "is_video",
     "look_again",
     "open_picture",
     "resize",

@@ -19,9 +19,6 @@ SUFFIXES = frozenset(
 )
 """What a file in a folder is called that is taken for a picture."""
 
-VIDEO_SUFFIXES = frozenset(".mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp .ogv .mts .m2ts".split())
-"""And for a video."""
-
 # Not every format of Pillow: EPS, for one, would start Ghostscript on a stranger's program. JPEG includes MPO.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 

@@ -16,33 +16,12 @@ import numpy as np
 
 from mien.data.video import upright
 from mien.errors import ReadError, require
-from mien.faces import VIDEO_SUFFIXES
 from mien.faces.picture import MAX_PIXELS
-
-SCHEMES = frozenset("rtsp rtsps rtmp rtmps rtp udp srt tcp http https".split())
-"""What an address begins with that is taken for a stream."""
+from mien.faces.video import SCHEMES, camera, scheme
 
 _LIVE = SCHEMES - {"tcp", "http", "https"}  # what does not wait for those who are slow
 _AHEAD = 4  # frames decoded before they are asked for
 _SILENCE = 10  # seconds without a word after which a stream is given up
-
-
-def is_video(source: str) -> bool:
-    """Whether `mien read` takes a source for a video: by its name, since it need not be there.
-
-    A number is a camera, unless a file or folder is called so; an address with one of SCHEMES a stream; a file is a
-    video where its name ends in one of VIDEO_SUFFIXES, or in .ts.
-    """
-    if os.path.isdir(source):
-        return False
-    named = os.path.splitext(source)[1].lower() in {*VIDEO_SUFFIXES, ".ts"}
-    return named or _camera(source) is not None or source.partition("://")[0].lower() in SCHEMES and "://" in source
-
-
-def _camera(source: str) -> str | None:
-    if re.fullmatch(r"\d{1,3}", source) and not os.path.lexists(source):
-        return f"/dev/video{source}"
-    return source if re.fullmatch(r"/dev/video\d+", source) else None
 
 
 class Every:
@@ -105,14 +84,13 @@ class Video:
         self.name = os.fspath(source) if not isinstance(source, int) else str(source)
         av = require("av", "video")
         self._errors = av.FFmpegError
-        camera, scheme = _camera(self.name), self.name.partition("://")[0].lower()
-        self.live = camera is not None or scheme in _LIVE and "://" in self.name
-        remote = camera is None and scheme in SCHEMES and "://" in self.name
+        device, kind = camera(self.name), scheme(self.name)
+        self.live = device is not None or kind in _LIVE
         try:
-            if camera:
-                self._container = av.open(camera, format="v4l2")
-            elif remote:
-                options = {"rtsp_flags": "prefer_tcp"} if scheme.startswith("rtsp") else {}
+            if device:
+                self._container = av.open(device, format="v4l2")
+            elif kind:
+                options = {"rtsp_flags": "prefer_tcp"} if kind.startswith("rtsp") else {}
                 self._container = av.open(self.name, container_options=options, timeout=_SILENCE)
             else:
                 _check(self.name)

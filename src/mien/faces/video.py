@@ -1,0 +1,34 @@
+"""What is taken for a video, by its name."""
+
+import os
+import re
+
+VIDEO_SUFFIXES = frozenset(".mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp .ogv .mts .m2ts".split())
+"""What a file in a folder is called that is taken for a video."""
+
+SCHEMES = frozenset("rtsp rtsps rtmp rtmps rtp udp srt tcp http https".split())
+"""What an address begins with that is taken for a stream."""
+
+
+def is_video(source: str) -> bool:
+    """Whether a source is taken for a video; it need not be there.
+
+    A number is a camera, unless a file or folder is called so; an address with one of SCHEMES is a stream; and a file
+    is a video where its name ends in one of VIDEO_SUFFIXES, or in .ts, which in a folder may be anything.
+    """
+    if camera(source) is not None or scheme(source):
+        return True
+    return os.path.splitext(source)[1].lower() in {*VIDEO_SUFFIXES, ".ts"} and not os.path.isdir(source)
+
+
+def camera(source: str) -> str | None:
+    """The device of a camera: /dev/video0 of "0" and of "/dev/video0"; None where it is none."""
+    if re.fullmatch(r"[0-9]{1,3}", source) and not os.path.lexists(source):
+        return f"/dev/video{int(source)}"
+    return source if re.fullmatch(r"/dev/video[0-9]+", source) else None
+
+
+def scheme(source: str) -> str:
+    """One of SCHEMES, or nothing."""
+    found = source.partition("://")[0].lower() if "://" in source else ""
+    return found if found in SCHEMES else ""
