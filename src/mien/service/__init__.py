@@ -1,0 +1,7 @@
+"""The reader behind HTTP: litserve's queue and workers, a FastAPI front, and limits on all that strangers may send."""
+
+from mien.service.keys import Keys
+from mien.service.limits import Limits, Refused
+from mien.service.run import serve
+
+__all__ = ["Keys", "Limits", "Refused", "serve"]

@@ -1,0 +1,73 @@
+"""OpenAPI as a page that needs nothing from elsewhere, and no script."""
+
+import json
+from html import escape
+from typing import Any
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+code, pre { font: 14px/1.4 ui-monospace, monospace; background: #f3f3f3; border-radius: 4px; padding: .1em .3em; }
+pre { padding: .8rem; overflow-x: auto; } h2 { margin-top: 2.5rem; } b { font-family: ui-monospace, monospace; }
+table { border-collapse: collapse; } td { padding: .2rem .8rem .2rem 0; vertical-align: top; }
+@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd; } code, pre { background: #2a2a2a; } }
+"""
+
+
+def page(document: dict[str, Any]) -> str:
+    """An HTML page of an OpenAPI document (FastAPI's own loads Swagger UI from somebody else's server)."""
+    title = f"{escape(document['info']['title'])} {escape(document['info']['version'])}"
+    routes = [
+        _route(path, method, operation, document)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>
+<body><h1>{title}</h1>
+<p>{escape(document["info"].get("description", ""))}</p>
+<p>For programs: <a href="openapi.json">openapi.json</a></p>
+<form action="v1/read" method="post" enctype="multipart/form-data">
+<label>Try it, where no key is asked for: <input type="file" name="pictures" multiple required></label>
+<button>Read</button></form>
+{"".join(routes)}
+</body></html>
+"""
+
+
+def _route(path: str, method: str, operation: dict[str, Any], document: dict[str, Any]) -> str:
+    parts = [f"<h2><b>{method.upper()} {escape(path)}</b></h2><p>{escape(operation.get('description', ''))}</p>"]
+    if operation.get("security"):
+        parts.append("<p>Needs a key: <code>Authorization: Bearer KEY</code> or <code>X-API-Key: KEY</code>.</p>")
+    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+        parts.append(f"<p>Send <code>{kind}</code>:</p>{_example(content.get('schema', {}), document)}")
+    rows = "".join(
+        f"<tr><td><code>{status}</code></td><td>{escape(response.get('description', ''))}</td></tr>"
+        for status, response in sorted(operation["responses"].items())
+    )
+    parts.append(f"<table>{rows}</table>")
+    for kind, content in operation["responses"].get("200", {}).get("content", {}).items():
+        if content.get("schema"):
+            parts.append(f"<p>Answers <code>{kind}</code>:</p>{_example(content['schema'], document)}")
+    return "".join(parts)
+
+
+def _example(schema: dict[str, Any], document: dict[str, Any]) -> str:
+    return f"<pre>{escape(json.dumps(_shape(schema, document), indent=2))}</pre>"
+
+
+def _shape(schema: dict[str, Any], document: dict[str, Any]) -> Any:
+    """A schema as a value whose leaves say what belongs there."""
+    if "$ref" in schema:
+        return _shape(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]], document)
+    if "anyOf" in schema:
+        values = [
+            _shape({**choice, "description": schema.get("description", "")}, document) for choice in schema["anyOf"]
+        ]
+        return values[0]
+    if "properties" in schema:
+        return {name: _shape(part, document) for name, part in schema["properties"].items()}
+    if "items" in schema and not schema.get("description"):
+        return [_shape(schema["items"], document)]
+    kind = schema.get("format") or schema.get("type", "")
+    return ": ".join(filter(None, (kind, schema.get("description"))))

@@ -1,0 +1,70 @@
+"""What comes in and goes out, as OpenAPI tells it."""
+
+from pydantic import BaseModel, Field
+
+
+class UploadedPicture(BaseModel):
+    name: str | None = Field(None, description="What the answer calls the picture; its number, if there is none.")
+    data: str = Field(description='The picture\'s file in base64, or a "data:" address of one.')
+
+
+class Upload(BaseModel):
+    pictures: list[UploadedPicture]
+
+
+class Failure(BaseModel):
+    code: str = Field(description="For programs: one word that will stay.")
+    reason: str = Field(description="For people: what was wrong.")
+
+
+class Problem(BaseModel):
+    error: Failure
+
+
+class FaceRow(BaseModel):
+    """A face, as `mien read` writes it."""
+
+    source: str = Field(description="The picture's name.")
+    face: int = Field(description="The face's number in the picture, from 0; the largest first.")
+    box: list[float] | None = Field(
+        description="x, y, width, height in pixels of the upright picture; null for a crop."
+    )
+    score: float | None = Field(description="How sure the detector is that it is a face, 0 to 1; null for a crop.")
+    landmarks: list[list[float]] | None = Field(
+        description="x and y of the eye on the picture's left, that on its right, the nose, the mouth's corners."
+    )
+    expression: str = Field(description='The likeliest label, or "uncertain".')
+    probability: float = Field(description="The share of the likeliest label, 0 to 1.")
+    probabilities: dict[str, float] = Field(description="The share of each label.")
+
+
+class PictureAnswer(BaseModel):
+    """`faces`, empty where there is none, or `error`."""
+
+    source: str
+    faces: list[FaceRow] | None = None
+    error: Failure | None = None
+
+
+class Reading(BaseModel):
+    """An answer for each picture, in the order sent."""
+
+    pictures: list[PictureAnswer]
+
+
+class Unreadable(BaseModel):
+    """No picture could be read (then `pictures` tells why, picture by picture), or the request is none."""
+
+    error: Failure
+    pictures: list[PictureAnswer] | None = None
+
+
+class Labels(BaseModel):
+    model: str = Field(description="The model's name.")
+    labels: list[str] = Field(description="In the order of the model's outputs.")
+    licence: str | None
+
+
+class Health(BaseModel):
+    status: str = Field(description='"ok", or "starting" while no worker is ready.')
+    workers: int = Field(description="Worker processes that are alive.")
