@@ -4,19 +4,25 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, replace
 from typing import Any
 
 from mien.batch.shard import Done, Job, Shard, ShardReader
 from mien.batch.store import reason
 from mien.errors import MienError, require
 
-_TRIES = 3  # of a shard whose worker dies
-
 _CPUS = 4  # of a worker: more do not make one reader faster
+
+
+def ray_and_data() -> tuple[Any, Any]:
+    """Import Ray, so that it reports itself to nobody and keeps its notes off the terminal; needs the extra [ray]."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    return require("ray", "ray"), require("ray.data", "ray")
 
 
 def read_on_ray(
@@ -25,15 +31,16 @@ def read_on_ray(
     """Read shards, each the work of one actor; what is done comes in the order in which it is.
 
     On the cluster at $RAY_ADDRESS, else on all cores of this machine. A shard whose worker dies is begun anew by
-    another, three times at most, and is then left out; the file of a shard is there whole or not at all, and the same
-    whoever wrote it. workers: as many as there are `cpus` for by default, and these are 4, or what a machine has.
+    another: Ray does so without end, and `ShardReader` sees to it that one comes. The file of a shard is there whole or
+    not at all, and the same whoever wrote it. cpus: of a worker, by default 4, or as many as a machine has.
+    workers: by default as many as there are cores for.
 
     Raises MienError where there is no cluster, and for what is wrong with all shards.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before ray is imported: it would report itself
-    ray = require("ray", "ray")
-    data = require("ray.data", "ray")
-    with _running(ray):
+    if not shards:
+        return
+    ray, data = ray_and_data()
+    with _running(ray), redirect_stdout(sys.stderr):  # where Ray says that it begins something anew
         context = data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.enable_auto_log_stats = False
@@ -41,18 +48,18 @@ def read_on_ray(
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         cpus = cpus or max(1, min(_CPUS, max(nodes)))
+        if cpus > max(nodes):
+            raise MienError(f"no machine has the {cpus} cores that a worker is to have, only {max(nodes)}")
         workers = workers or max(1, sum(node // cpus for node in nodes))
         workers = min(workers, len(shards))
         texts = [{"shard": json.dumps([shard.number, shard.items])} for shard in shards]
-        told = data.from_items(texts, override_num_blocks=min(len(texts), 200 * workers)).map_batches(
+        told = data.from_items(texts, override_num_blocks=len(texts)).map_batches(  # a block is what is begun anew
             _Worker,
-            fn_constructor_args=(job,),
+            fn_constructor_args=(replace(job, threads=cpus),),
             batch_size=1,
             compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
             num_cpus=cpus,
             num_gpus=1 if job.reading.get("device") == "cuda" else None,
-            max_restarts=-1,
-            max_task_retries=_TRIES - 1,
         )
         for row in told.iter_rows():
             answer = json.loads(row["told"])
@@ -76,8 +83,10 @@ class _Worker:
         try:
             self._reader = self._reader or ShardReader(self._job)
             return asdict(self._reader(shard))
-        except MienError as error:  # it would be tried again, and its traceback printed
+        except MienError as error:  # told here, since Ray would print a traceback
             return {"wrong": str(error)}
+        except Exception as error:
+            return {"wrong": f"{shard.name}: {type(error).__name__}: {error}"}
 
 
 @contextmanager

@@ -57,10 +57,7 @@ def make_plan(store: Store, manifest: dict[str, Any], items: Sequence[Item], siz
 
 
 def _agree(store: Store, manifest: dict[str, Any]) -> str:
-    """Refuse a folder of something else; in an empty one, say what it is of. The version of mien that it was begun by.
-
-    Written last and alone, the manifest stands before all else: without it there is nothing that could be gone on with.
-    """
+    """Refuse a folder of something else; in an empty one, say what it is of. The version of mien that began it."""
     text = store.read(_MANIFEST)
     if text is None:
         if others := sorted(store.names() - {_FOLDER}):

@@ -12,6 +12,7 @@ from typing import Any
 from mien import __version__
 from mien.batch.sources import Item, contents
 from mien.batch.store import Store, parquet_bytes
+from mien.batch.tries import REASON, Tries
 from mien.classifier import find_model
 from mien.errors import MienError, ReadError
 from mien.faces import Face
@@ -76,7 +77,8 @@ class Job:
 class ShardReader:
     """Reads shards, with one model for all of them.
 
-    A picture that cannot be read is a row. Raises MienError for what is wrong with all of them: another model here than
+    A picture that cannot be read is a row, and so is one that ends the process, once that has been tried twice with the
+    whole shard and once by itself. Raises MienError for what is wrong with all of them: another model here than
     where the job was begun, or a folder of results that is not to be seen from here.
     """
 
@@ -93,21 +95,34 @@ class ShardReader:
 
     def __call__(self, shard: Shard, tell: Callable[[], None] = lambda: None) -> Done:
         """Read a shard and write its file, the same whenever that is done; `tell` is called once a source."""
-        answers = []
+        tries = Tries(self.job.out, shard.digest)
         try:
-            with closing(self._read(shard)) as reading:
-                for answer in reading:
-                    answers.append(answer)
-                    tell()
-        except MienError:
-            raise
-        except Exception:  # of what may be wrong with a picture, something that nobody thought of
-            told = len(answers)
-            answers = []
-            for index, answer in enumerate(self._read_singly(shard)):
-                answers.append(answer)
-                if index >= told:
-                    tell()
+            return self._write(shard, self._answers(shard, tries, tell))
+        finally:
+            tries.end()
+
+    def _answers(self, shard: Shard, tries: Tries, tell: Callable[[], None]) -> list[Answer]:
+        answers: list[Answer] = []
+        if not tries.careful:
+            try:
+                with closing(self._read(shard)) as reading:
+                    for answer in reading:
+                        answers.append(answer)
+                        tell()
+                return answers
+            except MienError:
+                raise
+            except Exception:  # of what may be wrong with a picture, something that nobody thought of
+                pass
+        told = len(answers)
+        answers = []
+        for answer in self._read_singly(shard, tries):
+            answers.append(answer)
+            if len(answers) > told:
+                tell()
+        return answers
+
+    def _write(self, shard: Shard, answers: list[Answer]) -> Done:
         table = self.job.table(self._reader.classifier.labels, answers)
         unread = [(name, faces.reason) for name, faces in answers if isinstance(faces, ReadError)]
         faces = len(table) - table["face"].null_count
@@ -133,8 +148,12 @@ class ShardReader:
             for index, faces in enumerate(answers):
                 yield names[index], refused.get(index, faces)
 
-    def _read_singly(self, shard: Shard) -> Iterator[Answer]:
-        for name, source in contents(shard.items, self.job.column):
+    def _read_singly(self, shard: Shard, tries: Tries) -> Iterator[Answer]:
+        for place, (name, source) in enumerate(contents(shard.items, self.job.column)):
+            if place in tries.deadly:
+                yield name, ReadError(name, REASON)
+                continue
+            tries.begin(place)
             try:
                 yield name, source if isinstance(source, ReadError) else self._reader(source)
             except ReadError as error:

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from mien import __version__
@@ -18,6 +19,7 @@ from mien.batch import (
     address,
     find_sources,
     make_plan,
+    ray_and_data,
     read_on_ray,
     sha256_of,
 )
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     begin()
     require("pyarrow.parquet", "parquet")
     if args.engine == "ray":
-        require("ray.data", "ray")
+        ray_and_data()
     out = address(args.out)
     if os.path.isfile(out):
         args.misuse(f"{args.out}: not a folder")
@@ -138,13 +140,14 @@ def _read(args: argparse.Namespace, job: Job, plan: Plan) -> list[Done]:
             finished = read_on_ray(job, todo, args.workers, args.worker_cpus)
         else:
             finished = _one_by_one(job, todo, bar.update)
-        for done in finished:
-            now.append(done)
-            if args.engine == "ray":
-                bar.update(done.sources)
-            for source, reason in done.reasons[: _TOLD - told]:
-                bar.write(f"mien: {printable(f'{source}: {reason}')}", file=sys.stderr)
-                told += 1
+        with closing(finished):
+            for done in finished:
+                now.append(done)
+                if args.engine == "ray":
+                    bar.update(done.sources)
+                for source, reason in done.reasons[: _TOLD - told]:
+                    bar.write(f"mien: {printable(f'{source}: {reason}')}", file=sys.stderr)
+                    told += 1
     if more := sum(done.unread for done in now) - told:
         print(f"mien: {more:,} more could not be read: the column error says why", file=sys.stderr)
     return now
@@ -165,9 +168,7 @@ def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done]) -> int:
     line += f" ({how})" if how else ""
     print(line + (f", {unread:,} could not be read" if unread else ""))
     if undone := len(plan.shards) - len(done):
-        print(
-            f"mien: {_counted(undone, 'file')} not written, since a worker died each time: run again", file=sys.stderr
-        )
+        print(f"mien: {_counted(undone, 'file')} not written, since Ray gave up: run again", file=sys.stderr)
     return 1 if undone or unread > args.tolerate * sources else 0
 
 
@@ -185,8 +186,8 @@ def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
     return pa.Table.from_pylist(rows, schema(labels).append(pa.field("error", pa.string())))
 
 
-def _counted(number_of: int, thing: str) -> str:
-    return f"{number_of:,} {thing}{'' if number_of == 1 else 's'}"
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def _count(text: str) -> int:
