@@ -1,14 +1,16 @@
 """Pictures with the faces marked that were read in them."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from mien.faces import Face
+from mien.faces import Face, is_video
 from mien.faces.draw import draw
+from mien.faces.video import camera, scheme
 from mien.files import whole
 
 __all__ = ["annotate", "annotated_names", "draw"]
@@ -23,7 +25,9 @@ def annotated_names(folder: Path, sources: Sequence[str]) -> list[Path]:
     paths = []
     for source in sources:
         stem, suffix = os.path.splitext(os.path.basename(source))
-        suffix = ".jpg" if suffix.lower() in _JPEG else ".png"
+        suffix = ".mp4" if is_video(source) else ".jpg" if suffix.lower() in _JPEG else ".png"
+        if camera(source) or scheme(source):
+            stem = re.sub(r"[^\w.-]+", "-", re.sub(r"^.*@|^\w+://", "", source)).strip("-.") or "stream"
         name = stem + suffix
         while name.lower() in taken:
             seen[stem + suffix] += 1

@@ -1,6 +1,7 @@
-"""`mien read`: the expressions of the faces in pictures, as a table, as JSON Lines, or in a file."""
+"""`mien read`: the expressions of the faces in pictures and videos, as a table, as JSON Lines, or in a file."""
 
 import argparse
+import glob
 import os
 import shutil
 import signal
@@ -9,23 +10,31 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from itertools import groupby
 from pathlib import Path
 from typing import TextIO
 
-from mien.commands.rows import WRITERS, JsonLines, Row, no_face, row
+from mien.commands.rows import WRITERS, JsonLines, Row, Writer, no_face, row
 from mien.errors import ReadError, require
-from mien.faces import find_pictures, open_picture
+from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video, open_picture
 from mien.files import whole
 from mien.reader import Reader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_face_arguments(parser)
+    [source] = [action for action in parser._actions if action.dest == "source"]
+    source.help = "a picture, a video, a folder, a glob, 0 for a camera, or an address such as rtsp://…"
     parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
     parser.add_argument("--output", type=_output, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead")
-    parser.add_argument("--annotate", type=folder, metavar="DIR", help="draw the faces into copies of the pictures")
+    parser.add_argument(
+        "--annotate",
+        type=_drawn,
+        metavar="DIR",
+        help="draw the faces into copies of the pictures and videos; of one video, FILE.mp4 will do, too",
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument(
         "--precision",
@@ -36,6 +45,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
     parser.add_argument(
         "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
+    )
+    videos = parser.add_argument_group("videos, cameras and streams")
+    videos.add_argument(
+        "--every", type=_every, metavar="N|Ns", help="read every N-th frame, or with 0.5s one each half second"
+    )
+    videos.add_argument(
+        "--track", action="store_true", help="number the people, look for them faster, and smooth their probabilities"
+    )
+    videos.add_argument(
+        "--smooth", type=_seconds, metavar="SECONDS", help="time constant of that smoothing, 0 for none (default: 0.5)"
+    )
+    videos.add_argument(
+        "--detect-every",
+        type=_every,
+        metavar="N|Ns",
+        help="how often, while tracking, the whole frame is searched for faces (default: 0.2s)",
+    )
+    videos.add_argument(
+        "--summary",
+        type=_summary,
+        metavar="FILE",
+        help="with --track: write a .json or .csv with a line a person, and a timeline beside it as .png",
     )
 
 
@@ -62,19 +93,32 @@ def begin() -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read the sources; 1 if one of them could not be."""
+    """Read the sources; 1 if one of them could not be, 128 and the signal's number if one ended a video."""
     begin()
     if args.output and args.output.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
-    pictures = find_pictures(args.source)
-    drawings: Sequence[Path | None] = [None] * len(pictures)  # where each is drawn
+    sources, notes = find_sources(args.source)
+    moving = any(map(is_video, sources))
+    if moving:
+        require("av", "video")
+        if args.summary:
+            require("matplotlib.figure", "video")
+    _check(args, moving)
+    drawings: Sequence[Path | None] = [None] * len(sources)  # where each is drawn
     if args.annotate:
-        from mien.commands.annotate import annotate, annotated_names
+        from mien.commands.annotate import annotated_names
 
-        pictures = outside(args.annotate, pictures, set(args.source))
-        drawings = annotated_names(args.annotate, pictures)
-        if lost := set(map(os.path.realpath, pictures)) & set(map(os.path.realpath, drawings)):
-            args.misuse(f"--annotate would overwrite {min(lost)}, which is to be read")
+        if args.annotate.suffix == ".mp4" and not args.annotate.is_dir():
+            drawings = [args.annotate]
+            if len(sources) > 1 or not moving:
+                args.misuse(f"--annotate {args.annotate}: for one video, and not for what is to be read")
+        else:
+            sources = outside(args.annotate, sources, set(args.source))
+            drawings = annotated_names(args.annotate, sources)
+    timeline = args.summary and args.summary.with_suffix(".png")
+    for option, paths in (("--annotate", drawings), ("--summary", [args.summary, timeline])):
+        if lost := set(map(os.path.realpath, sources)) & {os.path.realpath(path) for path in paths if path}:
+            args.misuse(f"{option} would overwrite {min(lost)}, which is to be read")
 
     reader = Reader.from_pretrained(
         args.model,
@@ -86,24 +130,94 @@ def run(args: argparse.Namespace) -> int:
         abstain=args.abstain,
     )
     labels = reader.classifier.labels
-    if args.annotate:
+    if args.annotate and drawings != [args.annotate]:
         args.annotate.mkdir(parents=True, exist_ok=True)
     counts = Counter()
     with ExitStack() as stack:
-        bar = stack.enter_context(closing(Progress(len(pictures))))
+        bar = stack.enter_context(closing(Progress(len(sources))))
+        films = None
+        if moving:
+            from mien.commands.film import Films
+
+            films = stack.enter_context(Films(args, reader, bar, counts))
         if args.output:
-            writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), labels)
+            writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), labels, moving)
         elif sys.stdout.isatty():
-            writer = _Table(bar, pictures, labels)
+            writer = (_Changes if moving else _Table)(bar, sources, labels)
         else:
             writer = JsonLines(sys.stdout.buffer, labels)
         stack.enter_context(closing(writer))
-        answers = reader.read_many(pictures, batch_size=args.batch_size)
-        for source, drawing, faces in zip(pictures, drawings, answers, strict=True):
+        for note in notes:
+            bar.write(f"mien: {printable(note)}", file=sys.stderr)
+        pairs = zip(sources, drawings, strict=True)
+        for is_film, group in groupby(pairs, lambda pair: is_video(pair[0])):
+            if is_film:
+                films.read(list(group), writer)
+            else:
+                _read_pictures(list(group), args, reader, writer, bar, counts, films.stop if films else lambda: False)
+        if films:
+            films.summarise()
+    if args.output:
+        print(f"{args.output}: {_counted(counts['face'], 'face')} in {_said(counts)}")
+    if args.annotate and (args.output or sys.stdout.isatty()):
+        print(f"{args.annotate}: {_counted(counts['drawing'], 'drawing')}")
+    if films and films.signal:
+        return films.end()
+    return 1 if counts["error"] else 0
+
+
+def find_sources(named: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The pictures and videos that are named, in order, and what is to be told of those that are not read.
+
+    A folder, and a glob that spells no ending, means its pictures where there are any, and else its videos.
+    """
+    sources: list[str] = []
+    notes: list[str] = []
+    for name in named:
+        found = [name] if is_video(name) else find_pictures(name)
+        if os.path.isdir(name) or found != [name]:
+            videos = find_pictures(name, VIDEO_SUFFIXES)
+            if videos != [name] and found == [name]:
+                found = videos
+            elif passed := len(set(videos) - set(found) - {name}):
+                what = "a video" if passed == 1 else f"{passed:,} videos"
+                notes.append(f"{name}: {what} beside the pictures not read; name them to have them read")
+        elif glob.has_magic(name) and not os.path.lexists(name) and not is_video(name):
+            found = find_pictures(name, VIDEO_SUFFIXES)
+        sources += found
+    return sources, notes
+
+
+def _check(args: argparse.Namespace, moving: bool) -> None:
+    """Options that say nothing here."""
+    for option in ("every", "track", "smooth", "detect_every", "summary"):
+        name = f"--{option.replace('_', '-')}"
+        given = getattr(args, option) not in (None, False)
+        if given and not moving:
+            args.misuse(f"{name} is for videos, and none is to be read")
+        if given and not args.track and option in ("smooth", "detect_every", "summary"):
+            args.misuse(f"{name} needs --track")
+
+
+def _read_pictures(
+    pairs: Sequence[tuple[str, Path | None]],
+    args: argparse.Namespace,
+    reader: Reader,
+    writer: Writer,
+    bar: "Progress",
+    counts: Counter[str],
+    stop: Callable[[], bool],
+) -> None:
+    bar.begin(len(pairs))
+    pictures = [source for source, _ in pairs]
+    with closing(reader.read_many(pictures, batch_size=args.batch_size)) as answers:
+        for (source, drawing), faces in zip(pairs, answers, strict=True):
             try:
                 if isinstance(faces, ReadError):
                     raise faces
                 if drawing and faces:
+                    from mien.commands.annotate import annotate
+
                     annotate(open_picture(source), faces, drawing)
                     counts["drawing"] += 1
             except ReadError as error:
@@ -115,14 +229,21 @@ def run(args: argparse.Namespace) -> int:
                 if not faces:
                     writer.write(no_face(source, "no face found"))
                 counts["face"] += len(faces)
+                counts["picture"] += 1
             bar.update()
-    if args.output:
-        read = len(pictures) - counts["error"]
-        unread = f", {counts['error']} could not be read" if counts["error"] else ""
-        print(f"{args.output}: {_counted(counts['face'], 'face')} in {_counted(read, 'picture')}{unread}")
-    if args.annotate and (args.output or sys.stdout.isatty()):
-        print(f"{args.annotate}: {_counted(counts['drawing'], 'drawing')}")
-    return 1 if counts["error"] else 0
+            if stop():
+                return
+
+
+def _said(counts: Counter[str]) -> str:
+    """What was read, and how much was not."""
+    said = []
+    if counts["picture"] or not counts["video"]:
+        said.append(_counted(counts["picture"], "picture"))
+    if counts["video"]:
+        said.append(f"{_counted(counts['frame'], 'frame')} of {_counted(counts['video'], 'video')}")
+    unread = f", {counts['error']} could not be read{' to the end' * bool(counts['video'])}" if counts["error"] else ""
+    return " and ".join(said) + unread
 
 
 def _counted(number: int, thing: str) -> str:
@@ -162,28 +283,93 @@ class _Table:
         pass
 
 
+class _Changes:
+    """Rows of videos as a person reads them: where who shows what changes."""
+
+    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str]):
+        self._say = bar.write
+        self._label = max(map(len, [*labels, "expression"]))
+        room = max(16, shutil.get_terminal_size().columns - self._label - 50)
+        self._source = min(room, max(map(len, [*sources, "source"])))
+        self._told: dict[int | None, str | None] = {}
+        self._at: tuple[str, int | None] | None = None
+        self._header = f"{'source':{self._source}}      time  face  {'expression':{self._label}}        where"
+
+    def write(self, row: Row) -> None:
+        number = row["face"] if row.get("track") is None else row["track"]
+        if self._at is None or self._at[0] != row["source"]:
+            self._told = {}
+        if row["expression"] is None:
+            changed, self._told = self._told != {None: None}, {None: None}
+        else:
+            self._told.pop(None, None)
+            changed = self._told.get(number) != row["expression"]
+            self._told[number] = row["expression"]
+        self._at = row["source"], row.get("frame")
+        if not changed:
+            return
+        if self._header:
+            self._say(self._header)
+            self._header = ""
+        source = printable(row["source"])
+        if len(source) > self._source:
+            source = "…" + source[1 - self._source :]
+        time = "" if row.get("time") is None else f"{row['time']:.2f}"
+        if row["expression"] is None:
+            self._say(f"{source:{self._source}} {time:>9}        {row['note']}")
+            return
+        where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*row["box"]) if row["box"] else "all of it"
+        face = f"{number:>4}  {row['expression']:{self._label}} {row['probability']:>5.0%}"
+        self._say(f"{source:{self._source}} {time:>9}  {face}  {where}")
+
+    def close(self) -> None:
+        pass
+
+
 class Progress:
-    """Prints lines, and below them a progress bar once the work has taken a second, where somebody looks."""
+    """Prints lines, and below them a progress bar once the work has taken a second, where somebody looks.
+
+    `begin` starts anew: with how many pictures there are, or with the seconds of a video, None where nobody knows.
+    """
 
     def __init__(self, total: int):
-        self._total, self._done, self._bar = total, 0, None
+        self._bar = None
+        self.begin(total)
+
+    def begin(self, total: float | None, video: str = "") -> None:
+        self.close()
+        self._total, self._done, self._video = total, 0, video
         self._begin = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
 
     def write(self, line: str, file: TextIO | None = None) -> None:
         (self._bar.write if self._bar else print)(line, file=file)
 
-    def update(self) -> None:
-        self._done += 1
+    def update(self, done: float | None = None) -> None:
+        """One more is done; or, of a video, so many seconds are."""
+        step = 1 if done is None else max(0.0, done - self._done)
+        self._done += step
         if self._bar:
-            self._bar.update()
+            self._bar.update(step)
         elif time.monotonic() > self._begin:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=self._total, initial=self._done, unit=" pictures", leave=False)
+            form = {"unit": " pictures"}
+            if self._video:
+                form = {"unit": "×", "desc": printable(self._video)[-30:], "bar_format": self._form()}
+            self._bar = tqdm(total=self._total, initial=self._done, leave=False, **form)
+
+    def _form(self) -> str:
+        """Seconds of video, and how many of them in a second."""
+        if self._total:
+            return (
+                "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+            )
+        return "{desc}: {n:.1f} s [{elapsed}, {rate_noinv_fmt}]"
 
     def close(self) -> None:
         if self._bar:
             self._bar.close()
+            self._bar = None
 
 
 def outside(drawn: Path, pictures: Sequence[str], named: set[str]) -> list[str]:
@@ -201,6 +387,40 @@ def _output(text: str) -> Path:
     if not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: no folder {path.parent}")
     return path
+
+
+def _summary(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in (".json", ".csv"):
+        raise argparse.ArgumentTypeError(f"{text}: ends neither in .json nor in .csv")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: a folder")
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no folder {path.parent}")
+    return path
+
+
+def _drawn(text: str) -> Path:
+    path = Path(text)
+    if path.suffix != ".mp4" or path.is_dir():
+        return folder(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: no folder {path.parent}")
+    return path
+
+
+def _every(text: str) -> str:
+    from mien.video.source import Every
+
+    try:
+        Every(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _seconds(text: str) -> float:
+    return number(text, float, 0, 3600)
 
 
 def folder(text: str) -> Path:

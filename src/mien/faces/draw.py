@@ -1,6 +1,7 @@
 """Draw faces into the picture in which they were read."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -42,13 +43,19 @@ def draw(image: np.ndarray, faces: Sequence[Face], names: Sequence[str] = ()) ->
         text = f"{name} {face.expression} {face.probability:.0%}".lstrip()
         # as wide as the face, but neither too small to be read nor out of proportion to the picture
         size = np.clip((box[2] - box[0]) / 7, max(12, side / 100), max(14, side / 25))
-        font = ImageFont.load_default(size)
+        size = float(round(size)) if names else size  # in a video few sizes, since each font costs 10 ms
+        font = _font(size)
         label = _place(brush.textbbox((0, 0), text, font, anchor="lt"), size / 4, box, picture.size, labels, boxes)
         labels.append(label)
         brush.rectangle(label, fill=_colour(face), outline="black", width=max(1, line // 2))
         ink = "black" if np.dot(_colour(face), (0.299, 0.587, 0.114)) > 110 else "white"
         brush.text((label[0] + size / 4, label[1] + size / 4), text, ink, font, anchor="lt")
     return picture
+
+
+@lru_cache(64)
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)
 
 
 def _colour(face: Face) -> tuple[int, int, int]:

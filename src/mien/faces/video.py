@@ -1,5 +1,6 @@
 """What is taken for a video, by its name."""
 
+import glob
 import os
 import re
 
@@ -18,6 +19,8 @@ def is_video(source: str) -> bool:
     """
     if camera(source) is not None or scheme(source):
         return True
+    if glob.has_magic(source) and not os.path.lexists(source):
+        return False
     return os.path.splitext(source)[1].lower() in {*VIDEO_SUFFIXES, ".ts"} and not os.path.isdir(source)
 
 

@@ -72,29 +72,32 @@ class Video:
     """An open video; its pictures can be taken once. Raises ReadError for what is no video, MissingExtra without PyAV.
 
     source: a file, the number of a camera (0 is /dev/video0, through v4l2), or an address that ffmpeg can open.
-    name: the source as text. live: whether it goes on while nobody looks, so that who is slow misses frames.
+    name: the source as text, without a password.
+    live: whether it goes on while nobody looks, so that who is slow misses frames.
     duration: in seconds, None where nobody knows. time_base: of the pictures' pts, in seconds.
     audio: PyAV's first audio stream, or None. rest: once the pictures are taken, the sound after the last one.
+    start: what is taken off their times, in seconds, once there is one.
 
     Times are those of the file, pts × time base, counted from where the file begins, as players count; a live source
     begins with its first frame. A file is opened without the network, whatever it refers to.
     """
 
     def __init__(self, source: str | os.PathLike[str] | int):
-        self.name = os.fspath(source) if not isinstance(source, int) else str(source)
+        source = os.fspath(source) if not isinstance(source, int) else str(source)
+        self.name = re.sub("^(\\w+://)[^/]*@", r"\1", source)  # without a password
         av = require("av", "video")
         self._errors = av.FFmpegError
-        device, kind = camera(self.name), scheme(self.name)
+        device, kind = camera(source), scheme(source)
         self.live = device is not None or kind in _LIVE
         try:
             if device:
                 self._container = av.open(device, format="v4l2")
             elif kind:
                 options = {"rtsp_flags": "prefer_tcp"} if kind.startswith("rtsp") else {}
-                self._container = av.open(self.name, container_options=options, timeout=_SILENCE)
+                self._container = av.open(source, container_options=options, timeout=_SILENCE)
             else:
-                _check(self.name)
-                path = f"file:{self.name}"  # a colon in a name is no protocol
+                _check(source)
+                path = f"file:{source}"  # a colon in a name is no protocol
                 self._container = av.open(path, container_options={"protocol_whitelist": "file"})
         except (self._errors, OSError, ValueError) as error:
             raise ReadError(self.name, _reason(error)) from error
@@ -108,6 +111,7 @@ class Video:
         self.audio = self._container.streams.audio[0] if self._container.streams.audio else None
         length = self._container.duration
         self.rest: tuple[Any, ...] = ()
+        self.start = Fraction(0)
         self.duration = None if self.live or not length or length < 0 else length / 1_000_000
 
     def pictures(
@@ -190,7 +194,7 @@ class Video:
             for frame in frames:
                 pts = frame.pts if frame.pts is not None else frame.dts
                 at = (0 if last is None else last + step) if pts is None else pts * frame.time_base
-                start = at if start is None else start
+                start = self.start = at if start is None else start
                 last, time = at, float(at - start)
                 if every.due(number, time):
                     yield partial(make, frame, number, time, round((at - start) / self.time_base))
@@ -235,12 +239,12 @@ class Video:
 
     def _start(self) -> Fraction | None:
         """Where time is 0, in seconds of the pts; None where the first frame says it."""
-        begin, first = self._container.start_time, self._stream.start_time
+        begin = self._container.start_time
         if self.live or begin is None:
             return None
-        begin = Fraction(begin, 1_000_000)
-        exact = None if first is None else first * self.time_base
-        return exact if exact is not None and abs(exact - begin) < Fraction(1, 100_000) else begin
+        begin = Fraction(begin, 1_000_000)  # rounded, unlike that of the stream that begins first
+        exact = [s.start_time * s.time_base for s in self._container.streams if s.start_time is not None]
+        return min([*exact, begin], key=lambda start: (abs(start - begin) > Fraction(1, 500_000), start == begin))
 
 
 def _check(path: str) -> None:

@@ -1,0 +1,145 @@
+"""The videos of `mien read`: read one after the other, until a signal ends it."""
+
+import argparse
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mien.commands.read import Progress, printable
+from mien.commands.rows import Writer
+from mien.errors import ReadError
+from mien.files import whole
+from mien.reader import Reader
+from mien.video import AnnotatedVideo, Summary, Video, read_video, video_rows
+
+
+class Films:
+    """Reads videos into a writer, a summary and drawings.
+
+    While it is open as a context, the first SIGINT or SIGTERM only sets `signal`: what was read until then is written
+    in whole files, and the command ends as one that was interrupted. A second SIGINT ends it at once.
+    """
+
+    def __init__(self, args: argparse.Namespace, reader: Reader, bar: Progress, counts: Counter[str]):
+        self._args, self._reader, self._bar, self._counts = args, reader, bar, counts
+        self._summary = Summary(reader.classifier.labels) if args.summary else None
+        self._before: dict[int, Any] = {}
+        self.signal = 0
+
+    def __enter__(self) -> "Films":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as of a shell's background job
+                    self._before[number] = signal.signal(number, self._told)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _told(self, number: int, _: Any) -> None:
+        if self.signal == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def stop(self) -> bool:
+        return bool(self.signal)
+
+    def end(self) -> int:
+        """The exit code after a signal."""
+        if self.signal == signal.SIGINT:
+            print("mien: interrupted", file=sys.stderr)
+        return 128 + self.signal
+
+    def read(self, pairs: Sequence[tuple[str, Path | None]], writer: Writer) -> None:
+        """Each source, and the file into which it is drawn."""
+        for source, drawing in pairs:
+            if self.stop():
+                return
+            self._counts["video"] += 1
+            try:
+                video = self._open(source)
+                if video is not None:
+                    self._read(video, drawing, writer)
+            except ReadError as error:
+                self._bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
+                self._counts["error"] += 1
+
+    def _open(self, source: str) -> Video | None:
+        """In a thread, since a server may be long in answering; None after a signal."""
+        opened: list[Video | BaseException] = []
+
+        def work() -> None:
+            try:
+                opened.append(Video(source))
+            except BaseException as error:  # raised where it is waited for
+                opened.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        while thread.is_alive() and not self.stop():
+            thread.join(0.1)
+        if opened and isinstance(opened[0], BaseException):
+            raise opened[0]
+        return opened[0] if opened else None
+
+    def _read(self, video: Video, drawing: Path | None, writer: Writer) -> None:
+        args, bar = self._args, self._bar
+        bar.begin(video.duration, video.name)
+        if self._summary:
+            self._summary.begin(video.name)
+        options = {"smooth": args.smooth, "detect_every": args.detect_every, "every": args.every}
+        frames = read_video(
+            video,
+            self._reader,
+            track=args.track,
+            images=drawing is not None,
+            sound=drawing is not None,
+            batch_size=args.batch_size,
+            stop=self.stop,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+        failed = None
+        with AnnotatedVideo(drawing, video) if drawing else nullcontext() as drawn:
+            try:
+                for frame in frames:
+                    for row in video_rows(video.name, frame):
+                        writer.write(row)
+                    if video.live and not args.output:
+                        sys.stdout.flush()
+                    if drawn:
+                        drawn.write(frame)
+                    if self._summary:
+                        self._summary.add(frame)
+                    self._counts["frame"] += 1
+                    self._counts["face"] += len(frame.faces)
+                    bar.update(frame.time)
+            except ReadError as error:
+                failed = error
+        if drawn and drawn.frames:
+            self._counts["drawing"] += 1
+        if self._summary:
+            self._summary.end()
+        if failed:
+            raise failed
+
+    def summarise(self) -> None:
+        if not self._summary:
+            return
+        path: Path = self._args.summary
+        with whole(path) as file:
+            self._summary.write(file, path.suffix)
+        timeline = path.with_suffix(".png")
+        with whole(timeline) as file:
+            self._summary.plot(file)
+        if self._args.output or sys.stdout.isatty():
+            people = len(self._summary.people)
+            self._bar.write(f"{path} and {timeline}: {people:,} {'person' if people == 1 else 'people'}")

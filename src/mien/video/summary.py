@@ -1,0 +1,213 @@
+"""Who was seen when, and with which expressions for how long: as data, and as a picture."""
+
+import csv
+import io
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mien.errors import require
+from mien.faces.draw import COLOURS
+from mien.faces.row import spell
+from mien.video.read import VideoFrame
+
+_FINEST, _BINS = 0.04, 1200  # seconds of a bin of the timeline, and how many a video has at most
+_STRIPS = 30  # people in the timeline
+_HIGH = 48  # pixels of a strip before it is scaled
+
+
+@dataclass(slots=True, eq=False)
+class Person:
+    """A track. first, last: when it was seen, in seconds; seconds: for how long, all together, gaps not counted.
+
+    times: seconds by expression, as told, smoothed. total: (C,) the sum of unsmoothed probabilities × seconds.
+    bins: the same of the smoothed ones, by the number of the bin of the timeline.
+    """
+
+    source: str
+    track: int
+    first: float
+    last: float
+    frames: int = 0
+    seconds: float = 0.0
+    times: Counter[str] = field(default_factory=Counter)
+    total: np.ndarray | float = 0.0
+    bins: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class Summary:
+    """Gathers the frames of tracked videos: `begin` each video, `add` its frames, `end` it.
+
+    A frame counts for as long as it is shown, until the next one that is read, so that neither a varying frame rate nor
+    frames passed over change the shares. What is kept grows with the number of people, not with the length.
+    """
+
+    def __init__(self, labels: Sequence[str]):
+        self.labels = list(labels)
+        self.people: list[Person] = []
+        self.widths: dict[str, float] = {}  # seconds of a bin, by source
+
+    def begin(self, source: str) -> None:
+        self._source, self._known = source, {}
+        self._before: VideoFrame | None = None
+        self._shown = 0.0
+        self.widths[source] = _FINEST
+
+    def add(self, frame: VideoFrame) -> None:
+        if self._before is not None:
+            self._shown = max(0.0, frame.time - self._before.time)
+            self._count(self._before, self._shown)
+        self._before = VideoFrame(frame.number, frame.time, frame.faces, None, frame.pts)
+
+    def end(self) -> None:
+        """The last frame counts for as long as the one before it."""
+        if self._before is not None:
+            self._count(self._before, self._shown)
+        self._before = None
+
+    def _count(self, frame: VideoFrame, seconds: float) -> None:
+        while (frame.time + seconds) / self.widths[self._source] >= _BINS:
+            self._coarsen()
+        width = self.widths[self._source]
+        first, end = int(frame.time / width + 1e-6), math.ceil((frame.time + seconds) / width - 1e-6)
+        bins = range(first, max(first + 1, end))
+        for face in frame.faces:
+            person = self._known.get(face.track)
+            if person is None:
+                person = self._known[face.track] = Person(self._source, face.track, frame.time, frame.time)
+                self.people.append(person)
+            person.last = frame.time
+            person.frames += 1
+            person.seconds += seconds
+            person.times[face.expression] += seconds
+            person.total = person.total + seconds * self._shares(face.unsmoothed)
+            share = max(seconds, 1e-6) / len(bins) * self._shares(face.probabilities)
+            for at in bins:
+                person.bins[at] = person.bins.get(at, 0.0) + share
+
+    def _shares(self, probabilities: dict[str, float]) -> np.ndarray:
+        return np.array([probabilities[label] for label in self.labels])
+
+    def _coarsen(self) -> None:
+        self.widths[self._source] *= 2
+        for person in self._known.values():
+            bins: dict[int, np.ndarray] = {}
+            for at, sums in person.bins.items():
+                bins[at // 2] = bins.get(at // 2, 0.0) + sums
+            person.bins = bins
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One a person: source, track, first, last, frames, seconds, expression (the one told for longest), shares (of
+        the seconds, by expression) and mean (unsmoothed probabilities, by label)."""
+        rows = []
+        for person in self.people:
+            names = [*self.labels, *(name for name in person.times if name not in self.labels)]  # "uncertain"
+            whole = person.seconds or 1.0
+            mean = person.total / whole
+            rows.append(
+                {
+                    "source": spell(person.source),
+                    "track": person.track,
+                    "first": round(person.first, 6),
+                    "last": round(person.last, 6),
+                    "frames": person.frames,
+                    "seconds": round(person.seconds, 6),
+                    "expression": max(person.times, key=person.times.get),
+                    "shares": {name: round(person.times[name] / whole, 6) for name in names},
+                    "mean": {label: round(float(p), 6) for label, p in zip(self.labels, mean, strict=True)},
+                }
+            )
+        return rows
+
+    def write(self, file: BinaryIO, suffix: str) -> None:
+        """As a list in JSON, or with `suffix` ".csv" as a line a person."""
+        rows = self.rows()
+        if suffix != ".csv":
+            file.write(json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n")
+            return
+        plain = ["source", "track", "first", "last", "frames", "seconds", "expression"]
+        names = [*self.labels, *sorted({name for row in rows for name in row["shares"]} - set(self.labels))]
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow([*plain, *(f"share_{name}" for name in names), *(f"mean_{label}" for label in self.labels)])
+        for row in rows:
+            shares = [row["shares"].get(name, 0.0) for name in names]
+            table.writerow([*(row[name] for name in plain), *shares, *row["mean"].values()])
+        file.write(text.getvalue().encode())
+
+    def plot(self, file: BinaryIO) -> None:
+        """The timeline as PNG: a strip a person, in it the smoothed probabilities one above the other. Needs the extra
+        [video]."""
+        require("matplotlib", "video")
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+
+        longest = sorted(self.people, key=lambda person: -person.seconds)[:_STRIPS]
+        shown = [person for person in self.people if person in longest]
+        end = max((person.last for person in shown), default=0.0) or 1.0
+        figure = Figure(figsize=(12, 1.7 + 0.62 * max(1, len(shown))), dpi=110, layout="constrained")
+        axes = figure.add_subplot()
+        for row, person in enumerate(shown):
+            self._strip(axes, row, person, end)
+        several = len(self.widths) > 1
+        names = [f"{_short(p.source)}  {p.track}" if several else f"person {p.track}" for p in shown]
+        axes.set_yticks(range(len(shown)), names, parse_math=False)
+        axes.set(xlim=(0, end), ylim=(max(1, len(shown)) - 0.4, -0.6), xlabel="minutes:seconds")
+        axes.xaxis.set_major_formatter(lambda at, _: f"{int(at // 60)}:{at % 60:04.1f}" if end < 20 else _clock(at))
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        left_out = len(self.people) - len(shown)
+        title = "Nobody was seen" if not shown else "" if several else _short(next(iter(self.widths)))
+        if left_out:
+            title += f" (and {left_out:,} seen more shortly)"
+        axes.set_title(title.strip(), fontsize="medium", parse_math=False)
+        patches = [Patch(facecolor=_colour(label), edgecolor="black", linewidth=0.5) for label in self.labels]
+        figure.legend(patches, self.labels, ncols=len(self.labels), loc="outside upper center", frameon=False)
+        figure.savefig(file, format="png")
+
+    def _strip(self, axes: Any, row: int, person: Person, end: float) -> None:
+        """Colours on white, and names where an expression is the likeliest for long enough to be written there."""
+        width = self.widths[person.source]
+        low, high = min(person.bins), max(person.bins) + 1
+        image = np.full((_HIGH, high - low, 3), 255, np.uint8)
+        best = np.full(high - low, -1)
+        for at, sums in person.bins.items():
+            edges = np.rint(np.cumsum(sums) / sums.sum() * _HIGH).astype(int)
+            kinds = np.searchsorted(edges, np.arange(_HIGH), side="right").clip(max=len(sums) - 1)
+            image[::-1, at - low] = np.array([_rgb(label) for label in self.labels])[kinds]
+            best[at - low] = sums.argmax()
+        axes.imshow(
+            image, extent=(low * width, high * width, row + 0.4, row - 0.4), aspect="auto", interpolation="nearest"
+        )
+        edges = [0, *(np.flatnonzero(np.diff(best)) + 1), len(best)]
+        for begin, stop in zip(edges[:-1], edges[1:], strict=True):
+            label = self.labels[best[begin]] if best[begin] >= 0 else ""
+            if label and (stop - begin) * width > end * (len(label) + 2) / 130:
+                ink = "white" if np.dot(_rgb(label), (0.299, 0.587, 0.114)) < 110 else "black"
+                middle = (low + (begin + stop) / 2) * width
+                axes.text(middle, row + 0.22, label, color=ink, ha="center", va="center", fontsize=8, clip_on=True)
+
+
+def _rgb(label: str) -> tuple[int, int, int]:
+    return COLOURS.get(label, (255, 255, 255))
+
+
+def _colour(label: str) -> tuple[float, ...]:
+    return tuple(part / 255 for part in _rgb(label))
+
+
+def _short(source: str) -> str:
+    name = "".join(letter if letter.isprintable() else "?" for letter in spell(source).rstrip("/").rpartition("/")[2])
+    return name if len(name) <= 40 else "…" + name[-39:]
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
