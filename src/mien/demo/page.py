@@ -1,5 +1,8 @@
 """The page itself: what is on it, and what happens when somebody uses it."""
 
+import os
+import tempfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +12,10 @@ import gradio as gr
 import numpy as np
 
 from mien.demo import show
+from mien.demo.clips import Clips
 from mien.demo.drawing import drawing
 from mien.demo.looking import Looking
+from mien.demo.timeline import FOLLOW, reading
 from mien.errors import MienError, ReadError
 from mien.faces import Face, open_picture
 from mien.reader import Reader
@@ -21,8 +26,10 @@ _LIMITS = (
 )
 _PRIVACY = "Pictures go to the computer that runs this page and nowhere else, and it does not keep them."
 _START = "Choose a photograph, take one, or try an example: faces are marked here."
+_FILM = "Choose a video, or film yourself: it is shown here with the faces marked, and below it who was seen when."
 _NOBODY = "No face was found. Small faces, covered ones, and faces seen from the side or from behind are missed."
-_KEPT = 3600  # seconds for which faces stay in memory, to be looked at again
+_FORGOTTEN = "This photograph is no longer there: choose it again."
+_SESSIONS = 100  # whose last photograph is remembered
 _CHOOSE = """element.addEventListener('click', event => {
     const face = event.target.closest('[data-face]');
     if (face) trigger('select', {index: Number(face.dataset.face)});
@@ -39,56 +46,59 @@ class Seen:
     crops: Sequence[np.ndarray]
 
 
-class File(gr.Image):
-    """A photograph as it was uploaded, whatever it is, instead of what gradio makes of it."""
-
-    def preprocess(self, payload):
-        return payload
-
-    def get_block_name(self) -> str:
-        return "image"
-
-
 class Desk:
-    """What the page does, without the page: every method answers with what its outputs show."""
+    """What the page does with photographs, without the page: every method answers with HTML.
+
+    The last photograph of each session is remembered until the session is forgotten, in memory only.
+    """
 
     def __init__(self, reader: Reader, looking: Looking):
         self.reader, self.looking = reader, looking
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
 
-    def read(self, name: str, data: bytes) -> tuple[str, Seen | None]:
-        """What is shown of the bytes of a file, and what is remembered of them."""
+    def read(self, session: str, name: str, data: bytes) -> tuple[str, Sequence[Face] | None]:
+        """The photograph in the bytes of a file called `name`, and its faces; what is wrong with it, and None."""
+        self.forget(session)
         try:
             image = open_picture(data)
             faces = self.reader(image)
         except ReadError as error:
             return show.problem(f"{name}: {error.reason}"), None
         seen = Seen(show.picture_url(image), image.shape[1::-1], faces, self.looking.crops(image, faces))
-        return self.photograph(seen, 0), seen
+        self._seen[session] = seen
+        if len(self._seen) > _SESSIONS:
+            self._seen.popitem(last=False)
+        return self.photograph(session, 0), faces
 
-    def photograph(self, seen: Seen, chosen: int) -> str:
-        return show.photograph(seen.url, seen.size, seen.faces, chosen)
+    def forget(self, session: str) -> None:
+        self._seen.pop(session, None)
 
-    def bars(self, seen: Seen | None, chosen: int) -> str:
+    def photograph(self, session: str, chosen: int) -> str:
+        seen = self._seen.get(session)
+        return show.photograph(seen.url, seen.size, seen.faces, chosen) if seen else show.problem(_FORGOTTEN)
+
+    def bars(self, session: str, chosen: int) -> str:
+        seen = self._seen.get(session)
         if seen is None:
             return ""
         if not seen.faces:
             return f'<p role="status">{_NOBODY}</p>'
         return show.bars(seen.faces[chosen], chosen if len(seen.faces) > 1 else None)
 
-    def panels(self, seen: Seen | None, chosen: int) -> str:
+    def panels(self, session: str, chosen: int) -> str:
+        seen = self._seen.get(session)
         if seen is None or not seen.faces:
-            return '<p class="mien-note">There is no face to look at.</p>'
+            return ""
         try:
             rows = self.looking(seen.crops[chosen])
         except MienError as error:
             return show.problem(error)
-        return show.panels(rows, self._note(seen.faces[chosen], rows[0][0].title))
-
-    def _note(self, face: Face, answer: str) -> str:
-        return (
-            f"This is {Path(self.looking.model).name}, made to be looked into, which reads the face as {answer}. "
-            f"The probabilities are those of another model, which reads it as {face.expression}."
+        model, answer = Path(self.looking.model).name, rows[0][0].title
+        note = (
+            f"This is {model}, made to be looked into, which reads the face as {answer}. The probabilities are those "
+            f"of another model, which reads it as {seen.faces[chosen].expression}."
         )
+        return show.panels(rows, note)
 
 
 def examples(folder: Path) -> dict[str, Path]:
@@ -102,24 +112,32 @@ def examples(folder: Path) -> dict[str, Path]:
 
 def build(reader: Reader, looking: Looking, examples: Mapping[str, Path]) -> gr.Blocks:
     """The page; examples: pictures by name."""
-    desk = Desk(reader, looking)
-    with gr.Blocks(title="mien", analytics_enabled=False, delete_cache=(60, 600)) as page:
+    desk, clips = Desk(reader, looking), Clips(reader)
+
+    def leave(request: gr.Request) -> None:
+        desk.forget(request.session_hash)
+        clips.forget(request.session_hash)
+
+    with gr.Blocks(title="mien", analytics_enabled=False, delete_cache=(60, 1800)) as page:
         gr.HTML(
             f'<h1>mien</h1><p>Which expression does a face show?</p><p class="mien-limits">{_LIMITS} {_PRIVACY}</p>',
             elem_id="mien-title",
         )
-        with gr.Tabs(), gr.Tab("Photograph"):
-            _photograph(desk, examples)
+        with gr.Tabs():
+            with gr.Tab("Photograph"):
+                _photograph(desk, examples)
+            with gr.Tab("Video"):
+                _video(clips)
+        page.unload(leave)
     page.queue(api_open=False, max_size=64, default_concurrency_limit=2)
     return page
 
 
 def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
-    seen = gr.State(None, time_to_live=_KEPT)
-    looking = gr.State(False)
+    looking = gr.State(False)  # whether the tab is open that shows where the network looked
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            file = File(
+            file = gr.Image(
                 label="Photograph",
                 sources=["upload", "webcam", "clipboard"],
                 type="filepath",
@@ -141,57 +159,81 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
         with gr.Tab("Where it looked", id="panels") as panels_tab:
             panels = gr.HTML(elem_id="mien-panels", label="Where it looked")
 
-    def read(name: str, data: bytes):
-        shown, found = desk.read(name, data)
-        faces = found.faces if found else []
-        choices = [(show.title(i, face), i) for i, face in enumerate(faces)]
+    def read(session: str, name: str, data: bytes):
+        shown, faces = desk.read(session, name, data)
+        choices = [(show.title(i, face), i) for i, face in enumerate(faces or ())]
         return {
             file: None,
             picture: shown,
-            seen: found,
             looking: False,
-            chooser: gr.Radio(choices, value=0 if faces else None, visible=len(faces) > 1),
-            tabs: gr.Tabs(selected="bars", visible=found is not None),
+            chooser: gr.Radio(choices, value=0 if faces else None, visible=len(choices) > 1),
+            tabs: gr.Tabs(selected="bars", visible=faces is not None),
             panels_tab: gr.Tab(visible=bool(faces)),
-            bars: desk.bars(found, 0),
+            bars: desk.bars(session, 0),
             panels: "",
         }
 
-    def read_file(uploaded):
-        if uploaded is None:
-            return {file: None}
-        path = Path(uploaded.path)
+    def read_file(uploaded: dict, request: gr.Request):
+        path = Path(uploaded["path"])
         try:
-            return read(uploaded.orig_name or path.name, path.read_bytes())
+            return read(request.session_hash, uploaded["orig_name"] or path.name, path.read_bytes())
         finally:
             path.unlink(missing_ok=True)
 
-    def read_example(path: Path):
-        return read(path.name, path.read_bytes())
+    def read_example(path: Path, request: gr.Request):
+        return read(request.session_hash, path.name, path.read_bytes())
 
-    def choose(seen: Seen | None, chosen: int | None):
-        if seen is None or chosen is None:
-            return gr.skip(), gr.skip()
-        return desk.photograph(seen, chosen), desk.bars(seen, chosen)
+    def choose(chosen: int | None, request: gr.Request):
+        return desk.photograph(request.session_hash, chosen or 0), desk.bars(request.session_hash, chosen or 0)
 
     def pressed(event: gr.EventData):
         return event.index
 
-    def look(seen: Seen | None, chosen: int | None, looking: bool):
-        return desk.panels(seen, chosen or 0) if looking else ""
+    def look(chosen: int | None, looking: bool, request: gr.Request):
+        return desk.panels(request.session_hash, chosen or 0) if looking else ""
 
-    outputs = [file, picture, seen, looking, chooser, tabs, panels_tab, bars, panels]
+    outputs = [file, picture, looking, chooser, tabs, panels_tab, bars, panels]
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    file.input(read_file, file, outputs, api_visibility="private", show_progress_on=picture)
+    # the file as it was sent, instead of what gradio would make of it
+    file.input(read_file, file, outputs, preprocess=False, api_visibility="private", show_progress_on=picture)
     for name, button in buttons.items():
-        button.click(
-            partial(read_example, examples[name]), None, outputs, api_visibility="private", show_progress_on=picture
-        )
-    picture.select(pressed, None, chooser, **quiet)
-    chooser.change(choose, [seen, chooser], [picture, bars], **quiet).then(
-        look, [seen, chooser, looking], panels, api_visibility="private"
-    )
+        read_this = partial(read_example, examples[name])
+        button.click(read_this, None, outputs, api_visibility="private", show_progress_on=picture)
+    shown = {"inputs": [chooser, looking], "outputs": panels, "api_visibility": "private"}
+    chooser.input(choose, chooser, [picture, bars], **quiet).then(look, **shown)
+    picture.select(pressed, None, chooser, **quiet).then(choose, chooser, [picture, bars], **quiet).then(look, **shown)
     bars_tab.select(lambda: False, None, looking, **quiet)
-    panels_tab.select(lambda: True, None, looking, **quiet).then(
-        look, [seen, chooser, looking], panels, api_visibility="private"
-    )
+    panels_tab.select(lambda: True, None, looking, **quiet).then(look, **shown)
+
+
+def _video(clips: Clips) -> None:
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            clip = gr.Video(
+                label="Video", sources=["upload", "webcam"], height=260, buttons=[], elem_id="mien-clip", format=None
+            )
+            stop = gr.Button("Stop reading", visible=False, size="sm", elem_id="mien-stop")
+        with gr.Column(scale=3, min_width=280):
+            hint = gr.HTML(f'<p class="mien-hint">{_FILM}</p>')
+            drawn = gr.Video(label="The video, with the faces marked", visible=False, buttons=[], elem_id="mien-drawn")
+    timeline = gr.HTML(elem_id="mien-timeline", js_on_load=FOLLOW, label="Timeline")
+
+    def read(uploaded: dict, request: gr.Request):
+        source = Path(uploaded["path"])
+        target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "drawn.mp4"
+        start = {clip: None, stop: gr.Button(visible=True), drawn: gr.Video(None, visible=False)}
+        yield start | {timeline: reading(0, None), hint: gr.HTML(visible=True)}
+        for told, done in clips.read(request.session_hash, source, uploaded["orig_name"] or source.name, target):
+            if done:
+                there = target.is_file()
+                found = gr.Video(str(target) if there else None, visible=there)
+                yield {timeline: told, drawn: found, hint: gr.HTML(visible=not there), stop: gr.Button(visible=False)}
+            else:
+                yield {timeline: told}
+
+    def halt(request: gr.Request) -> None:
+        clips.stop(request.session_hash)
+
+    quiet = {"api_visibility": "private", "show_progress": "hidden"}
+    clip.input(read, clip, [clip, drawn, hint, stop, timeline], preprocess=False, concurrency_limit=1, **quiet)
+    stop.click(halt, None, None, queue=False, **quiet)

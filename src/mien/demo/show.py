@@ -9,17 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mien.faces import Face
-
-COLOURS = {
-    "neutral": "#d2d2d2",
-    "happiness": "#f0e442",
-    "sadness": "#0072b2",
-    "surprise": "#56b4e9",
-    "fear": "#cc79a7",
-    "disgust": "#009e73",
-    "anger": "#d55e00",
-    "contempt": "#e69f00",
-}
+from mien.faces.draw import COLOURS
 
 LARGEST = 1280
 """Pixels of the longer side of a picture as it is shown; a larger one is made smaller."""
@@ -47,16 +37,18 @@ def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: i
             100 * v / of for v, of in ((left, width), (top, height), (right - left, width), (bottom - top, height))
         ]
         text = f"{i + 1} " if len(faces) > 1 else ""
-        text += f"{face.expression} {percent(face.probability)}" if len(faces) <= _NAMED else ""
+        if len(faces) <= _NAMED:
+            text += f"<b>{escape(face.expression)} {percent(face.probability)}</b>"
         places = ["below" if share[1] < 12 else "above", "from-right" if share[0] > 60 else "from-left"]
         style = "left:{:.2f}%;top:{:.2f}%;width:{:.2f}%;height:{:.2f}%".format(*share)
         parts.append(
             f'<button type="button" class="mien-face" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" '
-            f'aria-label="{title(i, face)}" style="{style};--expression:{colour(face.expression)}">'
-            f'<span class="{" ".join(places)}">{escape(text)}</span></button>'
+            f'aria-label="{escape(title(i, face))}" style="{style};--expression:{colour(face.expression)}">'
+            f'<span class="{" ".join(places)}">{text}</span></button>'
         )
-    # the width of what is shown fits the height of a window, too
-    return f'<div class="mien-photograph" style="--ratio:{width / height:.4f}">{"".join(parts)}</div>'
+    several = " mien-several" if len(faces) > 1 else ""
+    # by the ratio of its sides the style makes it fit the height of a window, too
+    return f'<div class="mien-photograph{several}" style="--ratio:{width / height:.4f}">{"".join(parts)}</div>'
 
 
 def bars(face: Face, index: int | None = None) -> str:
@@ -96,11 +88,12 @@ def title(index: int, face: Face) -> str:
 
 
 def percent(share: float) -> str:
-    return "under 1 %" if 0 < share < 0.005 else f"{share:.0%}".replace("%", " %")
+    """In whole numbers, of which 0 and 100 are kept for what is exactly so."""
+    return "under 1%" if 0 < share < 0.005 else "over 99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
 def colour(expression: str) -> str:
-    return COLOURS.get(expression, "#ffffff")
+    return "#{:02x}{:02x}{:02x}".format(*COLOURS.get(expression, (255, 255, 255)))
 
 
 def picture_url(image: np.ndarray, *, lossless: bool = False) -> str:

@@ -1,28 +1,33 @@
 """What the page looks like."""
 
 STYLE = """
-.gradio-container { max-width: 1120px !important; margin: 0 auto !important }
+.gradio-container > main { width: 100%; max-width: 1120px !important; margin: 0 auto; box-sizing: border-box }
+#mien-picture, #mien-bars, #mien-panels, #mien-timeline, #mien-title { padding: 0 }
+#mien-picture > *, #mien-bars > *, #mien-panels > *, #mien-timeline > *, #mien-title > * { padding: 0 }
 #mien-title h1 { margin: 0 0 .25rem; font-size: 1.9rem; letter-spacing: -.02em }
 #mien-title p { margin: 0; max-width: 46em }
 .mien-limits { margin-top: .5rem !important; padding-left: .75rem; border-left: 3px solid #d55e00 }
-.mien-examples button { flex: 1 1 0; min-width: 7.5rem }
-.mien-examples img { width: 2.5rem; height: 2.5rem; object-fit: cover; border-radius: 4px }
+.mien-examples { gap: .5rem }
+.mien-examples button { flex: 1 1 30%; min-width: 0; height: auto; align-self: stretch; padding: .35rem;
+    white-space: nowrap }
+.mien-examples img { width: 2.2rem; height: 2.2rem; object-fit: cover; border-radius: 4px }
 
 .mien-problem { margin: 0; padding: .75rem 1rem; border-radius: 8px; border: 1px solid #d55e00;
     color: var(--body-text-color); background: color-mix(in srgb, #d55e00 14%, transparent); overflow-wrap: anywhere }
 .mien-hint { display: grid; place-items: center; min-height: 260px; margin: 0; padding: 1rem; text-align: center;
-    border: 1px dashed var(--border-color-primary); border-radius: 8px; color: var(--body-text-color-subdued) }
-.mien-note { color: var(--body-text-color-subdued); max-width: 46em }
+    border: 1px dashed var(--border-color-primary); border-radius: 8px }
+.mien-note { max-width: 46em }
 
-.mien-photograph { position: relative; width: min(100%, calc(65vh * var(--ratio))); min-width: min(100%, 14rem);
-    margin: 0 auto; line-height: 0 }
+.mien-photograph { position: relative; width: min(100%, calc(55vh * var(--ratio))); min-width: min(100%, 14rem);
+    margin: 0 auto; line-height: 0; container-type: inline-size }
+@container (max-width: 30rem) { .mien-several .mien-face b { display: none } }
 .mien-photograph img { width: 100%; border-radius: 8px }
 .mien-face { position: absolute; box-sizing: border-box; padding: 0; cursor: pointer; background: none;
     border: 2px solid var(--expression); border-radius: 4px; outline: 1.5px solid #000;
     box-shadow: inset 0 0 0 1.5px #000 }
 .mien-face[aria-pressed=true] { border-width: 4px }
 .mien-face:focus-visible { outline: 3px solid var(--body-text-color); outline-offset: 3px }
-.mien-face span { position: absolute; padding: 0 .4em; white-space: nowrap; font: 600 .85rem/1.5 var(--font);
+.mien-face span { position: absolute; padding: 0 .4em; white-space: nowrap; font: 700 .85rem/1.5 var(--font);
     color: #000; background: #fff; border-left: .5em solid var(--expression); box-shadow: 0 0 0 1.5px #000 }
 .mien-face span:empty { display: none }
 .mien-face .above { bottom: calc(100% + 5px) }
@@ -30,7 +35,8 @@ STYLE = """
 .mien-face .from-left { left: -2px }
 .mien-face .from-right { right: -2px }
 
-table.mien-bars { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums }
+table.mien-bars { width: 100%; max-width: 46rem; margin: 0; border: 0 !important; border-collapse: collapse;
+    font-variant-numeric: tabular-nums }
 .mien-bars caption { text-align: left; padding-bottom: .5rem; font-size: 1.05rem }
 .mien-bars tr, .mien-bars th, .mien-bars td { border: 0; padding: .2rem 0; background: none }
 .mien-bars th { width: 6.5rem; text-align: left; font-weight: 400 }
@@ -48,4 +54,19 @@ table.mien-bars { width: 100%; border-collapse: collapse; font-variant-numeric: 
 .mien-panels figcaption { padding-top: .2rem; font-size: .85rem }
 .mien-panels + details, details + details { margin-top: .5rem }
 summary { cursor: pointer }
+
+.mien-reading { display: flex; align-items: center; gap: .75rem }
+.mien-reading progress { width: 14rem; max-width: 50%; accent-color: #f97316 }
+.mien-legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: .25rem 0 .75rem !important;
+    padding: 0 !important; list-style: none !important }
+.mien-legend li { margin: 0 !important; padding: 0 }
+.mien-legend li::before { content: ""; display: inline-block; width: .8em; height: .8em; margin-right: .4em;
+    vertical-align: -.05em; background: var(--expression); box-shadow: inset 0 0 0 1px rgb(0 0 0 / .35) }
+.mien-timeline h3 { margin: .75rem 0 .25rem !important; font-size: 1rem }
+.mien-timeline section p { margin: .25rem 0 0 }
+.mien-strip { position: relative; height: 3rem; overflow: hidden; cursor: pointer; border-radius: 4px;
+    background: color-mix(in srgb, var(--body-text-color) 10%, transparent) }
+.mien-strip img { position: absolute; top: 0; height: 100%; max-width: none; margin: 0; image-rendering: pixelated }
+.mien-strip::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at, 0); width: 2px;
+    background: var(--body-text-color); box-shadow: 0 0 0 1px var(--background-fill-primary) }
 """
