@@ -18,7 +18,7 @@ from torch import distributed, nn
 
 from mien.data import DataSet, Row
 from mien.losses import weighted_cross_entropy
-from mien.networks import Network
+from mien.networks import BTN, Network, btn_mobile
 from mien.nn import BatchTransformer, ReliabilityBalancing, class_batch_attention
 from mien.training.augment import Augmentation
 
@@ -270,6 +270,44 @@ def test_a_run_of_two_processes_goes_on_where_it_was_cut(two):
     whole, cut = (load_file(two / name / "last.safetensors") for name in ("two", "cut"))
     assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
     assert table(two / "cut") == table(two / "two")
+
+
+def watched(*, num_classes: int = 3) -> BTN:
+    """BTN that asks the faces of all processes; each process notes how many ask how many."""
+    module = sys.modules["mien.nn.class_batch_attention"]
+    attend = module.class_batch_attention
+
+    def noting(query, key, value):
+        with open(f"asked{os.environ['RANK']}.txt", "a") as file:
+            file.write(f"{len(query)} ask {len(key)}\n")
+        return attend(query, key, value)
+
+    module.class_batch_attention = noting
+    return btn_mobile(num_classes=num_classes, bt_gather=True)
+
+
+def test_torchrun_trains_btn_with_attention_across_all_faces(tmp_path):
+    """Two steps of four faces a process, by the very command of docs/many_machines.md."""
+    options = recipe(tmp_path, "btn", 2)[0]
+    told = yaml.safe_load(Path(options).read_text())
+    told |= {"model": {"class_path": "test_two_processes.watched"}, "ema": 0.0}
+    told["task"] |= {"sam_rho": 0.0}
+    told["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1}
+    Path(options).write_text(yaml.safe_dump(told))
+    run = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        + ["-m", "mien", "train", options, "--out", str(tmp_path / "btn")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.fspath(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert [(tmp_path / f"asked{rank}.txt").read_text() for rank in range(2)] == 2 * ["4 ask 8\n" * 2]
+    trained = load_file(tmp_path / "btn" / "last.safetensors")
+    assert all(tensor.isfinite().all() for tensor in trained.values())
+    assert sum("batch_transformer" in name for name in trained) and len(table(tmp_path / "btn")) >= 2
 
 
 if __name__ == "__main__":
