@@ -28,7 +28,7 @@ EXAMPLE = HERE.parent / "examples" / "astronaut.png"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Put the static page together.")
-    parser.add_argument("model", nargs="?", help="a name or an ONNX file (default: the best model that comes with mien)")
+    parser.add_argument("model", nargs="?", help="a name or an ONNX file (default: the best that comes with mien)")
     parser.add_argument("--out", type=Path, default=HERE / "dist", metavar="FOLDER", help="default: web/dist")
     arguments = parser.parse_args()
     try:

@@ -29,11 +29,13 @@ export function draw(canvas, { source, width, height, faces, chosen, mirrored },
     frame(context, left, y * scale, w * scale, h * scale, i === chosen);
     if (i === chosen) for (const point of faces[i].landmarks) dot(context, at(point[0]), point[1] * scale);
   }
-  for (const i of order) {
-    if (faces.length > 12 && i !== chosen) continue; // labels of a crowd would hide it
-    const [x, y, w] = faces[i].box;
+  const taken = faces.map(({ box: [x, y, w, h] }) => [mirrored ? at(x + w) : at(x), y * scale, w * scale, h * scale]);
+  for (const i of order.reverse()) {
     const text = `${faces[i].expression} ${percent(faces[i].probability)}`;
-    label(context, text, mirrored ? at(x + w) : at(x), y * scale, wide, i === chosen);
+    const place = labelPlace(context, text, taken[i], wide);
+    if (i !== chosen && taken.some((other, k) => k !== i && meet(place, other))) continue; // of a crowd some go without
+    label(context, text, place, i === chosen);
+    taken.push(place);
   }
 }
 
@@ -57,7 +59,11 @@ export function drawCrop(canvas, { width, height, data }, grey) {
   canvas.getContext("2d").putImageData(rgba, 0, 0);
 }
 
-export const percent = (share) => `${share > 0.99 && share < 0.9995 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
+/** In words that claim no certainty. */
+export function percent(share) {
+  if (share >= 0.995) return "> 99\u00a0%";
+  return share < 0.005 ? "< 1\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
+}
 
 function frame(context, x, y, width, height, chosen) {
   for (const [colour, line] of [[DARK, chosen ? 6 : 4], [chosen ? ACCENT : WHITE, chosen ? 3 : 2]]) {
@@ -79,17 +85,22 @@ function dot(context, x, y) {
   context.stroke();
 }
 
-/** Above the box, or inside of it where there is no room above. */
-function label(context, text, x, y, wide, chosen) {
+/** Above the box, or below it where there is no room above: [left, top, width, height]. */
+function labelPlace(context, text, [x, y, , height], wide) {
   context.font = '600 14px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif';
   const width = context.measureText(text).width + 16;
-  const left = Math.max(4, Math.min(x, wide - width - 4));
-  const top = y >= 32 ? y - 30 : Math.max(6, y + 6);
+  return [Math.max(4, Math.min(x, wide - width - 4)), y >= 32 ? y - 30 : y + height + 6, width, 24];
+}
+
+function label(context, text, [left, top, width, height], chosen) {
   context.fillStyle = chosen ? ACCENT : DARK;
   context.beginPath();
-  context.roundRect(left, top, width, 24, 7);
+  context.roundRect(left, top, width, height, 7);
   context.fill();
   context.fillStyle = chosen ? "#06231f" : WHITE;
   context.textBaseline = "middle";
-  context.fillText(text, left + 8, top + 12.5);
+  context.fillText(text, left + 8, top + height / 2 + 0.5);
 }
+
+/** Whether two rectangles overlap. */
+const meet = (a, b) => a[0] < b[0] + b[2] && b[0] < a[0] + a[2] && a[1] < b[1] + b[3] && b[1] < a[1] + a[3];

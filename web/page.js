@@ -9,13 +9,15 @@ const QUIET = 3000; // milliseconds between two sentences that a screen reader i
 let view = null; // what is shown: {source, width, height, faces, chosen, mirrored}
 let stream = null; // of the webcam, while it runs
 let turn = 0; // of pictures: the answer for an earlier one comes too late
-let told = 0;
+let told = 0; // when the status was last written
+let header = null; // of the model: {labels, uncertain, grey}
 
+const warning = isScrambled() ? " But this browser changes the pixels that pages read, so answers may be wrong." : "";
 const model = startWorker();
 const ready = model.ready.then(
-  (header) => {
-    if (!turn) tell(isScrambled() ? "Ready, but this browser changes pixels that pages read: answers may be wrong." : "Ready.");
-    return header;
+  (about) => {
+    header = about;
+    if (!turn) tell(`Ready.${warning}`);
   },
   (error) => {
     tell(`The model could not be loaded: ${error.message}`, true);
@@ -31,7 +33,7 @@ part("file").addEventListener("change", ({ target }) => {
 });
 part("example").addEventListener("click", async () => {
   const answer = await fetch("example.png");
-  show(await answer.blob());
+  show(new File([await answer.blob()], "The example"));
 });
 part("webcam").addEventListener("click", () => (stream ? stopWebcam() : startWebcam()));
 document.addEventListener("paste", ({ clipboardData }) => {
@@ -64,9 +66,13 @@ function startWorker() {
   const url = URL.createObjectURL(new Blob([start], { type: "text/javascript" }));
   const worker = new Worker(url, { type: "module" });
   const waiting = new Map();
-  let id = 0;
+  let last = 0;
   const ready = new Promise((resolve, reject) => {
-    worker.onerror = () => reject(new Error("this browser cannot run it"));
+    worker.onerror = () => {
+      const error = new Error("this browser cannot run the model");
+      reject(error);
+      for (const { wrong } of waiting.values()) wrong(error);
+    };
     worker.onmessage = ({ data }) => {
       if (data.ready) resolve(data.ready);
       else if (data.failed) reject(new Error(data.failed));
@@ -80,8 +86,8 @@ function startWorker() {
   });
   const read = (image) =>
     new Promise((fine, wrong) => {
-      waiting.set(++id, { fine, wrong });
-      worker.postMessage({ id, image }, [image.data.buffer]);
+      waiting.set(++last, { fine, wrong });
+      worker.postMessage({ id: last, image }, [image.data.buffer]);
     });
   return { ready, read };
 }
@@ -101,7 +107,7 @@ async function show(file) {
     if (mine !== turn) return;
     setView({ ...view, faces });
     const found = faces.length === 1 ? "One face" : faces.length ? `${faces.length} faces` : "No face";
-    tell(`${found}, read in ${(milliseconds / 1000).toFixed(2)} seconds. ${sentence()}`);
+    tell(`${found}, read in ${(milliseconds / 1000).toFixed(2)} seconds. ${sentence()}${warning}`);
   } catch (error) {
     if (mine !== turn) return;
     setView(null);
@@ -179,8 +185,8 @@ function choose(face) {
 function sentence() {
   const face = view?.faces[view.chosen];
   if (!face) return "";
-  const which = view.faces.length > 1 ? `Face ${view.chosen + 1} of ${view.faces.length}: ` : "";
-  return `${which}${face.expression}, ${percent(face.probability)}.`;
+  const which = view.faces.length > 1 ? `Face ${view.chosen + 1} of ${view.faces.length} shows` : "It shows";
+  return `${which} ${face.expression}, ${percent(face.probability)}.`;
 }
 
 function tell(text, wrong = false) {
@@ -189,7 +195,7 @@ function tell(text, wrong = false) {
   part("status").classList.toggle("wrong", wrong);
 }
 
-async function setView(next) {
+function setView(next) {
   view = next;
   const faces = view?.faces ?? [];
   part("hint").hidden = Boolean(view);
@@ -197,7 +203,7 @@ async function setView(next) {
   part("answer").hidden = part("more").hidden = !faces.length;
   paint();
   if (!faces.length) return;
-  const { labels, uncertain, grey } = await ready;
+  const { labels, uncertain, grey } = header;
   const face = faces[view.chosen];
   const unsure = face.probability < uncertain;
   part("canvas").setAttribute("aria-label", `The photograph with ${faces.length === 1 ? "one face" : `${faces.length} faces`} marked`);
@@ -206,7 +212,13 @@ async function setView(next) {
   drawCrop(part("seen"), face.crop, grey);
   showBars(labels.map((name) => [name, face.probabilities[name], name === face.expression]));
   showFaces(faces, view.chosen);
-  part("numbers").textContent = JSON.stringify(faces.map(({ crop, ...numbers }) => numbers), null, 1);
+  part("numbers").textContent = `[\n${faces.map(numbers).join(",\n")}\n]`;
+}
+
+/** A face as JSON, a line for each of its fields. */
+function numbers({ crop, ...fields }) {
+  const lines = Object.entries(fields).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+  return ` {\n${lines.join(",\n")}\n }`;
 }
 
 function paint() {
@@ -225,7 +237,7 @@ function showBars(rows) {
     list.children[i].className = best ? "best" : "";
     title.textContent = name;
     bar.firstChild.style.width = `${100 * share}%`;
-    value.textContent = share < 0.005 ? "< 1 %" : percent(share);
+    value.textContent = percent(share);
   });
 }
 

@@ -132,12 +132,14 @@ export function suppress(faces, order) {
   return kept;
 }
 
-/** Intersection over union of two boxes x, y, width, height. */
+/** Intersection over union of two boxes x, y, width, height; 1 of two without area, as OpenCV has it. */
 function overlap(one, other) {
+  const areas = one[2] * one[3] + other[2] * other[3];
+  if (!areas) return 1;
   const wide = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0]);
   const high = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1]);
   const shared = max(0, wide) * max(0, high);
-  return shared && shared / (one[2] * one[3] + other[2] * other[3] - shared);
+  return shared / (areas - shared);
 }
 
 function shrink(image, scale) {

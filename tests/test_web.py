@@ -1,0 +1,356 @@
+"""The static page: each stage of its JavaScript beside Python's, and the whole in a browser."""
+
+import base64
+import fcntl
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import browser
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien import Reader
+from mien.faces import ARCFACE112, crop, open_picture
+from mien.faces.detect import _suppress
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+UNREACHABLE = re.compile("ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ERR_SOCKET_TIMEOUT")
+
+PREPROCESS = {"align": "arcface112", "resize": [{"size": 48}, {"size": 112}]}
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return open_picture(EXAMPLES / "astronaut.png")
+
+
+def run_stages(cases, folder: Path) -> list:
+    """What functions of web/*.js answer: a case is the function's name and its arguments."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node on this machine")
+
+    def encoded(value: np.ndarray) -> dict:
+        data = {"base64": base64.b64encode(np.ascontiguousarray(value)).decode()}
+        return data | {"shape": value.shape[:2]} if value.dtype == np.uint8 else data
+
+    source, target = folder / "cases.json", folder / "answers.json"
+    source.write_text(json.dumps(cases, default=encoded))
+    subprocess.run([node, ROOT / "tests" / "web_stages.mjs", source, target], check=True)
+    return json.loads(target.read_text())
+
+
+def picture(answer) -> np.ndarray:
+    flat = np.frombuffer(base64.b64decode(answer["data"]["base64"]), np.uint8)
+    return flat.reshape(answer["height"], answer["width"], 3)
+
+
+def test_resizes_as_opencv_does(astronaut, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (97, 130, 3), np.uint8)
+    part = np.ascontiguousarray(astronaut[60:260, 140:290])
+    names = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "nearest": cv2.INTER_NEAREST}
+    sizes = [  # of the last two pictures: odd ratios, whole ratios, 2×2, one side alone
+        ("area", (48, 48), (77, 31), (65, 97), (26, 1), (1, 1)),
+        ("area", (75, 100), (50, 40), (150, 77), (30, 200)),
+        ("linear", (224, 224), (131, 97), (391, 97), (130, 300), (65, 48)),
+        ("linear", (75, 100), (112, 150)),
+        ("nearest", (112, 112), (310, 200), (130, 97)),
+    ]
+    cases, wanted = [], []
+    for name, *targets in sizes:
+        for width, height in targets:
+            for image in (noise, part):
+                if name == "area" and (width > image.shape[1] or height > image.shape[0]):
+                    continue
+                cases.append((name, image, width, height))
+                wanted.append(cv2.resize(image, (width, height), interpolation=names[name]))
+    for (name, image, *size), answer, right in zip(cases, run_stages(cases, tmp_path), wanted, strict=True):
+        assert np.array_equal(picture(answer), right), f"{name} of {image.shape} to {size}"
+
+
+def test_crops_as_python_does(astronaut, tmp_path):
+    """Faces from a tenth of the crop's size to six times, turned, partly outside; mirrored ones go by their box."""
+    rng = np.random.default_rng(1)
+    cases, wanted = [], []
+    for scale in (0.1, 0.43, 0.5, 0.9, 1.3, 2.1, 3.6, 6):
+        for mirrored in (False, True):
+            a = rng.uniform(-1, 1)
+            turn = scale * np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]])
+            points = ARCFACE112 @ turn + rng.uniform(-40, 300, 2) + rng.normal(0, scale, (5, 2))
+            points = points.astype(np.float32) * (1 - 2 * mirrored, 1) + (500 * mirrored, 0)
+            box = [*map(float, rng.uniform(-50, 300, 2)), *map(float, rng.uniform(10, 300, 2))]
+            cases.append(("crop", astronaut, PREPROCESS, points.ravel().tolist(), box))
+            wanted.append(crop(astronaut, PREPROCESS, points, box))
+    answers = run_stages(cases, tmp_path)
+    for case, answer, right in zip(cases, answers, wanted, strict=True):
+        assert np.array_equal(picture(answer), right), case[3:]
+
+
+def test_suppresses_as_opencv_does(tmp_path):
+    rng = np.random.default_rng(2)
+    faces = np.zeros((60, 15), np.float32)
+    faces[:, :4] = rng.uniform(-20, 100, (60, 4)).round(1)
+    faces[:, 2:4] = np.abs(faces[:, 2:4])
+    faces[:, 14] = rng.uniform(0.6, 1, 60).round(2)  # some of them alike
+    kept = _suppress(faces, faces[:, 14]).tolist()
+    assert 1 < len(kept) < 60
+    answer = run_stages([("suppress", list(faces), faces[:, 14])], tmp_path)
+    assert answer == [kept]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the page, built anew."""
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        pytest.skip("no chromium and chromedriver on this machine")
+    if not shutil.which("npm") and not (ROOT / "web" / "node_modules").is_dir():
+        pytest.skip("no npm on this machine")
+    out = tmp_path_factory.mktemp("web") / "dist"
+    with open(Path(tempfile.gettempdir(), f"mien-web-{os.getuid()}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # npm's folder is shared by the processes of the tests
+        ran = subprocess.run(
+            [sys.executable, ROOT / "web" / "build.py", "--out", out],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"npm_config_fetch_retries": "0"},
+        )
+    if ran.returncode and UNREACHABLE.search(ran.stderr):
+        pytest.skip("npm's registry cannot be reached")
+    assert ran.returncode == 0, ran.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def photographs(astronaut, tmp_path_factory):
+    """A folder of what the page is given."""
+    folder = tmp_path_factory.mktemp("photographs")
+    hopper = open_picture(EXAMPLES / "hopper.jpg")
+    Image.fromarray(hopper).save(folder / "hopper.png")
+    small = cv2.resize(hopper, (437, 512), interpolation=cv2.INTER_AREA)
+    pair = np.concatenate([small, astronaut], axis=1)
+    Image.fromarray(pair).save(folder / "pair.png")
+    Image.fromarray(cv2.resize(pair, (2700, 1460), interpolation=cv2.INTER_LINEAR)).save(folder / "large.png")
+    Image.fromarray(cv2.resize(pair, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)).save(folder / "tiny.png")
+    Image.fromarray(np.ascontiguousarray(astronaut[72:196, 190:300])).save(folder / "all_face.png")
+    lying = Image.Exif()
+    lying[274] = 6
+    Image.fromarray(astronaut).rotate(90, expand=True).save(folder / "lying.jpg", quality=95, exif=lying)
+    Image.new("RGB", (300, 200), "grey").save(folder / "nobody.png")
+    (folder / "note.png").write_text("no picture")
+    (folder / "empty.jpg").touch()
+    frame = np.zeros((480, 640, 3), np.uint8)
+    frame[:, 64:576] = astronaut[:480]
+    with open(folder / "webcam.y4m", "wb") as file:
+        file.write(b"YUV4MPEG2 W640 H480 F10:1 Ip A1:1 C420jpeg\n")
+        file.write(2 * (b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(site, photographs, tmp_path_factory):
+    """A browser with the page, whose webcam shows the astronaut."""
+    webcam = (
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={photographs / 'webcam.y4m'}",
+    )
+    with serve(site) as (url, _), browser.open_browser(tmp_path_factory.mktemp("browser"), *webcam) as driver:
+        driver.get(url)
+        browser.wait(driver, "#status", "Ready")
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return Reader.from_pretrained(precision="fp32")
+
+
+class serve:
+    """Python's own server for a folder: its URL, and the paths that it is asked for."""
+
+    def __init__(self, folder: Path):
+        asked = []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_):
+                asked.append(self.path)
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder))
+        self.answer = f"http://127.0.0.1:{self.server.server_port}/", asked
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self.answer
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def give(driver, path: Path, told: str = "read in") -> list[dict]:
+    """Choose a file, and the numbers that the page then shows."""
+    driver.execute_script("document.querySelector('#status').textContent = ''")
+    driver.find_element("id", "file").send_keys(str(path))
+    browser.wait(driver, "#status", told)
+    shown = driver.find_element("id", "numbers")
+    return json.loads(shown.get_attribute("textContent") or "[]")
+
+
+def assert_same(shown: list[dict], faces, *, places: float = 0.05, shares: float = 1e-3):
+    assert len(shown) == len(faces)
+    for one, face in zip(shown, faces, strict=True):
+        assert one["expression"] == face.expression
+        assert np.abs(np.subtract(one["box"], face.box)).max() <= places
+        assert np.abs(np.subtract(one["landmarks"], face.landmarks)).max() <= places
+        assert abs(one["score"] - face.score) <= max(1e-4, shares)
+        assert one["probabilities"].keys() == face.probabilities.keys()
+        for label, share in face.probabilities.items():
+            assert abs(one["probabilities"][label] - share) <= shares, label
+
+
+def test_a_photograph(page, reader):
+    shown = give(page, EXAMPLES / "astronaut.png")
+    assert_same(shown, reader(EXAMPLES / "astronaut.png"))
+    assert page.find_element("id", "expression").text == "happiness"
+    bars = [bar.text.split("\n")[0].split()[0] for bar in page.find_elements("css selector", "#bars li")]
+    assert bars == list(reader.classifier.labels)
+    asked = browser.requests(page)
+    assert asked and all(map(browser.is_local, asked))  # those of the worker are looked at when the browser closes
+    assert browser.complaints(page) == []
+
+
+@pytest.mark.parametrize("name", ["hopper.png", "pair.png", "large.png", "tiny.png", "all_face.png"])
+def test_same_as_python(page, reader, photographs, name):
+    """Faces large, small enough to be looked at alone, and with no room about them."""
+    faces = reader(photographs / name)
+    assert faces
+    assert_same(give(page, photographs / name), faces)
+
+
+def test_jpeg_turned_by_its_exif(page, reader, photographs):
+    """Browsers and Pillow decode a JPEG to pixels that are a level or two apart."""
+    for path in (photographs / "lying.jpg", EXAMPLES / "hopper.jpg"):
+        assert_same(give(page, path), reader(path), places=1, shares=0.02)
+
+
+def test_several_faces_by_keyboard(page, photographs):
+    from selenium.webdriver.common.keys import Keys
+
+    first, second = give(page, photographs / "pair.png")
+    buttons = page.find_elements("css selector", "#faces input")
+    assert [button.get_attribute("checked") for button in buttons] == ["true", None]
+    assert first["expression"] in buttons[0].get_attribute("aria-label")
+    buttons[0].send_keys(Keys.ARROW_RIGHT)
+    browser.wait(page, "#status", f"Face 2 of 2 shows {second['expression']}")
+    assert page.find_element("id", "expression").text.lower().startswith(second["expression"])
+
+
+def test_what_is_no_picture(page, photographs):
+    give(page, photographs / "note.png", "note.png: not a picture that this browser can read")
+    assert not page.find_element("id", "answer").is_displayed()
+    give(page, photographs / "empty.jpg", "empty.jpg: an empty file")
+    give(page, photographs / "nobody.png", "No face")
+    assert not page.find_element("id", "answer").is_displayed()
+    page.find_element("id", "example").click()
+    browser.wait(page, "#status", "One face")
+
+
+def test_pasted_and_dropped(page):
+    """What a person pastes or drops goes the way of what is chosen."""
+    for kind, holder in (("paste", "clipboardData"), ("drop", "dataTransfer")):
+        page.execute_script(
+            """
+            const [kind, holder, base64] = arguments;
+            document.querySelector("#status").textContent = "";
+            const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+            const files = new DataTransfer();
+            files.items.add(new File([bytes], "photograph.png", { type: "image/png" }));
+            const event = new Event(kind, { bubbles: true, cancelable: true });
+            event[holder] = files;
+            document.body.dispatchEvent(event);
+            """,
+            kind,
+            holder,
+            base64.b64encode((EXAMPLES / "astronaut.png").read_bytes()).decode(),
+        )
+        browser.wait(page, "#status", "One face")
+    page.execute_script(
+        "const drop = Object.assign(new Event('drop', { bubbles: true }), { dataTransfer: new DataTransfer() });"
+        "document.body.dispatchEvent(drop);"
+    )
+    browser.wait(page, "#status", "That is no file")
+
+
+def test_webcam(page):
+    button = page.find_element("id", "webcam")
+    button.click()
+    browser.wait(page, "#status", "A frame takes")
+    assert page.find_element("id", "expression").text == "happiness"
+    assert button.get_attribute("aria-pressed") == "true"
+    button.click()
+    browser.wait(page, "#status", "The webcam is off.")
+    assert page.execute_script("return document.querySelector('#video').srcObject") is None
+    assert browser.complaints(page) == []
+
+
+def test_phone_and_dark(page):
+    """Nothing is wider than a small phone, and the page is dark where the visitor's system is."""
+    give(page, EXAMPLES / "astronaut.png")
+    light = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+    night = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", night)
+    dark = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+    phone = {"width": 340, "height": 700, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    time.sleep(0.5)
+    widths = page.execute_script(
+        "return [document.documentElement.scrollWidth, document.querySelector('#canvas').clientWidth, innerWidth]"
+    )
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert light != dark
+    assert widths[0] <= 340 and 200 < widths[1] < 340 and widths[2] == 340
+
+
+def test_neither_page_nor_worker_can_ask_elsewhere(page, tmp_path):
+    """The Content-Security-Policy holds in the worker as well, since that is started from a blob."""
+    (tmp_path / "secret.txt").touch()
+    with serve(tmp_path) as (elsewhere, asked):
+        answers = page.execute_async_script(
+            """
+            const [url, done] = arguments;
+            const send = `fetch("${url}").then(() => "sent", () => "refused")`;
+            const blob = new Blob([`${send}.then(postMessage)`], { type: "text/javascript" });
+            const worker = new Worker(URL.createObjectURL(blob), { type: "module" });
+            const fromWorker = new Promise((resolve) => (worker.onmessage = ({ data }) => resolve(data)));
+            const fromPage = fetch(url).then(() => "sent", () => "refused");
+            Promise.all([fromPage, fromWorker]).then(done);
+            """,
+            f"{elsewhere}secret.txt",
+        )
+    assert answers == ["refused", "refused"]
+    assert asked == []
+    assert sum("Content Security Policy" in line for line in browser.complaints(page)) >= 1
+
+
+def test_build_refuses_what_the_page_cannot_run(tmp_path, stand_in):
+    build = [sys.executable, ROOT / "web" / "build.py", "--out", tmp_path / "dist"]
+    model = EXAMPLES.parent / "src" / "mien" / "models" / "mobilefacenet_ferplus" / "model.safetensors"
+    ran = subprocess.run([*build, model], capture_output=True, text=True)
+    assert ran.returncode == 1 and "the page runs ONNX files" in ran.stderr
+    ran = subprocess.run([*build, tmp_path / "none.onnx"], capture_output=True, text=True)
+    assert ran.returncode == 1 and "none.onnx" in ran.stderr and "Traceback" not in ran.stderr
