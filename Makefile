@@ -24,7 +24,7 @@ train-default: .venv/testing weights/mobilefacenet.safetensors
 	.venv/bin/mien train recipes/mobilefacenet_ferplus.yaml --data.path $(DATA)
 	.venv/bin/mien train recipes/mobilefacenet_ferplus_2.yaml --data.path $(DATA)
 	.venv/bin/mien calibrate runs/mobilefacenet_ferplus_2/best.safetensors --data $(DATA) --split validation
-	.venv/bin/mien export runs/mobilefacenet_ferplus_2/best.safetensors $(DEFAULT) --measure $(DATA)
+	.venv/bin/mien export $(DEFAULT) --model runs/mobilefacenet_ferplus_2/best.safetensors --measure $(DATA)
 	.venv/bin/mien eval $(DEFAULT) --data $(DATA) --split validation --precision fp32 --out out/default
 	cp out/default/calibration.png $(DEFAULT)
 

@@ -346,7 +346,8 @@ def test_weights_of_another_size_of_image_reach_the_body():
 @pytest.mark.parametrize("balancing", ["none", "anchors"])
 def test_export(balancing, tmp_path):
     network = saved(tmp_path / "a.safetensors", balancing=balancing)
-    assert main(["export", str(tmp_path / "a.safetensors"), str(tmp_path / "a.onnx"), "--precision", "fp32"]) == 0
+    words = ["export", str(tmp_path / "a.onnx"), "--model", str(tmp_path / "a.safetensors"), "--precision", "fp32"]
+    assert main(words) == 0
     pictures = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 3), np.uint8)
     engine = Classifier.from_pretrained(tmp_path / "a.onnx", precision="fp32").engine
     with torch.no_grad():

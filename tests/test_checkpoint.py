@@ -193,7 +193,7 @@ def test_files_that_are_no_checkpoints(tmp_path):
         ("gone.safetensors", "no such file"),
         ("plain.safetensors", "not one of mien's checkpoints"),
         ("folder.safetensors", "is a directory"),
-        ("text.pt", "a checkpoint is a .safetensors or .onnx file"),
+        ("text.pt", "a checkpoint is a .safetensors, .onnx, .xml or .pt2 file"),
     ]:
         with pytest.raises(CheckpointError, match=f"{tmp_path / name}: {reason}"):
             load_network(tmp_path / name)

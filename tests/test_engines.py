@@ -181,7 +181,7 @@ def from_cache(path, monkeypatch, **options):
                 raise Compiled
             return getattr(core, name)
 
-    core = openvino._shared_core()
+    core = openvino.shared_core()
     with monkeypatch.context() as patch:
         patch.setattr(openvino, "_core", Core())
         return OpenVINOEngine(path, **options)

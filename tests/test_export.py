@@ -1,6 +1,7 @@
 """mien export: files for other engines, how their weights are stored, and what is checked before they are written."""
 
 import logging
+import re
 from functools import partial
 
 import numpy as np
@@ -94,8 +95,8 @@ def data(checkpoint, pictures, tmp_path_factory):
     return root
 
 
-def export(*words: object) -> int:
-    return main(["export", *map(str, words)])
+def export(checkpoint: object, out: object, *words: object) -> int:
+    return main(["export", str(out), "--model", str(checkpoint), *map(str, words)])
 
 
 def types_of(path) -> dict[str, int]:
@@ -133,9 +134,10 @@ def test_int8(checkpoint, pictures, data, tmp_path, capsys):
     path = tmp_path / "small.onnx"
     assert export(checkpoint, path, "--precision", "int8", "--calibrate", data, "--check", data) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith(f"{checkpoint}, torch") and lines[1].split()[-2] == "1.0000"
-    assert lines[2].startswith(f"{path}, OpenVINO")
+    assert lines[1].startswith(f"{checkpoint}, torch") and lines[1].split()[-3::2] == ["1.0000", "1.0×"]
+    assert lines[2].startswith(f"{path}, OpenVINO") and re.search(r" [\d.]+ +[\d.]+ +[\d.]+×$", lines[2])
     assert "on 40 faces, 0 won and 0 lost (McNemar p = 1), same label" in lines[3]
+    assert "largest difference 0.0" in lines[3]
     assert lines[4:] == [str(path)]
     header = read_header(path)
     assert header == {key: value for key, value in (HEADER | BLOCK).items() if key != "precision"}
@@ -220,6 +222,8 @@ def test_without_bf16_there_is_nothing_to_measure(checkpoint, data, tmp_path, mo
         ("a.onnx", "--precision", "fp16", "--calibrate", "data"),
         ("a.onnx", "--precision", "int8", "--calibrate", "data", "--measure", "data"),
         ("a.onnx", "--precision", "int4"),
+        ("a.pt2", "--precision", "int8", "--calibrate", "data"),
+        ("a.pt2", "--measure", "data"),
         ("a.onnx", "--limit", "0"),
     ],
 )
@@ -233,7 +237,7 @@ def test_options_that_do_not_go_together(checkpoint, tmp_path, monkeypatch, word
 
 @pytest.mark.parametrize("option", ["--calibrate", "--check", "--measure"])
 def test_data_that_is_not_there_is_told_before_the_work(checkpoint, tmp_path, capsys, monkeypatch, option):
-    monkeypatch.setattr(mien.export, "export_onnx", None)
+    monkeypatch.setattr(mien.export, "make_onnx", None)
     int8 = ("--precision", "int8") if option == "--calibrate" else ()
     assert export(checkpoint, tmp_path / "a.onnx", *int8, option, tmp_path / "nowhere") == 1
     assert str(tmp_path / "nowhere") in capsys.readouterr().err
@@ -241,8 +245,10 @@ def test_data_that_is_not_there_is_told_before_the_work(checkpoint, tmp_path, ca
 
 
 def test_another_kind_of_file(checkpoint, tmp_path, capsys):
-    assert export(checkpoint, tmp_path / "a.pt") == 1
-    assert "writes a .onnx file or a folder" in capsys.readouterr().err
+    for name in ("a.pt", checkpoint):
+        assert export(checkpoint, tmp_path / name) == 1
+        assert "writes a .onnx, .xml or .pt2 file or a folder; --model names" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def convolution(name: str, source: str, target: str) -> onnx.NodeProto:

@@ -23,7 +23,7 @@ class Core:
     """OpenVINO's, on a CPU of which these are the capabilities."""
 
     def __init__(self, *capabilities: str):
-        self.real, self.capabilities, self.asked = openvino._shared_core(), list(capabilities), 0
+        self.real, self.capabilities, self.asked = openvino.shared_core(), list(capabilities), 0
 
     def get_property(self, device: str, name: str):
         if (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES"):

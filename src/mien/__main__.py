@@ -21,7 +21,7 @@ COMMANDS = {
     "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
     "explain": ("mien.commands.explain", "torch", "draw what a network kept of a face and attended to"),
     "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
-    "export": ("mien.commands.export", "export", "turn a checkpoint into ONNX"),
+    "export": ("mien.commands.export", "export", "turn a model into a file for other engines"),
     "serve": ("mien.commands.serve", "serve", "read pictures that are sent over HTTP"),
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }

@@ -18,14 +18,19 @@ _LONGEST = 100_000_000  # bytes of a header; safetensors sets the same limit
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header of a .safetensors or .onnx file, checked; needs neither torch nor onnx and skips over the weights.
+    """The header of a .safetensors, .onnx, .xml or .pt2 file, checked; skips over the weights, and needs no package.
 
     Raises CheckpointError, with the file's name, for a file that is missing, damaged or not mien's.
     """
     path = Path(path)
-    readers = {".safetensors": _safetensors_metadata, ".onnx": _onnx_metadata}
+    readers = {
+        ".safetensors": _safetensors_metadata,
+        ".onnx": _onnx_metadata,
+        ".xml": _openvino_metadata,
+        ".pt2": _torch_metadata,
+    }
     if path.suffix not in readers:
-        raise CheckpointError(f"{path}: a checkpoint is a .safetensors or .onnx file")
+        raise CheckpointError(f"{path}: a checkpoint is a .safetensors, .onnx, .xml or .pt2 file")
     try:
         with open(path, "rb") as file:
             text = readers[path.suffix](file, os.fstat(file.fileno()).st_size).get(KEY)
@@ -156,6 +161,40 @@ def _onnx_metadata(file: BinaryIO, size: int) -> dict[str, str]:
         else:
             file.seek(length, os.SEEK_CUR)
     return metadata
+
+
+def _openvino_metadata(file: BinaryIO, size: int) -> dict[str, str]:
+    """OpenVINO's IR: <net> … <rt_info> <key value="…"/>."""
+    from xml.etree import ElementTree  # here, since hardly any checkpoint needs it
+
+    if size > _LONGEST:
+        raise ValueError("too long for an OpenVINO model without its weights")
+    try:
+        net = ElementTree.parse(file).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not an OpenVINO model: {error}") from error
+    if net.tag != "net":
+        raise ValueError(f"not an OpenVINO model, but <{net.tag}>")
+    return {entry.tag: entry.get("value", "") for entry in net.iterfind("rt_info/*")}
+
+
+def _torch_metadata(file: BinaryIO, size: int) -> dict[str, str]:
+    """A .pt2 of torch.export: a zip archive that has extra files at NAME/extra/."""
+    import zlib  # here, as above
+    from zipfile import BadZipFile, ZipFile
+
+    try:
+        with ZipFile(file) as archive:
+            metadata = {}
+            for entry in archive.infolist():
+                folder, _, key = entry.filename.rpartition("/")
+                if key == KEY and folder.count("/") == 1 and folder.endswith("/extra"):
+                    if entry.file_size > _LONGEST:
+                        raise ValueError("its header is too long")
+                    metadata[key] = archive.read(entry).decode()
+            return metadata
+    except (BadZipFile, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise ValueError(f"no archive of torch.export: {error}") from error
 
 
 def _protobuf_field(file: BinaryIO, left: int) -> tuple[int, int]:

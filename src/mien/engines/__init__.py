@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -34,19 +35,29 @@ def open_model(
     cache: bool = True,
     shape: Sequence[int] | None = None,
 ) -> Engine:
-    """Make an ONNX file ready to run: in OpenVINO, or in onnxruntime where that is missing or device is "cuda".
+    """Make a file ready to run: ONNX in OpenVINO, or in onnxruntime where that is missing or device is "cuda"; .xml in
+    OpenVINO, .pt2 in torch.
 
-    device: "auto" and "cpu" are the same. precision: "fp32" | "bf16"; "auto" is fp32. cache: keep what OpenVINO
-    compiles in the user's cache folder. shape: replaces the input's, -1 where it varies (OpenVINO only).
+    device: "auto" and "cpu" are the same, but for a .pt2, where "auto" takes a GPU. precision: "fp32" | "bf16"; "auto"
+    is fp32. cache: keep what OpenVINO compiles in the user's cache folder. shape: replaces the input's, -1 where it
+    varies (OpenVINO only).
 
-    Raises CheckpointError, naming the file, where no model can be made of it, and MienError for what is not here.
+    Raises CheckpointError, naming the file, where no model can be made of it, MissingExtra without the package that
+    runs it, and MienError for what else is not here.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise MienError(f'no such device: {device!r}; there are "auto", "cpu" and "cuda"')
     if precision not in ("auto", "fp32", "bf16"):
         raise MienError(f'no such precision: {precision!r}; there are "auto", "fp32" and "bf16"')
-    if device != "cuda" and find_spec("openvino") is not None:
+    kind = Path(path).suffix
+    if kind == ".pt2" and shape is None:
+        from mien.engines.pt2 import open_program
+
+        return open_program(path, device=device, precision=precision)
+    if device != "cuda" and kind != ".pt2" and find_spec("openvino") is not None:
         return OpenVINOEngine(path, precision=precision, cache=cache, shape=shape)
+    if kind == ".xml":
+        raise MienError(f"{path}: only OpenVINO runs it, on the CPU; a .onnx or .pt2 file runs elsewhere, too")
     if precision == "bf16" or shape is not None:
         raise MienError(f"{path}: bf16 and other shapes need OpenVINO, which runs on the CPU")
     return OnnxRuntimeEngine(path, device=device)

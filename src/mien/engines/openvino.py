@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import io
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -21,6 +22,9 @@ STREAMS = 4
 
 CHUNK = 4
 """Rows of a request: each takes 10 MB while it runs, and longer requests are no faster."""
+
+WEIGHTS_CHECK = "mien_weights"
+"""Under which an .xml may hold the crc32 of its .bin: OpenVINO reads either beside a stranger."""
 
 _importing = threading.Lock()
 _core: Any = None
@@ -90,7 +94,7 @@ class OpenVINOEngine:
 
 def cpu_capabilities() -> list[str]:
     """What this CPU has instructions for, as OpenVINO names it: "FP32", "INT8", "BF16", …"""
-    return _shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return shared_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def cache_folder() -> Path:
@@ -105,18 +109,19 @@ def cache_folder() -> Path:
 
 
 def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int] | None) -> Any:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except OSError as error:
-        raise CheckpointError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    core = _shared_core()
-    kept = _kept_at(core, data, settings, shape, path.stem) if cache else None
+    data = [_read(path, "no such file")]
+    if path.suffix == ".xml":
+        weights = path.with_suffix(".bin")
+        data.append(_read(path, f"its weights, {weights.name}, are not beside it", weights))
+        check = re.search(rb'<%b value="(\d+)"' % WEIGHTS_CHECK.encode(), data[0])
+        if check and int(check[1]) != zlib.crc32(data[1]):
+            raise CheckpointError(f"{path}: {weights.name} beside it is damaged, or of another model")
+    core = shared_core()
+    kept = _kept_at(core, b"".join(data), settings, shape, path.stem) if cache else None
     model = None if kept is None else _recall(core, kept, settings)
     if model is None:
         try:
-            network = core.read_model(data)
+            network = core.read_model(*data)
             if shape is not None:
                 network.reshape(shape)
             model = core.compile_model(network, "CPU", settings)
@@ -126,6 +131,16 @@ def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int]
         if kept is not None:
             _keep(model, kept)
     return model
+
+
+def _read(path: Path, missing: str, file: Path | None = None) -> bytes:
+    """The file, or another that belongs to it."""
+    try:
+        return (file or path).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: {missing}") from error
+    except OSError as error:
+        raise CheckpointError(f"{file or path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def _kept_at(core: Any, data: bytes, settings: dict[str, Any], shape: list[int] | None, stem: str) -> Path | None:
@@ -170,7 +185,7 @@ def _keep(model: Any, kept: Path) -> None:
             Path(part).unlink(missing_ok=True)
 
 
-def _shared_core() -> Any:
+def shared_core() -> Any:
     """OpenVINO's core, imported when first needed and without its telemetry: `import openvino` reports to Google.
 
     Of the package that reports only the absence is pretended, and only meanwhile; OpenVINO then has nothing to call.

@@ -13,11 +13,12 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 from torch import nn
+from torch.export import ExportedProgram
 
 from mien.checkpoint import KEY, check_header
+from mien.export.program import BATCH, to_program
 from mien.export.quantize import quantize
 from mien.files import whole
-from mien.networks import Deployed
 
 OPSET = 18
 
@@ -39,33 +40,36 @@ def export_onnx(
     """
     path = Path(path)
     check_header(header, path)
-    model = to_onnx(network, header)
+    write_onnx(path, make_onnx(network, header, half=half, calibration=calibration), header)
+
+
+def make_onnx(
+    network: nn.Module, header: Mapping[str, Any], *, half: bool = True, calibration: np.ndarray | None = None
+) -> onnx.ModelProto:
+    """The model that `export_onnx` writes, without its header."""
+    model = to_onnx(to_program(network, header))
     if calibration is not None:
         model = quantize(model, calibration)
     if half:
         store_as_half(model.graph)
-    write_onnx(path, model, header)
+    return model
 
 
-def to_onnx(network: nn.Module, header: Mapping[str, Any]) -> onnx.ModelProto:
-    """The graph, its weights in fp32."""
-    size = header["preprocess"]["input_size"]
-    module = Deployed(network, header["preprocess"], header.get("temperature", 1.0)).eval()
-    faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+def to_onnx(program: ExportedProgram) -> onnx.ModelProto:
+    """A program of `to_program` as an ONNX model, its weights in fp32."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter about itself
-        program = torch.onnx.export(
-            module,
-            (faces,),
+        done = torch.onnx.export(
+            program,
             dynamo=True,
             opset_version=OPSET,
             input_names=["faces"],
             output_names=["logits", "probs"],
-            dynamic_shapes={"faces": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes={"faces": {0: BATCH}},
             verbose=False,
         )
-    return program.model_proto
+    return done.model_proto
 
 
 def write_onnx(path: str | os.PathLike[str], model: onnx.ModelProto, header: Mapping[str, Any]) -> None:

@@ -1,6 +1,9 @@
 """SpectFormer's gate: every channel of a plane filtered by a learned spectrum."""
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.base import Grid
@@ -12,6 +15,7 @@ class SpectralGate(nn.Module):
 
     K (H, W // 2 + 1, dim), complex, is kept as `complex_weight` (…, 2) and starts at 0.02 · randn. It is a depthwise
     convolution with a kernel as large as the plane, which wraps at the borders: what rolls the plane rolls the answer.
+    An exported program does compute that convolution.
     The imaginary part of frequency 0 has no effect. Computed in fp32 at least. `num_heads` is ignored.
 
     Ours: K is made for `grid`; on another it is interpolated linearly between its frequencies in cycles a token, so
@@ -43,8 +47,12 @@ class SpectralGate(nn.Module):
         at_least_fp32 = torch.promote_types(tokens.dtype, torch.float32)
         size = (self.factor * grid[0], self.factor * grid[1])
         weight = self.resized(size).to(at_least_fp32)
-        spectrum = torch.fft.rfft2(planes.to(at_least_fp32).unflatten(1, grid), size, dim=(1, 2), norm="ortho")
-        maps = torch.fft.irfft2(spectrum * torch.view_as_complex(weight), size, dim=(1, 2), norm="ortho")
+        planes = planes.to(at_least_fp32).unflatten(1, grid)
+        if torch.compiler.is_exporting():  # engines disagree about complex numbers
+            maps = convolve(planes, weight, size)
+        else:
+            spectrum = torch.fft.rfft2(planes, size, dim=(1, 2), norm="ortho")
+            maps = torch.fft.irfft2(spectrum * torch.view_as_complex(weight), size, dim=(1, 2), norm="ortho")
         planes = maps[:, : grid[0], : grid[1]].flatten(1, 2).to(tokens.dtype)
         if prefix.shape[1]:
             prefix = (weight[0, 0, :, 0] * (prefix + tokens.mean(1, keepdim=True))).to(tokens.dtype)
@@ -61,6 +69,27 @@ class SpectralGate(nn.Module):
             high = (low + 1).clamp(max=self.size[1] // 2)
             weight = weight[:, low.clamp(max=self.size[1] // 2)].lerp(weight[:, high], share[:, None, None])
         return weight.contiguous()
+
+
+def convolve(planes: Tensor, weight: Tensor, size: Grid) -> Tensor:
+    """The gate in real numbers: maps (B, H, W, dim), padded to `size`, and K -> (B, *size, dim).
+
+    out[y, x] = Σ_ij kernel[i, j] · planes[y - i, x - j], indexes wrapping;   kernel = irfft2(K)
+    """
+    rows, columns = (
+        (torch.arange(n, device=weight.device)[:, None] * torch.arange(count, device=weight.device) % n).to(weight) / n
+        for n, count in zip(size, weight.shape, strict=False)  # place · frequency, in turns
+    )
+    phase = 2 * math.pi * (rows[:, None, :, None] + columns[:, None, :]).flatten(2)  # (H, W, frequencies)
+    # all but the first and, of an even number, the last column stand for their mirror image as well
+    twice = torch.tensor([1 if 2 * v in (0, size[1]) else 2 for v in range(weight.shape[1])], device=weight.device)
+    real, imaginary = (weight * twice[:, None, None]).flatten(0, 1).unbind(-1)
+    kernel = (phase.cos() @ real - phase.sin() @ imaginary) / (size[0] * size[1])
+    maps = F.pad(planes, (0, 0, 0, size[1] - planes.shape[2], 0, size[0] - planes.shape[1]))
+    for axis in (1, 2):  # what lies before the first row is the last
+        maps = torch.cat([maps.narrow(axis, 1, maps.shape[axis] - 1), maps], dim=axis)
+    kernel = kernel.flip(0, 1).permute(2, 0, 1)[:, None]  # (dim, 1, H, W)
+    return F.conv2d(maps.permute(0, 3, 1, 2), kernel, groups=kernel.shape[0]).permute(0, 2, 3, 1)
 
 
 def between(before: int, after: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:

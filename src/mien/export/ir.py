@@ -1,0 +1,59 @@
+"""A model as OpenVINO's IR: an .xml file, and a .bin with its weights beside it."""
+
+import json
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import nn
+
+from mien.checkpoint import KEY, check_header
+from mien.engines.openvino import WEIGHTS_CHECK, shared_core
+from mien.export.onnx import make_onnx
+from mien.files import whole
+
+
+def export_ir(
+    path: str | os.PathLike[str],
+    network: nn.Module,
+    header: Mapping[str, Any],
+    *,
+    half: bool = True,
+    calibration: np.ndarray | None = None,
+) -> None:
+    """Write network and header as IR: `path`, an .xml, and its .bin; arguments, in and out as in `export_onnx`."""
+    path = Path(path)
+    check_header(header, path)
+    write_ir(path, make_onnx(network, header, half=half, calibration=calibration), header)
+
+
+def write_ir(path: str | os.PathLike[str], model: onnx.ModelProto, header: Mapping[str, Any]) -> None:
+    """Write what `make_onnx` made as IR with this header, both files or neither.
+
+    The header is in the .xml, in `rt_info`, and so is the checksum of the .bin, by which a reader tells that the two
+    belong together. Weights stay as they are in the model: fp32, fp16 or int8.
+    """
+    path = Path(path)
+    check_header(header, path)
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]  # or OpenVINO would keep it as a second header
+    core = shared_core()
+    network = core.read_model(bare.SerializeToString())
+    network.set_rt_info(json.dumps(header, ensure_ascii=False), [KEY])
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, f"model.{kind}") for kind in ("xml", "bin")]
+        serialize = sys.modules["openvino"].serialize
+        serialize(network, *map(str, files))
+        network.set_rt_info(str(zlib.crc32(files[1].read_bytes())), [WEIGHTS_CHECK])
+        serialize(network, *map(str, files))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path.with_suffix(".bin")) as weights, whole(path) as graph:
+            weights.write(files[1].read_bytes())
+            graph.write(files[0].read_bytes())

@@ -1,0 +1,91 @@
+"""A network as a program of torch's own, which runs without its Python code."""
+
+import copy
+import io
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.func import functional_call
+
+from mien.checkpoint import KEY, check_header
+from mien.files import whole
+from mien.networks import Deployed
+
+BATCH = torch.export.Dim("batch", min=1)
+
+
+def export_program(
+    path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any], *, half: bool = True
+) -> None:
+    """Write network and header as a .pt2 of torch.export, whole or not at all; in and out go as in `export_onnx`.
+
+    half: weights that fp16 holds without loss are stored in it, and computed with in fp32.
+    """
+    path = Path(path)
+    check_header(header, path)
+    write_program(path, to_program(network, header, half=half), header)
+
+
+def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = False) -> ExportedProgram:
+    """The graph of `mien.networks.Deployed`, batches of any size, without traces of the machine that it was made on."""
+    size = header["preprocess"]["input_size"]
+    module = Deployed(network, header["preprocess"], header.get("temperature", 1.0)).eval()
+    faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.export.export(
+            Halved(module) if half else module, (faces,), dynamic_shapes=({0: BATCH},), strict=False
+        )
+    for part in program.graph_module.modules():
+        if isinstance(part, torch.fx.GraphModule):
+            _clean(part)
+    program.example_inputs = None  # they would be pickled
+    return program
+
+
+def write_program(path: str | os.PathLike[str], program: ExportedProgram, header: Mapping[str, Any]) -> None:
+    """Write the program with this header, whole or not at all."""
+    path = Path(path)
+    check_header(header, path)
+    data = io.BytesIO()
+    torch.export.save(program, data, extra_files={KEY: json.dumps(header, ensure_ascii=False)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as file:
+        file.write(data.getvalue())
+
+
+class Halved(nn.Module):
+    """A module whose parameters are stored as fp16 where that loses nothing, and computed with in fp32.
+
+    It is a copy: the module itself stays as it is.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module, self.names = copy.deepcopy(module), []
+        for name, tensor in self.module.named_parameters():
+            half = tensor.detach().half()
+            if tensor.numel() >= 64 and torch.equal(half.float(), tensor):
+                tensor.data = half
+                self.names.append(name)
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        stored = dict(self.module.named_parameters())
+        return functional_call(self.module, {name: stored[name].float() for name in self.names}, (faces,))
+
+
+def _clean(module: torch.fx.GraphModule) -> None:
+    """Without the lines that its nodes came from, and without checks that would forbid autocast."""
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
+            node.meta.pop(key, None)
+    module.recompile()
