@@ -145,12 +145,17 @@ def test_no_face(here, stand_in, capfd):
     assert capfd.readouterr().out == "out: 0 faces in 1 picture\n"
 
 
-def test_again(here, mien):
+def test_again(here, mien, monkeypatch):
     paths = draw(here / "in", 5)
     mien("in", "out", "--shard-size", 2)
     before = written("out")
     assert mien("in", "out", "--shard-size", 2)[:2] == (0, ["out: 5 faces in 5 pictures (nothing was left to do)"])
     assert written("out") == before
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch, "__version__", "99")
+        code, _, [line] = mien("in", "out")
+    assert code == 0 and "was begun by mien 0." in line and "99" in line
 
     Path("out/part-00000.parquet").unlink()  # or never written
     Path("out/part-00001.parquet").write_bytes(b"PAR1")  # or cut

@@ -30,13 +30,14 @@ def find_sources(names: Sequence[str], column: str, out: str) -> list[Item]:
 
     A folder's pictures are those that `mien.faces.find_pictures` finds in it; where there are none, the rows of the
     tables in it. A glob that spells ".parquet" names tables. A table that cannot be opened is an item of no rows, so
-    that reading it tells why. What lies in `out` is left out.
+    that reading it tells why. Tables in `out` are left out.
 
     Raises MienError for what is not there, and for a table without `column`.
     """
     found = chain.from_iterable(_find(address(name)) for name in names)
     inside = f"{address(out)}/"
-    return [_item(name, column) for name in dict.fromkeys(found) if not name.startswith(inside)]
+    pictures = [name for name in dict.fromkeys(found) if not (name.startswith(inside) and name.endswith(TABLE))]
+    return [_item(name, column) for name in pictures]
 
 
 def _find(name: str) -> list[str]:

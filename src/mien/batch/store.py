@@ -24,7 +24,9 @@ def address(name: str) -> str:
         name = name.removeprefix(prefix)
     if "::" in name and "://" in name:
         raise MienError(f"{name}: an address within an address is not read")
-    return name.rstrip("/") if "://" in name else os.path.abspath(name)
+    if "://" not in name:
+        return os.path.abspath(name)
+    return name if name.endswith("://") else name.rstrip("/")
 
 
 def file_system(name: str) -> tuple[Any, str]:
@@ -102,12 +104,14 @@ class Store:
     def footer(self, name: str) -> dict[str, Any] | None:
         """What a Parquet file tells of itself; None for one that is missing, damaged or somebody else's."""
         parquet = require("pyarrow.parquet", "parquet")
-        try:
-            path = f"{self._root}/{name}"
-            with open(path, "rb") if self._fs is None else self._fs.open(path, "rb") as file:
-                return json.loads(parquet.read_metadata(file).metadata[KEY])
-        except (FileNotFoundError, require("pyarrow", "parquet").ArrowException, KeyError, TypeError, ValueError):
-            return None
+        nothing = (FileNotFoundError, require("pyarrow", "parquet").ArrowException, KeyError, TypeError, ValueError)
+        path = f"{self._root}/{name}"
+        with told(f"{self.where}/{name}"):
+            try:
+                with open(path, "rb") if self._fs is None else self._fs.open(path, "rb") as file:
+                    return json.loads(parquet.read_metadata(file).metadata[KEY])
+            except nothing:
+                return None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
