@@ -180,5 +180,5 @@ def _complete(document: dict[str, Any], *, keyed: bool) -> None:
 
 def quiet() -> None:
     """No library of the front says anything below an error."""
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "python_multipart"):
         logging.getLogger(name).setLevel(logging.ERROR)

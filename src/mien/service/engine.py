@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty
 
 from litserve import LitServer
 from litserve.loops.base import _SENTINEL_VALUE
@@ -16,13 +17,14 @@ from litserve.utils import LitAPIStatus, WorkerSetupStatus
 
 from mien.errors import MienError
 from mien.service.limits import Limits, Refused, busy
-from mien.service.worker import PLACE, Answer, Job, ReadAPI
+from mien.service.worker import PATIENCE, PLACE, Answer, Job, ReadAPI
 
 logger = logging.getLogger("mien.service")
 
 
 @dataclass
 class _Waiting:
+    job: Job
     answer: asyncio.Future[Answer]
     worker: int | None = None  # the one that has begun with it
 
@@ -46,13 +48,14 @@ class Engine:
 
     def prepare(self) -> None:
         """Start the process that keeps the queue; first of all, since it inherits what this one has open."""
-        with _ignoring(signal.SIGTERM):
+        with _ignoring(signal.SIGTERM):  # it ends when it is told to
             self._manager = self._server._init_manager(1)
             self._api.complaints = self._manager.list()
 
     def start(self) -> None:
         """Start the workers, and wait until they are ready. Raises MienError where one cannot."""
-        self._server.inference_workers = self._server.launch_inference_worker(self._api)
+        with _ignoring(signal.SIGTERM, signal.SIGINT):
+            self._server.inference_workers = self._server.launch_inference_worker(self._api)
         status = self._server.workers_setup_status
         while any(value != WorkerSetupStatus.READY for value in status.values()):
             if WorkerSetupStatus.ERROR in status.values() or self.alive < self._count:
@@ -62,6 +65,8 @@ class Engine:
 
     def stop(self) -> None:
         """End all processes: a worker first ends the batch that it has begun."""
+        if not hasattr(self, "_manager"):
+            return
         workers = getattr(self._server, "inference_workers", [])
         with suppress(OSError, EOFError):
             for _ in workers:
@@ -85,13 +90,14 @@ class Engine:
             logger.error("the process that keeps the queue has died")
         finally:
             handing.cancel()
+            self._server._transport.close()  # wakes the thread that listens
 
     async def submit(self, job: Job) -> Answer:
         """Raises Refused: 429 if too many are waiting, 503 if no answer came in time or the worker died, 500."""
         if self.full:
             raise busy("queue_full", f"{len(self._waiting)} requests are waiting already")
         uid = uuid.uuid4().hex
-        waiting = self._waiting[uid] = _Waiting(asyncio.get_running_loop().create_future())
+        waiting = self._waiting[uid] = _Waiting(job, asyncio.get_running_loop().create_future())
         try:
             async with asyncio.timeout(job.deadline - time.monotonic()):
                 await asyncio.to_thread(self._queue.put, (0, uid, time.monotonic(), job))
@@ -163,18 +169,31 @@ class Engine:
             for waiting in self._waiting.values():
                 if waiting.worker == number and not waiting.answer.done():
                     waiting.answer.set_exception(busy("worker_died", "the worker died; try again", 503))
-            if begun is None:  # perhaps it cannot even start: not to be tried without pause
-                await asyncio.sleep(1)
+            await asyncio.sleep(1.5 * PATIENCE)  # until nothing is handed to the dead; and perhaps it cannot even start
             start = self._server.launch_single_inference_worker
             self._server.inference_workers[number] = await asyncio.to_thread(start, self._api, number)
+            await asyncio.to_thread(self._queue_anew)
             self.restarts += 1
+
+    def _queue_anew(self) -> None:
+        """Queue once more what nobody has begun with: one job may have been handed to a worker that was dead.
+
+        A job that comes twice is answered twice, and the second answer dropped.
+        """
+        with suppress(Empty):
+            while True:
+                self._queue.get_nowait()
+        for uid, waiting in list(self._waiting.items()):
+            if waiting.worker is None:
+                self._queue.put((0, uid, time.monotonic(), waiting.job))
 
 
 @contextmanager
-def _ignoring(number: int) -> Iterator[None]:
-    """Processes forked meanwhile ignore the signal for good."""
-    before = signal.signal(number, signal.SIG_IGN)
+def _ignoring(*numbers: int) -> Iterator[None]:
+    """Processes started meanwhile ignore the signals for good."""
+    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(number, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -97,4 +97,4 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
-        raise MienError(f"{host}:{port}: {(error.strerror or str(error)).lower()}") from error
+        raise MienError(f"{host}:{port}: {(error.strerror or str(error)).partition(' (')[0].lower()}") from error

@@ -27,6 +27,9 @@ from mien.service.limits import Limits
 FACES = 32
 """Faces that the network reads at a time."""
 
+PATIENCE = 1.0
+"""Seconds after which a worker that waits looks whether it is still wanted."""
+
 PLACE = "/v1/read"
 """The path under which litserve keeps the queue."""
 
@@ -64,7 +67,7 @@ class Loop(BatchedLoop):
         batch, until = [], 0.0
         while len(batch) < lit_api.max_batch_size:
             try:
-                item = request_queue.get(timeout=max(0.0, until - time.monotonic()) if batch else 1.0)
+                item = request_queue.get(timeout=max(0.0, until - time.monotonic()) if batch else PATIENCE)
             except Empty:
                 if not batch and not parent_process().is_alive():
                     raise _StopLoopError from None
