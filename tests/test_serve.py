@@ -403,6 +403,12 @@ def test_ctrl_c_answers_what_was_begun_and_leaves_nothing(tmp_path, stand_in):
     assert served.errors == b""
 
 
+def test_killed_outright_it_leaves_nothing(tmp_path, stand_in):
+    served = Served(tmp_path, "--model", stand_in)
+    assert len(served.descendants()) > 1
+    assert served.end(signal.SIGKILL) == (-signal.SIGKILL, [])
+
+
 def test_a_model_that_is_none_is_told_in_a_line(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"no model")
     words = [sys.executable, "-m", "mien", "serve", "--port", "0", "--model", str(tmp_path)]

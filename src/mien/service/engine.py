@@ -51,6 +51,7 @@ class Engine:
         with _ignoring(signal.SIGTERM):  # it ends when it is told to
             self._manager = self._server._init_manager(1)
             self._api.complaints = self._manager.list()
+            self._api.keeper = self._manager._process.pid
 
     def start(self) -> None:
         """Start the workers, and wait until they are ready. Raises MienError where one cannot."""

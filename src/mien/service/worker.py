@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Mapping, MutableSequence, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from multiprocessing import parent_process
 from queue import Empty
 from typing import Any, NamedTuple
@@ -70,6 +72,8 @@ class Loop(BatchedLoop):
                 item = request_queue.get(timeout=max(0.0, until - time.monotonic()) if batch else PATIENCE)
             except Empty:
                 if not batch and not parent_process().is_alive():
+                    with suppress(ProcessLookupError):
+                        os.kill(lit_api.keeper, signal.SIGKILL)  # nobody else would end it
                     raise _StopLoopError from None
                 break
             except (EOFError, OSError):
@@ -90,9 +94,10 @@ class Loop(BatchedLoop):
 class ReadAPI(LitAPI):
     """Jobs in, answers out. options: of `Reader.from_pretrained`; threads: that find faces.
 
-    complaints: a list that processes share, where a worker that cannot start says why.
+    keeper: the process that keeps the queue; complaints: a list in it, where a worker that cannot start says why.
     """
 
+    keeper: int
     complaints: MutableSequence[str]
 
     def __init__(
