@@ -159,6 +159,39 @@ def test_int8(checkpoint, pictures, data, tmp_path, capsys):
             assert 0 < np.abs(probs - exact[:count]).max() < 0.05
 
 
+def test_int8_for_openvino_with_the_training_faces_of_check(checkpoint, pictures, data, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "small.xml"
+    assert export(checkpoint, path, "--precision", "int8", "--check", data) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith(f"{path}, OpenVINO")
+    assert {file.name for file in tmp_path.iterdir()} == {"small.xml", "small.bin"}
+    assert "precision" not in read_header(path) and 'element_type="i8"' in path.read_text()
+    exact = Classifier.from_pretrained(checkpoint).predict_proba(pictures)
+    for count in (1, 3, 40):
+        assert 0 < np.abs(OpenVINOEngine(path)(np.stack(pictures[:count]))["probs"] - exact[:count]).max() < 0.05
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setattr(mien.export.onnx, "quantize", spoil)
+    assert export(checkpoint, path, "--precision", "int8", "--check", data) == 1
+    assert f"mien: {path}: not written, it loses " in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_int8_needs_other_faces_than_those_that_check_it(checkpoint, data, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        export(checkpoint, tmp_path / "a.onnx", "--precision", "int8", "--check", data, "--split", "train")
+    assert end.value.code == 2 and "no training faces beside those to check with" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_program_is_checked_too(checkpoint, pictures, data, tmp_path, capsys):
+    path = tmp_path / "a.pt2"
+    assert export(checkpoint, path, "--precision", "fp16", "--check", data, "--limit", 20) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith(f"{path}, torch") and "on 20 faces, 0 won and 0 lost" in lines[3]
+    assert read_header(path) == HEADER | BLOCK
+    exact = Classifier.from_pretrained(checkpoint).predict_proba(pictures)
+    assert 0 < np.abs(Classifier.from_pretrained(path).predict_proba(pictures) - exact).max() < 0.01  # of fp16
+
+
 def test_only_training_faces_calibrate(checkpoint, data, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(mien.export.onnx, "quantize", lambda model, faces: seen.append(faces) or model)
@@ -167,12 +200,14 @@ def test_only_training_faces_calibrate(checkpoint, data, tmp_path, monkeypatch):
     assert seen[0].shape == (40, 32, 32, 3) and seen[0][..., 0].any() and not seen[0][..., 1:].any()
 
 
-def test_a_file_that_loses_accuracy_is_not_written(checkpoint, data, tmp_path, monkeypatch, capsys):
-    def spoil(model, faces):
-        head = next(t for t in model.graph.initializer if t.name.endswith("head.bias"))
-        head.CopyFrom(numpy_helper.from_array(np.float32([0, 0, 0, 0, 0, 0, 0, 1e4]), head.name))
-        return model
+def spoil(model, faces):
+    """In the place of quantizing: a model that always says the same."""
+    head = next(t for t in model.graph.initializer if t.name.endswith("head.bias"))
+    head.CopyFrom(numpy_helper.from_array(np.float32([0, 0, 0, 0, 0, 0, 0, 1e4]), head.name))
+    return model
 
+
+def test_a_file_that_loses_accuracy_is_not_written(checkpoint, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(mien.export.onnx, "quantize", spoil)
     words = ("--precision", "int8", "--calibrate", data, "--check", data)
     path = tmp_path / "new/a.onnx"

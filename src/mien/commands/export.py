@@ -93,11 +93,7 @@ def run(args: argparse.Namespace) -> int:
         args.misuse("--measure is of what bf16 does to a model that is not int8 already")
     if args.measure and kind == ".pt2":
         args.misuse("--measure is of OpenVINO's bf16, and torch runs a .pt2")
-    for module in (
-        "torch",
-        *(["onnxscript"] if kind != ".pt2" else []),
-        *(["onnxruntime.quantization"] if int8 else []),
-    ):
+    for module in ("torch", "onnxscript", *(["onnxruntime.quantization"] if int8 else [])):
         require(module, "export")
     import torch
 
@@ -192,7 +188,7 @@ def _measure_bf16(args: argparse.Namespace, data: DataSet, graph: Path) -> dict[
 
 def _classifier(graph: Path, precision: str) -> Classifier:
     """Of a file that may not stay: what is compiled of it is not kept."""
-    return Classifier(open_model(graph, precision=precision, cache=False), read_header(graph), graph)
+    return Classifier(open_model(graph, device="cpu", precision=precision, cache=False), read_header(graph), graph)
 
 
 def _compare(args: argparse.Namespace, data: DataSet, classifiers: dict[str, Classifier]) -> "Comparison":
