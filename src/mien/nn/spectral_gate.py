@@ -15,8 +15,8 @@ class SpectralGate(nn.Module):
 
     K (H, W // 2 + 1, dim), complex, is kept as `complex_weight` (…, 2) and starts at 0.02 · randn. It is a depthwise
     convolution with a kernel as large as the plane, which wraps at the borders: what rolls the plane rolls the answer.
-    An exported program does compute that convolution.
-    The imaginary part of frequency 0 has no effect. Computed in fp32 at least. `num_heads` is ignored.
+    An exported program does compute that convolution. The imaginary part of frequency 0 has no effect. Computed in fp32
+    at least. `num_heads` is ignored.
 
     Ours: K is made for `grid`; on another it is interpolated linearly between its frequencies in cycles a token, so
     that a small kernel stays as small, and half the spectrum's last frequency is held. With `zero_pad` planes are
