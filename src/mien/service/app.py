@@ -28,7 +28,7 @@ PAGE_POLICY = (
 """A browser that shows the page asks nobody else for anything."""
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "Not HTTP as it should be."},
+    400: {"model": Problem, "description": "bad_request: not HTTP as it should be."},
     408: {"model": Problem, "description": "too_slow: the body took too long to arrive."},
     413: {"model": Problem, "description": "too_large: the body has too many bytes."},
     415: {"model": Problem, "description": "unsupported_type: neither multipart/form-data nor application/json."},

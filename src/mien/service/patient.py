@@ -5,7 +5,7 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mien.service.limits import Limits
+from mien.service.limits import Limits, Refused
 
 
 def protocol(limits: Limits) -> type[H11Protocol]:
@@ -45,6 +45,15 @@ def protocol(limits: Limits) -> type[H11Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._unwatch()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            body = Refused(400, "bad_request", msg.lower().rstrip(".")).body()
+            head = "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
+            self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            self.transport.close()
+            if self.cycle:
+                self.cycle.disconnected = True  # what it was about is over
+                self.cycle.message_event.set()
 
         def _watch(self) -> None:
             if self._clock is None:
