@@ -241,3 +241,15 @@ def test_min_face_and_threshold(stand_in):
     assert Reader.from_pretrained(stand_in, min_face=shorter - 1)(path)
     assert not Reader.from_pretrained(stand_in, min_face=shorter + 1)(path)
     assert not Reader.from_pretrained(stand_in, threshold=0.999)(path)
+
+
+def test_pictures_of_too_many_pixels_or_faces_are_refused(stand_in):
+    strict = Reader(Classifier.from_pretrained(stand_in), Blocks(), max_pixels=5000, max_faces=1)
+    small, crowded, large = (Image.fromarray(picture(*["anger"] * count)) for count in (1, 2, 3))
+    with ThreadPoolExecutor(2) as pool:
+        told = list(strict.read_many([small, crowded, large], workers=pool))
+        assert pool.submit(int).result() == 0  # a pool that was lent is given back as it was
+    assert expressions(told[0]) == ["anger"]
+    assert [error.reason for error in told[1:]] == ["2 faces, more than 1", "192×32, more than 5,000 pixels"]
+    with pytest.raises(ReadError, match="192×32"):
+        strict(large)
