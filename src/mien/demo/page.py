@@ -5,7 +5,6 @@ import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import gradio as gr
@@ -122,6 +121,7 @@ def build(reader: Reader, looking: Looking, examples: Mapping[str, Path]) -> gr.
         gr.HTML(
             f'<h1>mien</h1><p>Which expression does a face show?</p><p class="mien-limits">{_LIMITS} {_PRIVACY}</p>',
             elem_id="mien-title",
+            elem_classes="mien-plain",
         )
         with gr.Tabs():
             with gr.Tab("Photograph"):
@@ -141,7 +141,7 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
                 label="Photograph",
                 sources=["upload", "webcam", "clipboard"],
                 type="filepath",
-                height=260,
+                height=300,
                 buttons=[],
                 elem_id="mien-file",
                 placeholder="# Choose a photograph\nor drop one here",
@@ -150,14 +150,17 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
                 buttons = {name: gr.Button(name, icon=str(path), size="sm") for name, path in examples.items()}
         with gr.Column(scale=3, min_width=280):
             picture = gr.HTML(
-                f'<p class="mien-hint">{_START}</p>', js_on_load=_CHOOSE, elem_id="mien-picture", label="Faces"
+                f'<p class="mien-hint">{_START}</p>',
+                js_on_load=_CHOOSE,
+                elem_id="mien-picture",
+                elem_classes="mien-plain",
             )
     chooser = gr.Radio([], label="Face", visible=False, elem_id="mien-chooser")
     with gr.Tabs(visible=False) as tabs:
         with gr.Tab("Probabilities", id="bars") as bars_tab:
-            bars = gr.HTML(elem_id="mien-bars", label="Probabilities")
+            bars = gr.HTML(elem_classes="mien-plain")
         with gr.Tab("Where it looked", id="panels") as panels_tab:
-            panels = gr.HTML(elem_id="mien-panels", label="Where it looked")
+            panels = gr.HTML(elem_classes="mien-plain")
 
     def read(session: str, name: str, data: bytes):
         shown, faces = desk.read(session, name, data)
@@ -180,8 +183,11 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
         finally:
             path.unlink(missing_ok=True)
 
-    def read_example(path: Path, request: gr.Request):
-        return read(request.session_hash, path.name, path.read_bytes())
+    def read_example(path: Path):
+        def read_this(request: gr.Request):  # gradio sees no annotations through a partial
+            return read(request.session_hash, path.name, path.read_bytes())
+
+        return read_this
 
     def choose(chosen: int | None, request: gr.Request):
         return desk.photograph(request.session_hash, chosen or 0), desk.bars(request.session_hash, chosen or 0)
@@ -197,8 +203,7 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
     # the file as it was sent, instead of what gradio would make of it
     file.input(read_file, file, outputs, preprocess=False, api_visibility="private", show_progress_on=picture)
     for name, button in buttons.items():
-        read_this = partial(read_example, examples[name])
-        button.click(read_this, None, outputs, api_visibility="private", show_progress_on=picture)
+        button.click(read_example(examples[name]), None, outputs, api_visibility="private", show_progress_on=picture)
     shown = {"inputs": [chooser, looking], "outputs": panels, "api_visibility": "private"}
     chooser.input(choose, chooser, [picture, bars], **quiet).then(look, **shown)
     picture.select(pressed, None, chooser, **quiet).then(choose, chooser, [picture, bars], **quiet).then(look, **shown)
@@ -209,14 +214,18 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
 def _video(clips: Clips) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
-            clip = gr.Video(
-                label="Video", sources=["upload", "webcam"], height=260, buttons=[], elem_id="mien-clip", format=None
-            )
+            clip = gr.Video(label="Video", sources=["upload", "webcam"], height=300, buttons=[], elem_id="mien-clip")
             stop = gr.Button("Stop reading", visible=False, size="sm", elem_id="mien-stop")
         with gr.Column(scale=3, min_width=280):
-            hint = gr.HTML(f'<p class="mien-hint">{_FILM}</p>')
-            drawn = gr.Video(label="The video, with the faces marked", visible=False, buttons=[], elem_id="mien-drawn")
-    timeline = gr.HTML(elem_id="mien-timeline", js_on_load=FOLLOW, label="Timeline")
+            hint = gr.HTML(f'<p class="mien-hint">{_FILM}</p>', elem_classes="mien-plain")
+            drawn = gr.Video(
+                label="The video, with the faces marked",
+                show_label=False,
+                visible=False,
+                buttons=["download"],
+                elem_id="mien-drawn",
+            )
+    timeline = gr.HTML(elem_id="mien-timeline", js_on_load=FOLLOW, elem_classes="mien-plain")
 
     def read(uploaded: dict, request: gr.Request):
         source = Path(uploaded["path"])

@@ -2,8 +2,7 @@
 
 STYLE = """
 .gradio-container > main { width: 100%; max-width: 1120px !important; margin: 0 auto; box-sizing: border-box }
-#mien-picture, #mien-bars, #mien-panels, #mien-timeline, #mien-title { padding: 0 }
-#mien-picture > *, #mien-bars > *, #mien-panels > *, #mien-timeline > *, #mien-title > * { padding: 0 }
+.mien-plain, .mien-plain > * { padding: 0 }
 #mien-title h1 { margin: 0 0 .25rem; font-size: 1.9rem; letter-spacing: -.02em }
 #mien-title p { margin: 0; max-width: 46em }
 .mien-limits { margin-top: .5rem !important; padding-left: .75rem; border-left: 3px solid #d55e00 }
@@ -14,7 +13,7 @@ STYLE = """
 
 .mien-problem { margin: 0; padding: .75rem 1rem; border-radius: 8px; border: 1px solid #d55e00;
     color: var(--body-text-color); background: color-mix(in srgb, #d55e00 14%, transparent); overflow-wrap: anywhere }
-.mien-hint { display: grid; place-items: center; min-height: 260px; margin: 0; padding: 1rem; text-align: center;
+.mien-hint { display: grid; place-items: center; min-height: 300px; margin: 0; padding: 1rem; text-align: center;
     border: 1px dashed var(--border-color-primary); border-radius: 8px }
 .mien-note { max-width: 46em }
 
@@ -65,7 +64,8 @@ summary { cursor: pointer }
 .mien-timeline h3 { margin: .75rem 0 .25rem !important; font-size: 1rem }
 .mien-timeline section p { margin: .25rem 0 0 }
 .mien-strip { position: relative; height: 3rem; overflow: hidden; cursor: pointer; border-radius: 4px;
-    background: color-mix(in srgb, var(--body-text-color) 10%, transparent) }
+    background: repeating-linear-gradient(135deg, transparent 0 6px, var(--border-color-primary) 6px 7px);
+    box-shadow: inset 0 0 0 1px var(--border-color-primary) }
 .mien-strip img { position: absolute; top: 0; height: 100%; max-width: none; margin: 0; image-rendering: pixelated }
 .mien-strip::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at, 0); width: 2px;
     background: var(--body-text-color); box-shadow: 0 0 0 1px var(--background-fill-primary) }

@@ -1,0 +1,480 @@
+"""mien demo: what the page says of photographs and videos, what it keeps and whom it asks; all of it in a browser."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import browser
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien.__main__ import main
+from mien.demo import show
+from mien.demo.clips import Clips
+from mien.demo.drawing import drawing
+from mien.demo.looking import Looking
+from mien.demo.serve import POLICY, serve
+from mien.demo.timeline import clock, strip, timeline
+from mien.errors import MienError, MissingExtra
+from mien.faces import Detection, Face
+from mien.faces.draw import COLOURS
+from mien.labels import EXPRESSIONS
+from mien.reader import Reader
+from mien.video import Summary, TrackedFace, VideoFrame
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RED, BLUE = (255, 0, 0), (0, 0, 255)  # anger and sadness, to the stand-in
+
+
+def png(image: np.ndarray, path: Path) -> Path:
+    Image.fromarray(image).save(path)
+    return path
+
+
+def two_faces(image: np.ndarray) -> list[Detection]:
+    """Finds the left and the right half, where they are not black."""
+    middle, found = image.shape[1] // 2, []
+    for x in (0, middle):
+        if image[:, x : x + middle].any():
+            points = np.array([(38, 52), (74, 52), (56, 72), (41, 92), (70, 92)], np.float32)  # upright in 112 × 112
+            points = points * (middle / 112) + np.array((x, 0), np.float32)
+            found.append(Detection((x, 0.0, middle, image.shape[0]), 0.9, points))
+    return found
+
+
+@pytest.fixture
+def reader(stand_in) -> Reader:
+    return Reader(Reader.from_pretrained(stand_in, aligned=True).classifier, two_faces)
+
+
+def halves(left: tuple, right: tuple) -> np.ndarray:
+    image = np.zeros((112, 224, 3), np.uint8)
+    image[:, :112], image[:, 112:] = left, right
+    return image
+
+
+def face(expression: str = "happiness", box=(20.0, 10.0, 40.0, 50.0), **shares: float) -> Face:
+    probabilities = dict.fromkeys(EXPRESSIONS, 0.0) | (shares or {expression: 1.0})
+    return Face(box, 0.9, None, expression, probabilities[expression], probabilities)
+
+
+def test_boxes_lie_where_the_faces_are():
+    html = show.photograph("data:,", (200, 100), [face()])
+    assert "left:10.00%;top:10.00%;width:20.00%;height:50.00%" in html
+    assert f"--expression:{show.colour('happiness')}" in html and show.colour("happiness") == "#f0e442"
+    assert "<b>happiness 100%</b>" in html and "one face" in html and 'aria-label="Face 1: happiness 100%"' in html
+    beyond = show.photograph("data:,", (200, 100), [face(box=(-20.0, 50.0, 60.0, 100.0))])
+    assert "left:0.00%;top:50.00%;width:20.00%;height:50.00%" in beyond  # cut at the edges
+
+
+def test_many_faces_are_numbered_and_few_are_named():
+    two = show.photograph("data:,", (200, 100), [face(), face("anger")], chosen=1)
+    assert ">1 <b>happiness 100%</b>" in two and ">2 <b>anger 100%</b>" in two
+    assert [pressed == "true" for pressed in re.findall('aria-pressed="(.*?)"', two)] == [False, True]
+    five = show.photograph("data:,", (200, 100), [face()] * 5)
+    assert "<b>" not in five and ">5 </span>" in five
+
+
+def test_bars_are_as_long_as_the_probabilities():
+    html = show.bars(face("fear", fear=0.75, anger=0.2465, neutral=0.0035), 2)
+    widths = dict(zip(EXPRESSIONS, map(float, re.findall(r"width:([\d.]+)%", html)), strict=True))
+    assert widths["fear"] == 75 and widths["anger"] == 24.65 and widths["sadness"] == 0
+    assert "Face 3: <strong>fear</strong>" in html and "under 1%" in html
+    assert [show.percent(p) for p in (0, 0.004, 0.006, 0.994, 0.996, 1)] == [
+        "0%",
+        "under 1%",
+        "1%",
+        "99%",
+        "over 99%",
+        "100%",
+    ]
+
+
+def test_a_large_picture_is_shown_smaller():
+    import base64
+    import io
+
+    url = show.picture_url(np.zeros((100, 2560, 3), np.uint8))
+    shown = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert url.startswith("data:image/jpeg;base64,") and shown.size == (1280, 50)
+
+
+def test_the_drawn_faces_are_read_as_they_are_meant():
+    found = sorted(Reader.from_pretrained(precision="fp32")(drawing()), key=lambda face: face.box[0])
+    assert [face.expression for face in found] == ["happiness", "surprise", "anger"]
+
+
+class TestDesk:
+    @pytest.fixture
+    def desk(self, reader):
+        pytest.importorskip("gradio", reason="gradio is not installed")
+        from mien.demo.page import Desk
+
+        return Desk(reader, Looking())
+
+    def test_reads_and_remembers_until_it_is_told_to_forget(self, desk, tmp_path):
+        data = png(halves(RED, BLUE), tmp_path / "two.png").read_bytes()
+        html, faces = desk.read("me", "two.png", data)
+        assert [face.expression for face in faces] == ["anger", "sadness"] and "2 faces" in html
+        assert "Face 1: <strong>anger</strong>" in desk.bars("me", 0)
+        assert "Face 2: <strong>sadness</strong>" in desk.bars("me", 1)
+        assert desk.bars("somebody else", 0) == "" and "data:" not in desk.photograph("somebody else", 0)
+        desk.forget("me")
+        assert desk.bars("me", 0) == "" and "choose it again" in desk.photograph("me", 0)
+
+    def test_remembers_so_many_sessions_only(self, desk, tmp_path):
+        data = png(halves(RED, RED), tmp_path / "red.png").read_bytes()
+        for i in range(105):
+            desk.read(str(i), "red.png", data)
+        assert desk.bars("4", 0) == "" and desk.bars("5", 0) and desk.bars("104", 0)
+
+    def test_what_is_no_picture_is_said_under_its_name(self, desk):
+        html, faces = desk.read("me", "<b>.png", b"no picture at all")
+        assert faces is None and "&lt;b&gt;.png: not a picture" in html and 'role="alert"' in html
+        assert "an empty file" in desk.read("me", "x.png", b"")[0]
+        cut = (EXAMPLES / "hopper.jpg").read_bytes()[:9000]
+        assert "hopper.jpg: damaged or cut short" in desk.read("me", "hopper.jpg", cut)[0]
+
+    def test_nobody_in_the_picture(self, desk, tmp_path):
+        html, faces = desk.read("me", "black.png", png(halves((0, 0, 0), (0, 0, 0)), tmp_path / "b.png").read_bytes())
+        assert faces == [] and "no face found in it" in html and "data-face" not in html
+        assert "No face was found" in desk.bars("me", 0) and desk.panels("me", 0) == ""
+
+    def test_draws_what_a_network_kept(self, desk, tmp_path):
+        pytest.importorskip("torch", reason="torch is not installed")
+        from test_explain import POOLED, checkpoint
+
+        model = checkpoint(tmp_path / "pooled.safetensors", "APViT", **POOLED, keep_patches=160, keep_rate=0.6)
+        desk.looking = Looking(str(model))
+        desk.read("me", "two.png", png(halves(RED, BLUE), tmp_path / "two.png").read_bytes())
+        html = desk.panels("me", 1)
+        assert "160 of 196 patches" in html and html.count("<figure>") == html.count("data:image/png") >= 9
+        assert html.count("<details>") == 2 and "With 80 of 196 patches only" in html
+        assert "does not follow from it" in html and "another model, which reads it as sadness" in html
+
+    def test_says_which_extra_is_missing(self, desk, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "torch", None)
+        desk.read("me", "two.png", png(halves(RED, BLUE), tmp_path / "two.png").read_bytes())
+        assert "pip install &quot;mien[torch]&quot;" in desk.panels("me", 0)
+
+
+def summary(*frames: tuple[float, dict[int, str]]) -> Summary:
+    """Of a video whose frames show, at a time, people with expressions."""
+    told = Summary(EXPRESSIONS)
+    told.begin("clip.mp4")
+    for number, (time, people) in enumerate(frames):
+        faces = []
+        for track, expression in people.items():
+            shares = face(expression).probabilities
+            faces.append(TrackedFace((0.0, 0.0, 9.0, 9.0), 0.9, None, expression, 1.0, shares, track, shares))
+        told.add(VideoFrame(number, time, faces, None, number))
+    told.end()
+    return told
+
+
+def test_the_timeline_shows_who_was_seen_when():
+    told = summary((0.0, {1: "fear"}), (1.0, {1: "anger", 2: "fear"}), (2.0, {2: "fear"}), (3.0, {}))
+    html = timeline(told, 4.0)
+    assert "Seen for 2.0 s, from 0:00.0 to 0:01.0: fear 50%, anger 50%." in html
+    assert "left:0.000%;width:50.000%" in html and "left:25.000%;width:50.000%" in html
+    image = strip(told.people[0], EXPRESSIONS)
+    assert image.shape == (48, 50, 3)
+    assert (image[:, :25] == COLOURS["fear"]).all() and (image[:, 25:] == COLOURS["anger"]).all()
+    assert "No face was seen" in timeline(Summary(EXPRESSIONS), 1.0)
+    assert "3 seen more shortly" in timeline(summary((0.0, dict.fromkeys(range(23), "fear")), (1.0, {})), 1.0)
+    assert [clock(s) for s in (0, 59.96, 61.25)] == ["0:00.0", "1:00.0", "1:01.2"]
+
+
+class TestClips:
+    @pytest.fixture
+    def clip(self, tmp_path):
+        av = pytest.importorskip("av", reason="PyAV is not installed")
+        path = tmp_path / "clip.mp4"
+        with av.open(str(path), "w") as file:
+            stream = file.add_stream("libx264", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 224, 112, "yuv420p"
+            for i in range(20):
+                image = halves(RED, BLUE if i >= 10 else (0, 0, 0))
+                file.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            file.mux(stream.encode())
+        return path
+
+    @pytest.fixture
+    def clips(self, reader) -> Clips:
+        def find(image):  # H.264's black is not quite 0
+            return two_faces(np.where(image > 60, image, 0))
+
+        return Clips(Reader(reader.classifier, find))
+
+    def test_reads_draws_and_deletes(self, clips, clip, tmp_path):
+        drawn = tmp_path / "drawn.mp4"
+        *_, (html, done) = clips.read("me", clip, "mine.mp4", drawn)
+        assert done and drawn.is_file() and not clip.exists()
+        assert re.findall(r"Person (\d)", html) == ["1", "2"]
+        assert re.findall(r"Seen for ([\d.]+) s.*?: (\w+) 100%", html) == [("2.0", "anger"), ("1.0", "sadness")]
+        clips.forget("me")
+        assert not drawn.exists()
+
+    def test_tells_what_was_read_so_far_and_can_be_stopped(self, clips, clip, tmp_path, monkeypatch):
+        monkeypatch.setattr("mien.demo.clips._OFTEN", 0)
+        reading = clips.read("me", clip, "mine.mp4", tmp_path / "drawn.mp4")
+        html, done = next(reading)
+        assert not done and "of 0:02.0 read" in html and "<progress" in html
+        clips.stop("me")
+        *_, (html, done) = reading
+        assert done and "Person 1" in html and (tmp_path / "drawn.mp4").is_file()
+
+    def test_who_leaves_in_the_middle_leaves_nothing(self, clips, clip, tmp_path, monkeypatch):
+        monkeypatch.setattr("mien.demo.clips._OFTEN", 0)
+        reading = clips.read("me", clip, "mine.mp4", tmp_path / "drawn.mp4")
+        next(reading)
+        reading.close()
+        assert not any(tmp_path.iterdir())
+
+    def test_what_is_no_video(self, clips, tmp_path):
+        source = tmp_path / "notes.mp4"
+        source.write_text("no video at all")
+        [(html, done)] = clips.read("me", source, "<i>.mp4", tmp_path / "drawn.mp4")
+        assert done and "&lt;i&gt;.mp4: " in html and 'role="alert"' in html and not source.exists()
+
+
+class TestCommand:
+    def test_a_port_that_is_taken(self, capsys):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            assert main(["demo", "--port", str(port)]) == 1
+        assert f"127.0.0.1 port {port}: " in (said := capsys.readouterr().err) and "--port 0" in said
+
+    def test_words_that_will_not_do(self, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            main(["demo", "--port", "70000"])
+        assert "65,535" in capsys.readouterr().err
+        assert main(["demo", "--port", "0", "--host", "not an address"]) == 1
+
+    def test_names_the_extra(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "gradio", None)
+        with pytest.raises(MissingExtra, match=r"gradio: pip install \"mien\[demo\]\""):
+            serve(lambda _: None, "127.0.0.1", 0, print)
+
+    def test_a_model_that_is_not_there(self, capsys):
+        pytest.importorskip("gradio", reason="gradio is not installed")
+        assert main(["demo", "--port", "0", "--model", "nowhere"]) == 1
+        assert "nowhere: no such model" in capsys.readouterr().err
+
+
+def test_the_app_asks_nobody_and_shows_no_more_than_it_must(reader, tmp_path, monkeypatch):
+    gradio = pytest.importorskip("gradio", reason="gradio is not installed")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    for name in ("ssrf_protected_download", "save_url_to_cache", "async_ssrf_protected_download"):
+        monkeypatch.setattr(f"gradio.processing_utils.{name}", getattr(gradio.processing_utils, name))  # put back
+    from fastapi.testclient import TestClient
+
+    from mien.demo.page import build, examples
+    from mien.demo.serve import _app
+
+    page = build(reader, Looking(), examples(tmp_path))
+    assert page.analytics_enabled is False
+    client = TestClient(_app(gradio, page), base_url="http://127.0.0.1")
+    answer = client.get("/")
+    assert answer.status_code == 200 and answer.headers["content-security-policy"] == POLICY
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]*(?:https?:)?//", answer.text)
+    for closed in ("/docs", "/redoc", "/openapi.json", "/monitoring", "/gradio_api/runs"):
+        assert client.get(closed).status_code in (403, 404), closed
+    assert client.get("/gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
+    forged = {"path": "http://example.com/x.png", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(MienError, match="not a file that was uploaded"):
+        gradio.processing_utils.move_files_to_cache(forged, next(iter(page.blocks.values())))
+
+
+# In the server's own process every socket that is opened and every name that is looked up is written down.
+LISTENER = """
+import os, sys
+def listen(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"):
+        with open(os.environ["SOCKETS"], "a") as file:
+            print(event, args[1] if event in ("socket.connect", "socket.sendto") else args[0], file=file)
+sys.addaudithook(listen)
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The address of a page, and the folder in which its process may write."""
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "sitecustomize.py").write_text(LISTENER)
+    (folder / "tmp").mkdir()
+    own = {"PYTHONPATH": str(folder), "TMPDIR": str(folder / "tmp"), "SOCKETS": str(folder / "sockets")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mien", "demo", "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **own},
+    )
+    try:
+        said = process.stdout.readline()
+        assert "http://127.0.0.1:" in said
+        yield said.split()[2], folder
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+    assert not list((folder / "tmp").glob("mien-demo-*")), "what was written is gone at the end"
+    asked = (folder / "sockets").read_text().splitlines()
+    assert asked and all("127.0.0.1" in line or "/" in line.partition(" ")[2] for line in asked), asked
+
+
+def webcam(path: Path) -> Path:
+    """What chromium shows as a camera's picture: the astronaut."""
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    with av.open(str(path), "w", format="yuv4mpegpipe") as file:
+        stream = file.add_stream("wrapped_avframe", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 512, 512, "yuv420p"
+        picture = av.VideoFrame.from_image(Image.open(EXAMPLES / "astronaut.png").convert("RGB"))
+        for _ in range(10):
+            file.mux(stream.encode(picture.reformat(format="yuv420p")))
+        file.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def driver(served, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    camera = webcam(folder / "camera.y4m")
+    with browser.open_browser(
+        folder,
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-video-capture={camera}",
+    ) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(driver, served):
+    """The page, freshly opened; at the end, everything that it asked for came from this computer."""
+    driver.get(served[0])
+    browser.wait(driver, "#mien-file")
+    yield driver
+    asked = browser.requests(driver)
+    assert asked and all(browser.is_local(url) for url in asked)
+    blocked = [said for said in browser.complaints(driver) if "Method not implemented" not in said]  # gradio's own
+    assert not blocked
+
+
+def press(driver, text: str, within: str = "button") -> None:
+    next(b for b in driver.find_elements("css selector", within) if text in (b.text or b.accessible_name)).click()
+
+
+def until(driver, script: str) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(script), script)
+
+
+def upload(driver, path: Path, where: str = "#mien-file") -> None:
+    driver.find_element("css selector", f"{where} input[type=file]").send_keys(str(path))
+
+
+def test_a_photograph_is_read_and_looked_into(page, served, tmp_path):
+    (tmp_path / "me.png").write_bytes((EXAMPLES / "astronaut.png").read_bytes())
+    upload(page, tmp_path / "me.png")
+    browser.wait(page, ".mien-bars caption", "happiness")
+    bars = page.find_elements("css selector", ".mien-bars tr")
+    assert [bar.find_element("css selector", "th").text for bar in bars] == list(EXPRESSIONS)
+    widths = [bar.find_element("css selector", "td span").rect["width"] for bar in bars]
+    assert widths.index(max(widths)) == EXPRESSIONS.index("happiness") and max(widths) > 50 * min(widths)
+    button, picture = (
+        browser.wait(page, ".mien-face", "happiness"),
+        page.find_element("css selector", "#mien-picture img"),
+    )
+    place = {k: (button.rect[k] - picture.rect[k]) / picture.rect["width"] * 512 for k in ("x", "y")}
+    assert abs(place["x"] - 180) < 15 and abs(place["y"] - 63) < 15  # where mien read says that she is
+    assert not list((served[1] / "tmp").rglob("me.png")), "kept on disk"
+    press(page, "Where it looked", "button[role=tab]")
+    browser.wait(page, ".mien-panels figcaption", "160 of 196 patches")
+    assert "does not follow from it" in page.find_element("css selector", "body").text
+    assert page.save_screenshot(str(tmp_path / "page.png")) and (tmp_path / "page.png").stat().st_size > 20_000
+
+
+def test_one_of_several_faces_is_chosen(page):
+    press(page, "Drawn faces")
+    browser.wait(page, ".mien-bars caption", "Face 1")
+    assert len(page.find_elements("css selector", "#mien-chooser input")) == 3
+    page.find_element("css selector", ".mien-face[data-face='1']").click()
+    browser.wait(page, ".mien-bars caption", "Face 2")
+    page.find_elements("css selector", "#mien-chooser input")[2].click()
+    browser.wait(page, ".mien-bars caption", "Face 3")
+    assert browser.wait(page, ".mien-face[aria-pressed=true]").get_attribute("data-face") == "2"
+
+
+def test_what_is_no_picture_is_told_and_the_next_is_read(page, tmp_path):
+    (tmp_path / "notes.png").write_text("no picture")
+    upload(page, tmp_path / "notes.png")
+    browser.wait(page, ".mien-problem", "notes.png: not a picture")
+    press(page, "Astronaut")
+    browser.wait(page, ".mien-bars caption", "happiness")
+
+
+def test_a_webcam_is_read(page):
+    press(page, "Capture from camera", "#mien-file button")
+    browser.wait(page, "#mien-file button", "Access Webcam").click()
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page, 60).until(
+        lambda page: page.find_elements("css selector", "#mien-file [aria-label='capture photo']")
+    )
+    WebDriverWait(page, 60).until(
+        lambda page: page.execute_script("return document.querySelector('#mien-file video').videoWidth") == 512
+    )
+    page.find_element("css selector", "#mien-file [aria-label='capture photo']").click()
+    browser.wait(page, ".mien-bars caption", "happiness")
+
+
+def test_a_video_is_read(page, served, tmp_path):
+    av = pytest.importorskip("av", reason="PyAV is not installed")
+    photograph = Image.open(EXAMPLES / "astronaut.png").convert("RGB").resize((256, 256))
+    with av.open(str(tmp_path / "mine.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
+        for _ in range(10):
+            file.mux(stream.encode(av.VideoFrame.from_image(photograph)))
+        file.mux(stream.encode())
+    press(page, "Video", "button[role=tab]")
+    browser.wait(page, "#mien-clip")
+    upload(page, tmp_path / "mine.mp4", "#mien-clip")
+    told = browser.wait(page, ".mien-timeline section", "Person 1").text
+    assert "Seen for 2.0 s" in told and "happiness" in told
+    browser.wait(page, "#mien-drawn video")
+    video = "document.querySelector('#mien-drawn video')"
+    until(page, f"return {video}.readyState >= 2")
+    page.find_element("css selector", ".mien-strip").click()  # in its middle
+    assert page.execute_script(f"return {video}.currentTime") == pytest.approx(1.0, abs=0.1)
+    assert not list((served[1] / "tmp").rglob("mine.mp4")), "kept on disk"
+
+
+def test_fits_a_telephone(page):
+    page.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    )
+    try:
+        press(page, "Drawn faces")
+        browser.wait(page, ".mien-bars caption", "Face 1")
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+        assert browser.wait(page, "#mien-picture img").rect["width"] > 300
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_every_control_has_a_name(page):
+    press(page, "Drawn faces")
+    browser.wait(page, ".mien-bars caption", "Face 1")
+    shown = [e for e in page.find_elements("css selector", "button, input, select, [role=tab]") if e.is_displayed()]
+    assert len(shown) > 10 and all(e.accessible_name for e in shown)
+    assert all(i.get_attribute("alt") for i in page.find_elements("css selector", ".mien-photograph img"))
