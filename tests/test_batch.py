@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pyarrow as pa
@@ -328,6 +329,15 @@ def test_what_is_missing_is_named(here, mien, monkeypatch):
     assert code == 1 and "s3fs" in line  # the bucket's own client, which no extra brings
 
 
+def test_no_cluster(monkeypatch):
+    from mien.batch.cluster import _running
+    from mien.errors import MienError
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(MienError, match="127.0.0.1:9: no Ray to be had there"):
+        _running(SimpleNamespace(is_initialized=lambda: False)).__enter__()
+
+
 def shell(stand_in, *words, before: str = "") -> list[str]:
     told = ["batch", *map(str, words), "--aligned", "--model", str(stand_in)]
     return [sys.executable, "-c", f"import sys; from mien.__main__ import main; {before}; sys.exit(main({told!r}))"]
@@ -409,7 +419,7 @@ def test_ray_writes_the_same_files_even_if_a_worker_is_killed(ray, here, mien):
     killed = []
 
     def kill() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 250
         while not killed and time.monotonic() < end:
             if written("out") and (found := workers()):
                 os.kill(found[0], signal.SIGKILL)

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -99,8 +100,12 @@ def _running(ray: Any) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     options = {"include_dashboard": False} if cluster == "local" else {}
     try:
-        ray.init(cluster, **options, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        host, colon, port = cluster.rpartition(":")
+        if colon and port.isdecimal() and "/" not in host:
+            socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
+        with _silent():  # or it would say that it is told to be silent
+            ray.init(cluster, **options, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (OSError, ValueError, RuntimeError) as error:
         raise MienError(f"{cluster}: no Ray to be had there ({reason(error)})") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)  # ray has put its own in its place
@@ -108,3 +113,16 @@ def _running(ray: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing is written to stderr, by whatever language; what goes wrong is raised."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
