@@ -68,7 +68,8 @@ class Films:
             try:
                 video = self._open(source)
                 if video is not None:
-                    self._read(video, drawing, writer)
+                    with video:
+                        self._read(video, drawing, writer)
             except ReadError as error:
                 self._bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
                 self._counts["error"] += 1

@@ -342,20 +342,20 @@ class Progress:
         self._begin = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
 
     def write(self, line: str, file: TextIO | None = None) -> None:
-        (self._bar.write if self._bar else print)(line, file=file)
+        (print if self._bar is None else self._bar.write)(line, file=file)
 
     def update(self, done: float | None = None) -> None:
         """One more is done; or, of a video, so many seconds are."""
         step = 1 if done is None else max(0.0, done - self._done)
         self._done += step
-        if self._bar:
+        if self._bar is not None:
             self._bar.update(step)
         elif time.monotonic() > self._begin:
             from tqdm import tqdm
 
             form = {"unit": " pictures"}
             if self._video:
-                form = {"unit": "×", "desc": printable(self._video)[-30:], "bar_format": self._form()}
+                form = {"unit": "s", "desc": printable(self._video)[-30:], "bar_format": self._form()}
             self._bar = tqdm(total=self._total, initial=self._done, leave=False, **form)
 
     def _form(self) -> str:
@@ -367,7 +367,7 @@ class Progress:
         return "{desc}: {n:.1f} s [{elapsed}, {rate_noinv_fmt}]"
 
     def close(self) -> None:
-        if self._bar:
+        if self._bar is not None:
             self._bar.close()
             self._bar = None
 

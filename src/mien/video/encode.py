@@ -20,7 +20,7 @@ _BORNE = frozenset("aac mp3 ac3 eac3 opus flac alac".split())  # what audio MP4 
 class AnnotatedVideo:
     """An MP4 (H.264) with a box and a label about each face, each frame at the time at which it was read.
 
-    with AnnotatedVideo("drawn.mp4", video) as drawn:
+    with Video("clip.mp4") as video, AnnotatedVideo("drawn.mp4", video) as drawn:
         for frame in read_video(video, reader, images=True, sound=True):
             drawn.write(frame)
 
@@ -90,7 +90,7 @@ class AnnotatedVideo:
         context.colorspace, context.color_range = 1, 1  # BT.709 and 16 to 235, as the pictures are converted
         audio, self._coder, self._copy = self._video.audio, None, None
         if audio is not None and audio.codec_context is not None:
-            if audio.codec_context.name.removesuffix("float") in _BORNE:
+            if audio.codec_context.codec.canonical_name in _BORNE:
                 self._copy = self._container.add_stream_from_template(audio)
             else:
                 self._coder = self._container.add_stream("aac", rate=audio.rate)

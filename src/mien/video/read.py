@@ -93,7 +93,13 @@ def read_video(
     due, look = Every(every), _Follower(reader, Every(detect_every)) if track else _Finder(reader)
     video = source if isinstance(source, Video) else Video(source)
     pictures = video.pictures(due, sound=sound, stop=stop)
-    return _read(pictures, look, _Teller(reader, smooth, track), images, 1 if video.live else batch_size)
+    frames = _read(pictures, look, _Teller(reader, smooth, track), images, 1 if video.live else batch_size)
+    return frames if video is source else _closing(video, frames)
+
+
+def _closing(video: Video, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    with video, closing(frames):
+        yield from frames
 
 
 def _read(

@@ -69,7 +69,9 @@ class _State:
 
 
 class Video:
-    """An open video; its pictures can be taken once. Raises ReadError for what is no video, MissingExtra without PyAV.
+    """An open video, also as a context; its pictures can be taken once.
+
+    Raises ReadError for what is no video, MissingExtra without PyAV.
 
     source: a file, the number of a camera (0 is /dev/video0, through v4l2), or an address that ffmpeg can open.
     name: the source as text, without a password.
@@ -112,6 +114,7 @@ class Video:
         length = self._container.duration
         self.rest: tuple[Any, ...] = ()
         self.start = Fraction(0)
+        self._thread: threading.Thread | None = None
         self.duration = None if self.live or not length or length < 0 else length / 1_000_000
 
     def pictures(
@@ -126,7 +129,8 @@ class Video:
         """
         ahead: queue.Queue[Picture | BaseException | None] = queue.Queue(_AHEAD)
         gone = threading.Event()
-        thread = threading.Thread(target=self._run, args=(every or Every(1), sound, ahead, gone), daemon=True)
+        work = (every or Every(1), sound, ahead, gone)
+        self._thread = thread = threading.Thread(target=self._run, args=work, daemon=True)
         thread.start()
         try:
             while not stop():
@@ -142,8 +146,19 @@ class Video:
         finally:
             gone.set()
             thread.join(2)
-            if not thread.is_alive():  # else it waits for a camera or a server, and is left to
-                self._container.close()
+
+    def close(self) -> None:
+        """Let go of the file; what was handed out of its sound, and `audio`, must not be used after that."""
+        if (
+            self._thread is None or not self._thread.is_alive()
+        ):  # else it waits for a camera or a server, and is left to
+            self._container.close()
+
+    def __enter__(self) -> "Video":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _choose(self) -> Any:
         from av.stream import Disposition
@@ -155,7 +170,7 @@ class Video:
         for other in others:
             other.discard = "all"
         if stream.codec_context is None:
-            raise ReadError(self.name, "no decoder for it")
+            raise ReadError(self.name, "damaged, or of a kind that cannot be decoded")
         if stream.width * stream.height > MAX_PIXELS:
             size = f"{stream.width}×{stream.height}"
             raise ReadError(self.name, f"{size}, more than {MAX_PIXELS // 10**6} million pixels")
@@ -210,8 +225,10 @@ class Video:
             raise ReadError(self.name, f"damaged: {many} could not be decoded")
         if not number and not gone.is_set():
             raise ReadError(self.name, "damaged or cut short" if self.duration else "no pictures in it")
-        if self.duration and not gone.is_set() and self.duration - end > max(1, self.duration / 20):
-            raise ReadError(self.name, f"cut short after {end:.1f} of {self.duration:.1f} seconds")
+        own = self._stream.duration
+        length = float(own * self.time_base) if own else self.duration or 0
+        if not self.live and not gone.is_set() and length - end > max(0.5, length / 50):
+            raise ReadError(self.name, f"cut short after {end:.1f} of {length:.1f} seconds")
 
     def _decode(self, state: "_State", sound: bool, gone: threading.Event) -> Iterator[list[Any]]:
         """The frames of each packet, up to what the decoder holds back when no more can be read."""
