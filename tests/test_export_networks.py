@@ -48,10 +48,13 @@ class Small(Trunk):
         self.levels = ((8, side // 4), (8, side // 8), (8, side // 16))
         self.stem, self.middle, self.last = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 8, 2, 2)
 
-    def forward(self, images):
-        low = self.stem(images).relu()
-        middle = self.middle(low).relu()
-        return low, middle, self.last(middle).relu()
+    def forward(self, images, refine=None):
+        maps = []
+        for i, layer in enumerate((self.stem, self.middle, self.last)):
+            images = layer(images).relu()
+            images = images if refine is None else refine[i](images)
+            maps.append(images)
+        return tuple(maps)
 
 
 def plain(**options) -> PlainClassifier:
