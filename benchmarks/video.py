@@ -46,19 +46,26 @@ def frames(size: tuple[int, int], face: int, count: int) -> Iterator[np.ndarray]
 
 
 def write(path: Path, size: tuple[int, int], face: int, seconds: int, rate: int, quality: str) -> None:
-    """Frames are coded once and repeated, minute by minute, so that an hour is made quickly."""
-    loop = min(seconds, 60)
-    with av.open(str(path), "w") as container:
+    """A minute at most is coded; a longer video repeats it, packet by packet."""
+    part = path.with_name("minute.mp4")
+    count = min(seconds, 60) * rate
+    with av.open(str(part), "w") as container:
         video = container.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": quality, "bf": "3"})
         video.width, video.height = size
         video.pix_fmt = "yuv420p"
-        pictures = list(frames(size, face, loop * rate)) if seconds > loop else None
-        for minute in range(-(-seconds // loop)):
-            for i, image in enumerate(pictures or frames(size, face, loop * rate)):
-                frame = av.VideoFrame.from_ndarray(image)
-                frame.pts = minute * loop * rate + i
-                container.mux(video.encode(frame))
+        for image in frames(size, face, count):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image)))
         container.mux(video.encode())
+    with av.open(str(path), "w") as container:
+        copy = None
+        for again in range(-(-seconds * rate // count)):
+            with av.open(str(part)) as minute:
+                copy = copy or container.add_stream_from_template(minute.streams.video[0])
+                for packet in minute.demux(video=0):
+                    if packet.size:
+                        shift = round(again * count / rate / packet.time_base)
+                        packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, copy
+                        container.mux(packet)
 
 
 def resident() -> float:

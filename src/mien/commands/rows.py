@@ -96,10 +96,11 @@ class Parquet:
         self._table = pa.Table
         self._file = require("pyarrow.parquet", "parquet").ParquetWriter(file, self._schema)
         self._rows: list[Row] = []
+        self._most = 2_000 if moving else 10_000  # those of a video are many and wide
 
     def write(self, row: Row) -> None:
         self._rows.append(row)
-        if len(self._rows) == 10_000:
+        if len(self._rows) == self._most:
             self._flush()
 
     def close(self) -> None:

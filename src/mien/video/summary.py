@@ -18,6 +18,7 @@ from mien.video.read import VideoFrame
 
 _FINEST, _BINS = 0.04, 1200  # seconds of a bin of the timeline, and how many a video has at most
 _STRIPS = 30  # people in the timeline
+_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)  # of the axis
 _HIGH = 48  # pixels of a strip before it is scaled
 
 
@@ -149,7 +150,7 @@ class Summary:
 
         longest = sorted(self.people, key=lambda person: -person.seconds)[:_STRIPS]
         shown = [person for person in self.people if person in longest]
-        end = max((person.last for person in shown), default=0.0) or 1.0
+        end = max(((max(person.bins) + 1) * self.widths[person.source] for person in shown), default=1.0)
         figure = Figure(figsize=(12, 1.7 + 0.62 * max(1, len(shown))), dpi=110, layout="constrained")
         axes = figure.add_subplot()
         for row, person in enumerate(shown):
@@ -157,8 +158,13 @@ class Summary:
         several = len(self.widths) > 1
         names = [f"{_short(p.source)}  {p.track}" if several else f"person {p.track}" for p in shown]
         axes.set_yticks(range(len(shown)), names, parse_math=False)
-        axes.set(xlim=(0, end), ylim=(max(1, len(shown)) - 0.4, -0.6), xlabel="minutes:seconds")
-        axes.xaxis.set_major_formatter(lambda at, _: f"{int(at // 60)}:{at % 60:04.1f}" if end < 20 else _clock(at))
+        axes.set(
+            xlim=(0, end),
+            ylim=(max(1, len(shown)) - 0.4, -0.6),
+            xlabel="hours:minutes:seconds" if end > 3600 else "minutes:seconds",
+        )
+        step = next(s for s in _STEPS if end / s <= 12 or s == _STEPS[-1])
+        axes.set_xticks(np.arange(0, end, step), [_clock(at, step < 1) for at in np.arange(0, end, step)])
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
         axes.tick_params(axis="y", length=0)
@@ -187,11 +193,14 @@ class Summary:
         )
         edges = [0, *(np.flatnonzero(np.diff(best)) + 1), len(best)]
         for begin, stop in zip(edges[:-1], edges[1:], strict=True):
-            label = self.labels[best[begin]] if best[begin] >= 0 else ""
+            kind, middle = best[begin], (begin + stop) // 2
+            label = self.labels[kind] if kind >= 0 else ""
             if label and (stop - begin) * width > end * (len(label) + 2) / 130:
-                ink = "white" if np.dot(_rgb(label), (0.299, 0.587, 0.114)) < 110 else "black"
-                middle = (low + (begin + stop) / 2) * width
-                axes.text(middle, row + 0.22, label, color=ink, ha="center", va="center", fontsize=8, clip_on=True)
+                share = person.bins[low + middle] / person.bins[low + middle].sum()
+                if share[kind] > 0.3:  # else there is no room in its band
+                    place = ((low + middle + 0.5) * width, row + 0.4 - 0.8 * (share[:kind].sum() + share[kind] / 2))
+                    ink = "white" if np.dot(_rgb(label), (0.299, 0.587, 0.114)) < 110 else "black"
+                    axes.text(*place, label, color=ink, ha="center", va="center", fontsize=8, clip_on=True)
 
 
 def _rgb(label: str) -> tuple[int, int, int]:
@@ -207,7 +216,9 @@ def _short(source: str) -> str:
     return name if len(name) <= 40 else "…" + name[-39:]
 
 
-def _clock(seconds: float) -> str:
+def _clock(seconds: float, tenths: bool) -> str:
+    if tenths:
+        return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
