@@ -145,6 +145,20 @@ def server(tmp_path_factory):
     assert any("/healthz" in text or "/v1/" in text for text in told)
 
 
+@pytest.fixture
+def start(tmp_path, stand_in):
+    """Start a server with the stand-in model, which is gone after the test whatever became of it."""
+    started = []
+    yield (
+        lambda *options, **environment: (
+            started.append(Served(tmp_path, "--model", stand_in, *options, **environment)) or started[-1]
+        )
+    )
+    for served in started:
+        if served.process.poll() is None:
+            os.killpg(served.process.pid, signal.SIGKILL)
+
+
 def png(size, colour=(90, 120, 40)):
     Image.new("RGB", size, colour).save(file := io.BytesIO(), "PNG")
     return file.getvalue()
@@ -392,9 +406,9 @@ def test_a_port_in_use_is_told_in_a_line(server):
     assert done.stderr == f"mien: 127.0.0.1:{server.port}: address already in use\n"
 
 
-def test_ctrl_c_answers_what_was_begun_and_leaves_nothing(tmp_path, stand_in):
+def test_ctrl_c_answers_what_was_begun_and_leaves_nothing(start):
     colour = png((48, 48), COLOURS["anger"])
-    served = Served(tmp_path, "--model", stand_in, "--workers", "2", MIEN_API_KEYS=f"{KEY},another-key-of-nobody")
+    served = start("--workers", "2", MIEN_API_KEYS=f"{KEY},another-key-of-nobody")
     assert served.ask("GET", "/healthz")[1] == {"status": "ok", "workers": 2}
     assert served.ask("GET", "/v1/labels", key=None)[0] == 401
     assert served.read(colour, path="/v1/classify")[1]["pictures"][0]["faces"][0]["expression"] == "anger"
@@ -414,8 +428,8 @@ def test_ctrl_c_answers_what_was_begun_and_leaves_nothing(tmp_path, stand_in):
     assert served.errors == b""
 
 
-def test_killed_outright_it_leaves_nothing(tmp_path, stand_in):
-    served = Served(tmp_path, "--model", stand_in)
+def test_killed_outright_it_leaves_nothing(start):
+    served = start()
     assert len(served.descendants()) > 1
     assert served.end(signal.SIGKILL) == (-signal.SIGKILL, [])
 
