@@ -223,9 +223,11 @@ def look_near(detector: Detector, image: np.ndarray, box: np.ndarray, around: fl
     if (high <= low).any():
         return []
     part = image[low[1] : high[1], low[0] : high[0]]
-    size = np.maximum(1, np.rint((high - low) * (_LOOK / side))).astype(int)
+    size = np.rint((high - low) * (_LOOK / side)).astype(int).clip(1, _LOOK)
     smaller = size[0] < part.shape[1]
     part = cv2.resize(part, tuple(map(int, size)), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    # always of one size, since OpenVINO prepares itself, and keeps memory, for each
+    part = cv2.copyMakeBorder(part, 0, _LOOK - int(size[1]), 0, _LOOK - int(size[0]), cv2.BORDER_CONSTANT)
     if isinstance(detector, YuNet):
         seen = [Detection(tuple(row[:4]), float(row[14]), row[4:14].reshape(5, 2)) for row in detector.look(part)]
     else:
