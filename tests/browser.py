@@ -86,7 +86,7 @@ def is_local(url: str) -> bool:
     return parts.scheme in OWN or parts.hostname in LOCAL
 
 
-def wait(driver, selector: str, text: str = "", seconds: float = 60):
+def wait(driver, selector: str, text: str = "", seconds: float = 120):
     """The first element that `selector` names and that shows `text`, once there is one."""
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait

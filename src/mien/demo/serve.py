@@ -53,6 +53,7 @@ def _app(gradio, page):
     downloads = importlib.import_module("gradio.processing_utils")
     downloads.ssrf_protected_download = downloads.save_url_to_cache = _refuse
     downloads.async_ssrf_protected_download = _refuse_later
+    style = importlib.import_module("mien.demo.style")
     app = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(_Headers)
     return gradio.mount_gradio_app(
@@ -68,7 +69,8 @@ def _app(gradio, page):
         pwa=False,
         max_file_size=LARGEST_FILE,
         theme=gradio.themes.Default(font="system-ui, sans-serif", font_mono="monospace"),
-        css=importlib.import_module("mien.demo.style").STYLE,
+        css=style.STYLE,
+        head=f"<style>{style.NARROW}</style>",
     )
 
 

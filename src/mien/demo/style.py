@@ -1,7 +1,7 @@
 """What the page looks like."""
 
 STYLE = """
-.gradio-container > main { width: 100%; max-width: 1120px !important; margin: 0 auto; box-sizing: border-box }
+.gradio-container .app { width: 100%; max-width: 1120px !important; margin: 0 auto !important; box-sizing: border-box }
 .mien-plain, .mien-plain > * { padding: 0 }
 #mien-title h1 { margin: 0 0 .25rem; font-size: 1.9rem; letter-spacing: -.02em }
 #mien-title p { margin: 0; max-width: 46em }
@@ -19,7 +19,6 @@ STYLE = """
 
 .mien-photograph { position: relative; width: min(100%, calc(55vh * var(--ratio))); min-width: min(100%, 14rem);
     margin: 0 auto; line-height: 0; container-type: inline-size }
-@container (max-width: 30rem) { .mien-several .mien-face b { display: none } }
 .mien-photograph img { width: 100%; border-radius: 8px }
 .mien-face { position: absolute; box-sizing: border-box; padding: 0; cursor: pointer; background: none;
     border: 2px solid var(--expression); border-radius: 4px; outline: 1.5px solid #000;
@@ -70,3 +69,9 @@ summary { cursor: pointer }
 .mien-strip::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at, 0); width: 2px;
     background: var(--body-text-color); box-shadow: 0 0 0 1px var(--background-fill-primary) }
 """
+
+NARROW = """
+@media (max-width: 30rem) { .gradio-container .app { padding: .75rem !important } }
+@container (max-width: 30rem) { .mien-several .mien-face b { display: none !important } }
+"""
+"""What differs where there is little room: apart, since gradio drops or confines rules within others."""
