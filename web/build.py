@@ -60,7 +60,7 @@ def check(path: Path) -> dict:
         raise MienError(f"{path}: the page runs ONNX files: mien export {path} OUT.onnx")
     header = read_header(path)
     steps = {step.get("interpolation", "auto") for step in header["preprocess"]["resize"]}
-    if strange := steps - {"auto", "nearest"}:
+    if strange := steps - {"auto", "linear", "nearest"}:
         raise MienError(f"{path}: the page cannot resize by {', '.join(sorted(strange))}")
     return header
 

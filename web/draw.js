@@ -27,13 +27,14 @@ export function draw(canvas, { source, width, height, faces, chosen, mirrored },
     const [x, y, w, h] = faces[i].box;
     const left = mirrored ? at(x + w) : at(x);
     frame(context, left, y * scale, w * scale, h * scale, i === chosen);
-    if (i === chosen) for (const point of faces[i].landmarks) dot(context, at(point[0]), point[1] * scale);
+    if (i === chosen && w * scale > 50) for (const point of faces[i].landmarks) dot(context, at(point[0]), point[1] * scale);
   }
   const taken = faces.map(({ box: [x, y, w, h] }) => [mirrored ? at(x + w) : at(x), y * scale, w * scale, h * scale]);
   for (const i of order.reverse()) {
     const text = `${faces[i].expression} ${percent(faces[i].probability)}`;
     const place = labelPlace(context, text, taken[i], wide);
-    if (i !== chosen && taken.some((other, k) => k !== i && meet(place, other))) continue; // of a crowd some go without
+    const crowded = place[2] > 3 * taken[i][2] || taken.some((other, k) => k !== i && meet(place, other));
+    if (crowded && i !== chosen) continue; // it would not be clear whose it is
     label(context, text, place, i === chosen);
     taken.push(place);
   }

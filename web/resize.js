@@ -17,14 +17,15 @@ export function round(value) {
 /** A picture of one colour, black if none is given. */
 export const blank = (width, height) => ({ width, height, data: new Uint8Array(3 * width * height) });
 
-/** `mien.faces.resize`: through every step {size, interpolation: "auto" | "nearest"} to a square. */
+/** `mien.faces.resize`: through every step {size, interpolation: "auto" | "linear" | "nearest"} to a square. */
 export function resize(image, steps) {
   for (const { size, interpolation = "auto" } of steps) {
     if (interpolation === "auto") {
       const { width, height } = image;
       if (Math.max(width, height) > size) image = area(image, min(width, size), min(height, size));
       image = linear(image, size, size);
-    } else if (interpolation === "nearest") image = nearest(image, size, size);
+    } else if (interpolation === "linear") image = linear(image, size, size);
+    else if (interpolation === "nearest") image = nearest(image, size, size);
     else throw new RangeError(`no such interpolation here: ${interpolation}`);
   }
   return image;

@@ -68,7 +68,7 @@ export class YuNet {
   /** `look` at the picture made small, in pixels of the picture itself. */
   async lookAt(small, image) {
     const faces = await this.look(small);
-    for (const face of faces) move(face, image.width / small.width, image.height / small.height, 0, 0);
+    for (const face of faces) stretch(face, image.width / small.width, image.height / small.height);
     return faces;
   }
 
@@ -79,7 +79,10 @@ export class YuNet {
     const [alone, left, top] = square(image, [x + (width - side) / 2, y + (height - side) / 2, side, side]);
     const again = await this.look(resize(alone, [{ size: 256 }]));
     const scale = alone.width / 256;
-    for (const one of again) move(one, scale, scale, left, top);
+    for (const one of again) {
+      stretch(one, scale, scale);
+      shift(one, left, top);
+    }
     let [best, most] = [face, 0.3];
     for (const one of again) if (overlap(one, face) > most) [best, most] = [one, overlap(one, face)];
     return best;
@@ -98,7 +101,10 @@ export class YuNet {
     }
     const [across, down] = [image.width / width, image.height / height];
     const found = await this.find(framed);
-    for (const face of found) move(face, across, down, -left * across, -top * down);
+    for (const face of found) {
+      shift(face, -left, -top);
+      stretch(face, across, down);
+    }
     return found;
   }
 }
@@ -113,9 +119,9 @@ export function decode(out, stride, columns, threshold) {
     if (!(score >= threshold)) continue;
     const [column, row] = [cell % columns, floor(cell / columns)];
     const [x, y, w, h] = bbox.subarray(4 * cell, 4 * cell + 4);
-    const [width, height] = [exp(w) * stride, exp(h) * stride];
-    const points = Array.from(kps.subarray(10 * cell, 10 * cell + 10), (v, i) => (v + (i % 2 ? row : column)) * stride);
-    const corner = [(column + x) * stride - width / 2, (row + y) * stride - height / 2];
+    const [width, height] = [fround(exp(w)) * stride, fround(exp(h)) * stride];
+    const points = Array.from(kps.subarray(10 * cell, 10 * cell + 10), (v, i) => fround(v + (i % 2 ? row : column)) * stride);
+    const corner = [fround(column + x) * stride - width / 2, fround(row + y) * stride - height / 2];
     faces.push(Float32Array.of(...corner, width, height, ...points, score));
   }
   return faces;
@@ -146,11 +152,17 @@ function shrink(image, scale) {
   return area(image, max(1, round(image.width * scale)), max(1, round(image.height * scale)));
 }
 
-/** Stretch the face and then shift it, in place. */
-function move(face, across, down, right, below) {
+function stretch(face, across, down) {
   for (let i = 0; i < 14; i += 2) {
-    const shift = i === 2 ? [0, 0] : [right, below]; // a width and a height stay where they are
-    face[i] = face[i] * across + shift[0];
-    face[i + 1] = face[i + 1] * down + shift[1];
+    face[i] *= across;
+    face[i + 1] *= down;
+  }
+}
+
+/** Box and landmarks; a width and a height stay what they are. */
+function shift(face, right, below) {
+  for (const i of [0, 4, 6, 8, 10, 12]) {
+    face[i] += right;
+    face[i + 1] += below;
   }
 }
