@@ -347,7 +347,7 @@ def test_neither_page_nor_worker_can_ask_elsewhere(page, tmp_path):
     assert sum("Content Security Policy" in line for line in browser.complaints(page)) >= 1
 
 
-def test_build_refuses_what_the_page_cannot_run(tmp_path, stand_in):
+def test_build_refuses_what_the_page_cannot_run(tmp_path):
     build = [sys.executable, ROOT / "web" / "build.py", "--out", tmp_path / "dist"]
     model = EXAMPLES.parent / "src" / "mien" / "models" / "mobilefacenet_ferplus" / "model.safetensors"
     ran = subprocess.run([*build, model], capture_output=True, text=True)
