@@ -720,14 +720,16 @@ def rows(count: int = 6) -> list[Row]:
 
 
 def test_targets_are_votes_or_the_label():
-    votes, label = Crops(rows(), GREY48), Crops(rows(), GREY48, majority=True)
+    votes, label = Crops(rows(), GREY48), Crops(rows(), GREY48, label_share=1.0)
     for i in range(3):
         face, target, number = votes[i]
         assert face.shape == (112, 112, 3) and face.dtype == torch.uint8
         assert target.tolist() == rows()[i].target.tolist() and number == i
         assert label[i][1].tolist() == np.eye(3)[i].tolist()
+    both = Crops(rows(), GREY48, label_share=0.5)[0][1]
+    assert both.dtype == torch.float32 and both.tolist() == pytest.approx([0.75, 0.15, 0.1])
     row = Row(np.zeros((4, 4, 3), np.uint8), np.array([0.5, 0.5, 0], np.float32), "train", label=1)
-    assert Crops([row], GREY48, majority=True)[0][1].tolist() == [0, 1, 0]  # the set's own rule, not the first largest
+    assert Crops([row], GREY48, label_share=1.0)[0][1].tolist() == [0, 1, 0]  # the set's own rule, not the first largest
 
 
 def test_faces_are_aligned_by_chance():

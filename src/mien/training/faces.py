@@ -30,6 +30,10 @@ GREY48 = {
 """Luma at 48 pixels, enlarged: what small grey training pictures hold, and all that is shown of larger ones."""
 
 
+LABEL_SHARES = {"votes": 0.0, "both": 0.5, "label": 1.0}
+"""How much of a target is the label, and not the votes."""
+
+
 class Crops(Dataset):
     """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64), and the action units float32 (U,) if any.
 
@@ -43,10 +47,10 @@ class Crops(Dataset):
         preprocess: Mapping[str, Any],
         landmarks: np.ndarray | None = None,
         aligned: float = 0.0,
-        majority: bool = False,
+        label_share: float = 0.0,
     ):
         self.rows, self.preprocess, self.landmarks = rows, preprocess, landmarks
-        self.aligned, self.majority = aligned, majority
+        self.aligned, self.label_share = aligned, label_share
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,9 +72,10 @@ class Crops(Dataset):
 
     def target(self, row: Row) -> np.ndarray:
         """(C,) float32, what is learned of a row."""
-        if self.majority and row.label >= 0:
-            return np.eye(len(row.target), dtype=np.float32)[row.label]
-        return row.target
+        if not self.label_share or row.label < 0:
+            return row.target
+        label = np.eye(len(row.target), dtype=np.float32)[row.label]
+        return (1 - self.label_share) * row.target + self.label_share * label
 
 
 class Order(Sampler[tuple[int, float]]):
@@ -150,7 +155,7 @@ class Faces(LightningDataModule):
     preprocess: how a picture becomes a network's input, kept in every checkpoint.
     aligned: the share of training faces that are aligned to landmarks, where the detector finds some; the others are
         shown as they are, and validation faces always are. The landmarks are found once and kept in `landmarks_cache`.
-    targets: the votes' distribution, or one class, the label.
+    targets: the votes' distribution; one class, the label; or the mean of the two.
     balance: 0 draws every row once an epoch; above 0 rows are drawn with replacement, each with probability
         proportional to `count(class) ** -balance`.
     oversample: rows of rare classes come several times an epoch, each as often as `count_repeats` says.
@@ -166,7 +171,7 @@ class Faces(LightningDataModule):
         batch_size: int = 128,
         aligned: float = 0.5,
         landmarks_cache: str | None = None,
-        targets: Literal["votes", "label"] = "votes",
+        targets: Literal["votes", "label", "both"] = "votes",
         balance: float = 0.0,
         oversample: Literal["none", "sqrt", "reciprocal"] = "none",
         train_size: int | None = None,
@@ -183,7 +188,7 @@ class Faces(LightningDataModule):
         self.preprocess = dict(preprocess or GREY48)
         aligned = aligned if self.preprocess.get("align") == "arcface112" else 0.0
         self.preprocess["trained_on"] = ["as is"] * (aligned < 1) + ["arcface112"] * (aligned > 0)
-        self.aligned, self.landmarks_cache, self.majority = aligned, landmarks_cache, targets == "label"
+        self.aligned, self.landmarks_cache, self.label_share = aligned, landmarks_cache, LABEL_SHARES[targets]
         self.balance, self.oversample, self.train_size = balance, oversample, train_size
         self.subset, self.num_workers = subset, num_workers
         self.train_split, self.validation_split = train_split, validation_split
@@ -203,9 +208,9 @@ class Faces(LightningDataModule):
         shown = self.preprocess
         if self.train_size is not None:
             shown = shown | {"resize": [{"size": self.train_size, "interpolation": "auto"}]}
-        self.train_faces = Crops(rows, shown, landmarks, self.aligned, self.majority)
+        self.train_faces = Crops(rows, shown, landmarks, self.aligned, self.label_share)
         judged = [row for row in self.data.rows(self.validation_split) if row.label >= 0]
-        self.validation_faces = Crops(judged, self.preprocess, majority=self.majority)
+        self.validation_faces = Crops(judged, self.preprocess, label_share=self.label_share)
 
     def _landmarks(self, rows: Sequence[Row]) -> np.ndarray:
         """(n, 5, 2) float32 in pixels of each picture, not a number where the detector found no face."""
