@@ -729,7 +729,7 @@ def test_targets_are_votes_or_the_label():
     both = Crops(rows(), GREY48, label_share=0.5)[0][1]
     assert both.dtype == torch.float32 and both.tolist() == pytest.approx([0.75, 0.15, 0.1])
     row = Row(np.zeros((4, 4, 3), np.uint8), np.array([0.5, 0.5, 0], np.float32), "train", label=1)
-    assert Crops([row], GREY48, label_share=1.0)[0][1].tolist() == [0, 1, 0]  # the set's own rule, not the first largest
+    assert Crops([row], GREY48, label_share=1.0)[0][1].tolist() == [0, 1, 0]  # the rule of the set
 
 
 def test_faces_are_aligned_by_chance():
