@@ -21,8 +21,8 @@ from PIL import Image
 
 from mien.__main__ import COMMANDS, main
 from mien.commands.annotate import annotated_names, draw
-from mien.commands.read import Progress
 from mien.commands.rows import spell
+from mien.commands.terminal import Progress
 from mien.faces import Face, open_picture
 from mien.labels import EXPRESSIONS
 from mien.reader import Reader
@@ -258,7 +258,7 @@ def test_an_output_takes_the_place_of_the_table(here, shell):
 
 def test_progress_once_the_work_has_taken_a_second(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("mien.commands.read.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mien.commands.terminal.time.monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with closing(Progress(30)) as progress:
         progress.update()

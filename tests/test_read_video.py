@@ -24,7 +24,8 @@ from films import EXAMPLES, film, scene
 from PIL import Image
 
 from mien.__main__ import main
-from mien.commands.read import Progress, find_sources
+from mien.commands.read import find_sources
+from mien.commands.terminal import Progress
 from mien.errors import ReadError
 from mien.faces import is_video
 from mien.labels import EXPRESSIONS
@@ -600,7 +601,7 @@ def test_a_signal_ends_waiting_for_a_server(here, stand_in):
 
 def test_progress_of_a_video(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("mien.commands.read.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("mien.commands.terminal.time.monotonic", lambda: now[0])
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with closing(Progress(1)) as progress:
         progress.begin(60.0, "clip.mp4")

@@ -24,8 +24,10 @@ from mien.batch import (
     sha256_of,
 )
 from mien.classifier import DEFAULT_MODEL, find_model
-from mien.commands.read import begin, number, printable
+from mien.commands.options import number
+from mien.commands.read import begin
 from mien.commands.rows import no_face, row, schema
+from mien.commands.terminal import printable
 from mien.errors import MienError, ReadError, require
 
 _TOLD = 20  # sources that could not be read, of which stderr says why

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.commands.eval import count
-from mien.commands.read import printable
+from mien.commands.terminal import printable
 from mien.data import DataSet, open_dataset
 from mien.data.check import Checked, check
 from mien.data.opening import FORMATS

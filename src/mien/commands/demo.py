@@ -5,7 +5,8 @@ import ipaddress
 import sys
 from pathlib import Path
 
-from mien.commands.read import begin, number
+from mien.commands.options import number
+from mien.commands.read import begin
 from mien.demo.looking import POOLED, Looking
 from mien.demo.serve import serve
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from mien.checkpoint import labels_of
 from mien.commands.annotate import annotated_names
-from mien.commands.read import Progress, add_face_arguments, begin, folder, number, outside, printable
+from mien.commands.options import folder, number
+from mien.commands.read import add_face_arguments, begin, outside
+from mien.commands.terminal import Progress, printable
 from mien.errors import ReadError, require
 from mien.faces import YuNet, crop, find_pictures, open_picture
 from mien.files import whole

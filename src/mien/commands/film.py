@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mien.commands.read import Progress, printable
 from mien.commands.rows import Writer
+from mien.commands.terminal import Progress, printable
 from mien.errors import ReadError
 from mien.files import whole
 from mien.reader import Reader

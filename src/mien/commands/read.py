@@ -3,20 +3,19 @@
 import argparse
 import glob
 import os
-import shutil
 import signal
 import sys
 import threading
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from itertools import groupby
 from pathlib import Path
-from typing import TextIO
 
-from mien.commands.rows import WRITERS, JsonLines, Row, Writer, no_face, row
+from mien.commands.options import count, drawing_place, every, pixels, seconds, share, summary_file, table_file
+from mien.commands.rows import WRITERS, JsonLines, Writer, no_face, row
+from mien.commands.terminal import Changes, Progress, Table, printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video, open_picture
 from mien.files import whole
@@ -28,10 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     [source] = [action for action in parser._actions if action.dest == "source"]
     source.help = "a picture, a video, a folder, a glob, 0 for a camera, or an address such as rtsp://…"
     parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
-    parser.add_argument("--output", type=_output, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead")
+    parser.add_argument(
+        "--output", type=table_file, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead"
+    )
     parser.add_argument(
         "--annotate",
-        type=_drawn,
+        type=drawing_place,
         metavar="DIR",
         help="draw the faces into copies of the pictures and videos; of one video, FILE.mp4 will do, too",
     )
@@ -42,29 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="bf16 is faster where the CPU has it; auto takes it where the model was measured to bear it (default)",
     )
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
+    parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="faces read at a time (default: 32)")
     parser.add_argument(
         "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
     )
     videos = parser.add_argument_group("videos, cameras and streams")
     videos.add_argument(
-        "--every", type=_every, metavar="N|Ns", help="read every N-th frame, or with 0.5s one each half second"
+        "--every", type=every, metavar="N|Ns", help="read every N-th frame, or with 0.5s one each half second"
     )
     videos.add_argument(
         "--track", action="store_true", help="number the people, look for them faster, and smooth their probabilities"
     )
     videos.add_argument(
-        "--smooth", type=_seconds, metavar="SECONDS", help="time constant of that smoothing, 0 for none (default: 0.5)"
+        "--smooth", type=seconds, metavar="SECONDS", help="time constant of that smoothing, 0 for none (default: 0.5)"
     )
     videos.add_argument(
         "--detect-every",
-        type=_every,
+        type=every,
         metavar="N|Ns",
         help="how often, while tracking, the whole frame is searched for faces (default: 0.2s)",
     )
     videos.add_argument(
         "--summary",
-        type=_summary,
+        type=summary_file,
         metavar="FILE",
         help="with --track: write a .json or .csv with a line a person, and a timeline beside it as .png",
     )
@@ -76,10 +77,10 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="a picture, a folder of pictures, or a glob")
     parser.add_argument("--aligned", action="store_true", help="the sources are face crops: read them as they are")
     parser.add_argument(
-        "--min-face", type=_pixels, default=20, metavar="PIXELS", help="least shorter side of a face (default: 20)"
+        "--min-face", type=pixels, default=20, metavar="PIXELS", help="least shorter side of a face (default: 20)"
     )
     parser.add_argument(
-        "--threshold", type=_share, default=0.6, metavar="SCORE", help="least score of a face, 0 to 1 (default: 0.6)"
+        "--threshold", type=share, default=0.6, metavar="SCORE", help="least score of a face, 0 to 1 (default: 0.6)"
     )
 
 
@@ -143,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         if args.output:
             writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), labels, moving)
         elif sys.stdout.isatty():
-            writer = (_Changes if moving else _Table)(bar, sources, labels)
+            writer = (Changes if moving else Table)(bar, sources, labels)
         else:
             writer = JsonLines(sys.stdout.buffer, labels)
         stack.enter_context(closing(writer))
@@ -250,204 +251,7 @@ def _counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
-def printable(text: str) -> str:
-    """Text that stays on its line of the terminal, whatever a file is called."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-class _Table:
-    """Rows as a person reads them."""
-
-    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str]):
-        self._say = bar.write
-        self._label = max(map(len, [*labels, "expression"]))
-        room = max(16, shutil.get_terminal_size().columns - self._label - 38)
-        self._source = min(room, max(map(len, [*sources, "picture"])))
-        self._header = f"{'picture':{self._source}}  face  {'expression':{self._label}}        where"
-
-    def write(self, row: Row) -> None:
-        if self._header:
-            self._say(self._header)
-            self._header = ""
-        source = printable(row["source"])
-        if len(source) > self._source:
-            source = "…" + source[1 - self._source :]
-        if row["expression"] is None:
-            self._say(f"{source:{self._source}}        {row['note']}")
-            return
-        where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*row["box"]) if row["box"] else "all of it"
-        face = f"{row['face']:>4}  {row['expression']:{self._label}} {row['probability']:>5.0%}"
-        self._say(f"{source:{self._source}}  {face}  {where}")
-
-    def close(self) -> None:
-        pass
-
-
-class _Changes:
-    """Rows of videos as a person reads them: where who shows what changes."""
-
-    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str]):
-        self._say = bar.write
-        self._label = max(map(len, [*labels, "expression"]))
-        room = max(16, shutil.get_terminal_size().columns - self._label - 50)
-        self._source = min(room, max(map(len, [*sources, "source"])))
-        self._told: dict[int | None, str | None] = {}
-        self._at: tuple[str, int | None] | None = None
-        self._header = f"{'source':{self._source}}      time  face  {'expression':{self._label}}        where"
-
-    def write(self, row: Row) -> None:
-        number = row["face"] if row.get("track") is None else row["track"]
-        if self._at is None or self._at[0] != row["source"]:
-            self._told = {}
-        if row["expression"] is None:
-            changed, self._told = self._told != {None: None}, {None: None}
-        else:
-            self._told.pop(None, None)
-            changed = self._told.get(number) != row["expression"]
-            self._told[number] = row["expression"]
-        self._at = row["source"], row.get("frame")
-        if not changed:
-            return
-        if self._header:
-            self._say(self._header)
-            self._header = ""
-        source = printable(row["source"])
-        if len(source) > self._source:
-            source = "…" + source[1 - self._source :]
-        time = "" if row.get("time") is None else f"{row['time']:.2f}"
-        if row["expression"] is None:
-            self._say(f"{source:{self._source}} {time:>9}        {row['note']}")
-            return
-        where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*row["box"]) if row["box"] else "all of it"
-        face = f"{number:>4}  {row['expression']:{self._label}} {row['probability']:>5.0%}"
-        self._say(f"{source:{self._source}} {time:>9}  {face}  {where}")
-
-    def close(self) -> None:
-        pass
-
-
-class Progress:
-    """Prints lines, and below them a progress bar once the work has taken a second, where somebody looks.
-
-    `begin` starts anew: with how many pictures there are, or with the seconds of a video, None where nobody knows.
-    """
-
-    def __init__(self, total: int):
-        self._bar = None
-        self.begin(total)
-
-    def begin(self, total: float | None, video: str = "") -> None:
-        self.close()
-        self._total, self._done, self._video = total, 0, video
-        self._begin = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
-
-    def write(self, line: str, file: TextIO | None = None) -> None:
-        (print if self._bar is None else self._bar.write)(line, file=file)
-
-    def update(self, done: float | None = None) -> None:
-        """One more is done; or, of a video, so many seconds are."""
-        step = 1 if done is None else max(0.0, done - self._done)
-        self._done += step
-        if self._bar is not None:
-            self._bar.update(step)
-        elif time.monotonic() > self._begin:
-            from tqdm import tqdm
-
-            form = {"unit": " pictures"}
-            if self._video:
-                form = {"unit": "s", "desc": printable(self._video)[-30:], "bar_format": self._form()}
-            self._bar = tqdm(total=self._total, initial=self._done, leave=False, **form)
-
-    def _form(self) -> str:
-        """Seconds of video, and how many of them in a second."""
-        if self._total:
-            return (
-                "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
-            )
-        return "{desc}: {n:.1f} s [{elapsed}, {rate_noinv_fmt}]"
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
 def outside(drawn: Path, pictures: Sequence[str], named: set[str]) -> list[str]:
     """The pictures without those that an earlier run has drawn into the folder, unless they were named themselves."""
     inside = os.path.join(os.path.realpath(drawn), "")
     return [name for name in pictures if name in named or not os.path.realpath(name).startswith(inside)]
-
-
-def _output(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in WRITERS:
-        raise argparse.ArgumentTypeError(f"{text}: ends in none of {', '.join(WRITERS)}")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: a folder")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: no folder {path.parent}")
-    return path
-
-
-def _summary(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in (".json", ".csv"):
-        raise argparse.ArgumentTypeError(f"{text}: ends neither in .json nor in .csv")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: a folder")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: no folder {path.parent}")
-    return path
-
-
-def _drawn(text: str) -> Path:
-    path = Path(text)
-    if path.suffix != ".mp4" or path.is_dir():
-        return folder(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: no folder {path.parent}")
-    return path
-
-
-def _every(text: str) -> str:
-    from mien.video.source import Every
-
-    try:
-        Every(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return text
-
-
-def _seconds(text: str) -> float:
-    return number(text, float, 0, 3600)
-
-
-def folder(text: str) -> Path:
-    if os.path.lexists(text) and not os.path.isdir(text):
-        raise argparse.ArgumentTypeError(f"{text}: not a folder")
-    return Path(text)
-
-
-def _count(text: str) -> int:
-    return int(number(text, int, 1, 1_000_000))
-
-
-def _pixels(text: str) -> float:
-    return number(text, float, 0, 1_000_000)
-
-
-def _share(text: str) -> float:
-    return number(text, float, 0, 1)
-
-
-def number(text: str, kind: type, least: float, most: float) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not least <= value <= most:
-        raise argparse.ArgumentTypeError(
-            f"{text}: not {'a whole number' if kind is int else 'a number'} of {least:,} to {most:,}"
-        )
-    return value

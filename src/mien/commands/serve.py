@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from mien.commands.read import begin, number
+from mien.commands.options import number
+from mien.commands.read import begin
 from mien.service import Keys, Limits, serve
 
 VARIABLE = "MIEN_API_KEYS"

@@ -96,10 +96,6 @@ class Tracker:
                 self.tracks.append(Track(self._last, state, self._time))
         return ids
 
-    def _may_be(self, track: Track, size: tuple[int, int]) -> bool:
-        middle = track.state[:2, 0]
-        return 0 <= self._time - track.seen <= self.gap and bool(((middle >= 0) & (middle < size)).all())
-
     def _correct(self, track: Track, box: np.ndarray) -> None:
         gain = track.spread[:, 0] / (track.spread[0, 0] + _JITTER**2)  # (2,)
         measured = np.concatenate([box[:2] + box[2:] / 2, box[2:]])

@@ -1,0 +1,121 @@
+"""What a person sees on a terminal: rows as a table, and how far the work is."""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from mien.commands.rows import Row
+
+
+def printable(text: str) -> str:
+    """Text that stays on its line of the terminal, whatever a file is called."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+class Table:
+    """Rows of pictures as a person reads them."""
+
+    first, time = "picture", 0  # the header of the first column, and the width of the one of times
+
+    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str]):
+        self._say = bar.write
+        self._label = max(map(len, [*labels, "expression"]))
+        room = max(16, shutil.get_terminal_size().columns - self._label - 38 - self.time)
+        self._source = min(room, max(map(len, [*sources, self.first])))
+        self._header = f"{self._begin(self.first, 'time')}  face  {'expression':{self._label}}        where"
+
+    def _begin(self, source: str, time: str) -> str:
+        return f"{source:{self._source}}"
+
+    def write(self, row: Row) -> None:
+        if self._header:
+            self._say(self._header)
+            self._header = ""
+        source = printable(row["source"])
+        if len(source) > self._source:
+            source = "…" + source[1 - self._source :]
+        line = self._begin(source, "" if row.get("time") is None else f"{row['time']:.2f}")
+        if row["expression"] is None:
+            self._say(f"{line}        {row['note']}")
+            return
+        number = row["face"] if row.get("track") is None else row["track"]
+        where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*row["box"]) if row["box"] else "all of it"
+        self._say(f"{line}  {number:>4}  {row['expression']:{self._label}} {row['probability']:>5.0%}  {where}")
+
+    def close(self) -> None:
+        pass
+
+
+class Changes(Table):
+    """Rows of videos as a person reads them: where who shows what changes."""
+
+    first, time = "source", 12
+
+    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str]):
+        super().__init__(bar, sources, labels)
+        self._told: dict[int | None, str | None] = {}  # what each person shows, or {None: None} if nobody is there
+        self._film = ""
+
+    def _begin(self, source: str, time: str) -> str:
+        return f"{source:{self._source}} {time:>9}"
+
+    def write(self, row: Row) -> None:
+        if self._film != row["source"]:
+            self._film, self._told = row["source"], {}
+        number = row["face"] if row.get("track") is None else row["track"]
+        if row["expression"] is None:
+            changed, self._told = self._told != {None: None}, {None: None}
+        else:
+            self._told.pop(None, None)
+            changed = self._told.get(number) != row["expression"]
+            self._told[number] = row["expression"]
+        if changed:
+            super().write(row)
+
+
+class Progress:
+    """Prints lines, and below them a progress bar once the work has taken a second, where somebody looks.
+
+    `begin` starts anew: with how many pictures there are, or with the seconds of a video, None where nobody knows.
+    """
+
+    def __init__(self, total: int):
+        self._bar = None
+        self.begin(total)
+
+    def begin(self, total: float | None, video: str = "") -> None:
+        self.close()
+        self._total, self._done, self._video = total, 0, video
+        self._begin = time.monotonic() + 1 if sys.stderr.isatty() else float("inf")
+
+    def write(self, line: str, file: TextIO | None = None) -> None:
+        (print if self._bar is None else self._bar.write)(line, file=file)
+
+    def update(self, done: float | None = None) -> None:
+        """One more is done; or, of a video, so many seconds are."""
+        step = 1 if done is None else max(0.0, done - self._done)
+        self._done += step
+        if self._bar is not None:
+            self._bar.update(step)
+        elif time.monotonic() > self._begin:
+            from tqdm import tqdm
+
+            form = {"unit": " pictures"}
+            if self._video:
+                form = {"unit": "s", "desc": printable(self._video)[-30:], "bar_format": self._form()}
+            self._bar = tqdm(total=self._total, initial=self._done, leave=False, **form)
+
+    def _form(self) -> str:
+        """Seconds of video, and how many of them in a second."""
+        if self._total:
+            return (
+                "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+            )
+        return "{desc}: {n:.1f} s [{elapsed}, {rate_noinv_fmt}]"
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
