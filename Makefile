@@ -1,5 +1,6 @@
 # make demo: install the reading part and read the photographs in examples/
 # make test: install what the tests need as well, and run them
+# make web: put together the static page that reads faces in the visitor's own browser, in web/dist (needs npm)
 # make train-default: train the default model anew, on two cores in about two and a half hours; run it again after a cut. DATA is
 #   a folder with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet
 PYTHON ?= python3
@@ -10,7 +11,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 
 DEFAULT := src/mien/models/mobilefacenet_ferplus
 
-.PHONY: demo test train-default clean
+.PHONY: demo test web train-default clean
 
 demo: .venv/reading
 	.venv/bin/mien read examples --annotate out/demo
@@ -19,6 +20,10 @@ test: .venv/testing
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+
+web: .venv/reading
+	$(PIP) install -c constraints.txt onnx
+	.venv/bin/python web/build.py
 
 train-default: .venv/testing weights/mobilefacenet.safetensors
 	.venv/bin/mien train recipes/mobilefacenet_ferplus.yaml --data.path $(DATA)
@@ -32,7 +37,7 @@ weights/mobilefacenet.safetensors: | .venv/testing
 	.venv/bin/mien convert mobilefacenet $(IDENTITY) $@
 
 clean:
-	rm -rf .venv out build dist
+	rm -rf .venv out build dist web/dist web/node_modules
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
