@@ -79,7 +79,7 @@ class Halo(LocalAttention):
     def bias(self, q: Tensor, grid: Grid) -> Tensor:
         block, halo = self.cut(grid)
         counts = [-(-size // b) for size, b in zip(grid, block, strict=True)]
-        q = q.unflatten(2, block).unflatten(0, (-1, *counts)) * self.pos_scale  # (Z, R, C, heads, h, w, d)
+        q = q.unflatten(2, block) * self.pos_scale  # (Z · R · C, heads, h, w, d)
         tables, padding = [], []
         for table, size, count, b, r in zip((self.height_rel, self.width_rel), grid, counts, block, halo, strict=True):
             query, key = torch.arange(b, device=q.device), torch.arange(b + 2 * r, device=q.device)
@@ -88,6 +88,10 @@ class Halo(LocalAttention):
             place = torch.arange(count, device=q.device)[:, None] * b + key - r  # (blocks, b + 2r)
             outside = ((place < 0) | (place >= size)) & self.mask_padding
             padding.append(q.new_zeros(outside.shape).masked_fill(outside, -math.inf))
-        above = torch.einsum("zrchyxd,ykd->zrchyxk", q, tables[0]) + padding[0][:, None, None, None, None]
-        beside = torch.einsum("zrchyxd,xkd->zrchyxk", q, tables[1]) + padding[1][:, None, None, None]
-        return (above[..., :, None] + beside[..., None, :]).flatten(6).flatten(4, 5).flatten(1, 2)
+        above = torch.einsum("zhyxd,ykd->zhyxk", q, tables[0])
+        beside = torch.einsum("zhyxd,xkd->zhyxk", q, tables[1])
+        # (Z, R · C, heads, h · w, b + 2r): of seven dimensions OpenVINO (2026.4) adds others than it should
+        above, beside = (x.flatten(2, 3).unflatten(0, (-1, counts[0] * counts[1])) for x in (above, beside))
+        above = above + padding[0].repeat_interleave(counts[1], 0)[:, None, None]
+        beside = beside + padding[1].repeat(counts[0], 1)[:, None, None]
+        return (above[..., :, None] + beside[..., None, :]).flatten(4)
