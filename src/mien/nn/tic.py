@@ -68,18 +68,19 @@ class TiC(LocalAttention):
 
     def local(self, prefix: Tensor, planes: Tensor, grid: Grid) -> Tensor:
         q, k, v = self.split(planes)  # (Z, heads, H · W, d), Z = B · planes
-        per_face = planes.shape[0] // prefix.shape[0]
-        _, k_prefix, v_prefix = self.split(prefix.repeat_interleave(per_face, 0))  # (Z, heads, P, d)
         q = q * q.shape[-1] ** -0.5
         scores = torch.stack([(q * there).sum(-1) for there in self.around(k, grid)], -1)
         if self.mask_padding:
             inside = self.around(q.new_ones(1, 1, grid[0] * grid[1], 1), grid)
             scores = scores.masked_fill(torch.cat(inside, -1) == 0, float("-inf"))
-        scores = torch.cat([scores, q @ k_prefix.mT], -1)
+        if count := prefix.shape[1]:  # engines cannot be given none
+            per_face = planes.shape[0] // prefix.shape[0]
+            _, k_prefix, v_prefix = self.split(prefix.repeat_interleave(per_face, 0))  # (Z, heads, P, d)
+            scores = torch.cat([scores, q @ k_prefix.mT], -1)
         at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
         attn = self.attend.weights(scores.softmax(-1, dtype=at_least_fp32).to(v.dtype))
         attn = F.dropout(attn, self.attend.dropout, self.training)
-        mixed = attn[..., self.kernel_size**2 :] @ v_prefix
+        mixed = attn[..., self.kernel_size**2 :] @ v_prefix if count else 0
         for i, there in enumerate(self.around(v, grid)):
             mixed = mixed + attn[..., i : i + 1] * there
         return merge_heads(mixed)
