@@ -18,7 +18,7 @@ FOLDER = MODELS / DEFAULT_MODEL
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SHARED = Path(os.environ.get("MIEN_SHARED", Path(__file__).parents[2] / "shared"))
 
-FLOOR = 0.845
+FLOOR = 0.85
 """Least accuracy on the validation split of FER2013+, as it is: no later model may be worse."""
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="photographs and data that are not part of the project")
@@ -71,11 +71,12 @@ def test_the_default_before_it_can_be_named(faces):
     assert np.abs(torch.run(faces) - before.run(faces)).max() < 1e-3
 
 
-def test_it_knows_when_it_is_uncertain(classifier):
+def test_it_knows_when_it_is_uncertain(classifier, faces):
     reader = Reader(classifier, aligned=True, abstain=True)
     assert 0.4 < reader.abstain < 0.8
-    noise = np.random.default_rng(0).integers(0, 256, (112, 112, 3), np.uint8)
-    assert [face.expression for face in reader(noise)] == ["uncertain"]
+    patches = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8).repeat(14, 0).repeat(14, 1)
+    assert [face.expression for face in reader(patches)] == ["uncertain"]
+    assert [face.expression for face in reader(faces[0])] == ["happiness"]
 
 
 def test_torch_and_onnx_agree_on_real_faces(classifier, faces):
