@@ -77,7 +77,8 @@ def test_noise(tmp_path_factory, name, data):
 
 
 @pytest.mark.parametrize(
-    "name, reason", [("none.onnx", "no such file"), ("model.pth", "safetensors, .onnx, .xml or .pt2"), ("a.onnx", "directory")]
+    "name, reason",
+    [("none.onnx", "no such file"), ("model.pth", "safetensors, .onnx, .xml or .pt2"), ("a.onnx", "directory")],
 )
 def test_no_checkpoint(tmp_path, name, reason):
     (tmp_path / "a.onnx").mkdir()

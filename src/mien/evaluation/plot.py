@@ -46,9 +46,12 @@ def plot_reliability(probs: np.ndarray, target: np.ndarray, file: BinaryIO, titl
     figure = require("matplotlib.figure", "eval").Figure(figsize=(5, 5.4), dpi=120, layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     sure, right, counts = map(np.array, zip(*reliability(probs, target, BINS), strict=True))
-    spread = 1.96 * np.sqrt(right * (1 - right) / counts)
+    z2 = 1.96**2  # Wilson's interval, since some have few faces
+    middle = (right + z2 / 2 / counts) / (1 + z2 / counts)
+    half = np.sqrt(z2 * (right * (1 - right) + z2 / 4 / counts) / counts) / (1 + z2 / counts)
+    spread = np.clip([right - middle + half, middle + half - right], 0, None)
     above.plot([0, 1], [0, 1], "--", color="grey", linewidth=1)
-    above.errorbar(sure, right, spread, fmt="o-", capsize=2, color="tab:blue", markersize=4)
+    above.errorbar(sure, right, spread, fmt="o", capsize=2, color="tab:blue", markersize=4)
     above.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share that is right, and 95 %")
     if title:
         above.set_title(title, fontsize="medium", wrap=True, parse_math=False)
