@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and the one that errors are written to."""
 
 import os
 from collections.abc import Iterator
@@ -25,3 +25,16 @@ def whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Nothing goes to stderr, by whatever language it is written."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -15,6 +15,7 @@ from typing import Any
 from mien.batch.shard import Done, Job, Shard, ShardReader
 from mien.batch.store import reason
 from mien.errors import MienError, require
+from mien.files import silence
 
 _CPUS = 4  # of a worker: more do not make one reader faster
 
@@ -103,7 +104,7 @@ def _running(ray: Any) -> Iterator[None]:
         host, colon, port = cluster.rpartition(":")
         if colon and port.isdecimal() and "/" not in host:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        with _silent():  # or it would say that it is told to be silent
+        with silence():  # or it would say that it is told to be silent
             ray.init(cluster, **options, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, ValueError, RuntimeError) as error:
         raise MienError(f"{cluster}: no Ray to be had there ({reason(error)})") from error
@@ -113,16 +114,3 @@ def _running(ray: Any) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Nothing is written to stderr, by whatever language; what goes wrong is raised."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -2,26 +2,24 @@
 
 import argparse
 import os
+from collections.abc import Container
 from pathlib import Path
 
 from mien.commands.rows import WRITERS
 
 
 def table_file(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in WRITERS:
-        raise argparse.ArgumentTypeError(f"{text}: ends in none of {', '.join(WRITERS)}")
-    if path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: a folder")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text}: no folder {path.parent}")
-    return path
+    return _file(text, WRITERS, f"ends in none of {', '.join(WRITERS)}")
 
 
 def summary_file(text: str) -> Path:
+    return _file(text, (".json", ".csv"), "ends neither in .json nor in .csv")
+
+
+def _file(text: str, suffixes: Container[str], wrong: str) -> Path:
     path = Path(text)
-    if path.suffix not in (".json", ".csv"):
-        raise argparse.ArgumentTypeError(f"{text}: ends neither in .json nor in .csv")
+    if path.suffix not in suffixes:
+        raise argparse.ArgumentTypeError(f"{text}: {wrong}")
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text}: a folder")
     if not path.parent.is_dir():

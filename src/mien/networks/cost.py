@@ -1,14 +1,12 @@
 """What a mixer costs: parameters, multiplications, processor time and memory, side by side in one run."""
 
-import contextlib
 import inspect
 import json
 import math
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mien.files import silence
 from mien.nn.attend import Attend
 from mien.nn.base import Grid, MakeMixer
 
@@ -62,26 +61,13 @@ def macs(module: nn.Module, *inputs: Any) -> int:
     return counter.get_total_flops() // 2
 
 
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Nothing goes to stderr: the profiler's C++ tells of itself there, at every start."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def peak_bytes(run: Callable[[], object]) -> int:
     """The most that `run` has in memory at once beside what was there, of all that torch's allocator gives out.
 
     As torch's profiler saw it: every allocation and every release on the CPU, in order.
     """
     options = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True}
-    with silence(), torch.profiler.profile(**options) as profiler:
+    with silence(), torch.profiler.profile(**options) as profiler:  # its C++ tells of itself on stderr
         run()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
