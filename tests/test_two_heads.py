@@ -113,7 +113,7 @@ def test_rows_may_lack_an_expression():
     assert [row.label for row in rows] == [0, -1, 1, -1]
     assert Both().class_counts("train").tolist() == [1, 1, 0]
     preprocess = {"align": "none", "resize": [{"size": 8, "interpolation": "auto"}]}
-    faces = Crops(rows, preprocess, majority=True)
+    faces = Crops(rows, preprocess, label_share=1.0)
     assert [faces[i][1].tolist() for i in range(4)] == [[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
     assert [faces[i][3].tolist() for i in range(4)] == UNITS.tolist()
 
