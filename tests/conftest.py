@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from mien.__main__ import main
 from mien.labels import EXPRESSIONS
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background job, where Ctrl-C could not be tested
@@ -93,3 +94,20 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIEN_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def call(capfd):
+    """Run a command of mien's: exit code, lines of stdout, lines of stderr."""
+
+    def run(*words):
+        capfd.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return code, out.splitlines(), err.splitlines()
+
+    return run

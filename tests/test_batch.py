@@ -45,19 +45,9 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mien(stand_in, capfd):
-    """Run the command with the stand-in model on face crops: exit code, lines of stdout, lines of stderr."""
-
-    def run(*words, model=stand_in):
-        capfd.readouterr()
-        try:
-            code = main([str(word) for word in ("batch", *words, "--aligned", "--model", model)])
-        except SystemExit as end:
-            code = end.code
-        out, err = capfd.readouterr()
-        return code, out.splitlines(), err.splitlines()
-
-    return run
+def mien(stand_in, call):
+    """`mien batch` with the stand-in model, or another, on face crops."""
+    return lambda *words, model=stand_in: call("batch", *words, "--aligned", "--model", model)
 
 
 def table(out) -> list[dict]:

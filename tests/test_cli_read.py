@@ -44,18 +44,9 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mien(stand_in, capfd):
-    """Run a command of mien's with the stand-in model: exit code, lines of stdout, lines of stderr."""
-
-    def run(*words):
-        try:
-            code = main([str(word) for word in ("read", *words, "--model", stand_in)])
-        except SystemExit as end:
-            code = end.code
-        out, err = capfd.readouterr()
-        return code, out.splitlines(), err.splitlines()
-
-    return run
+def mien(stand_in, call):
+    """`mien read` with the stand-in model."""
+    return lambda *words: call("read", *words, "--model", stand_in)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import torch
 from conftest import write_stand_in
 from PIL import Image
 
-from mien.__main__ import main
 from mien.checkpoint import read_header
 from mien.errors import MienError
 from mien.explain import Attention, Patches, open_network, sheet
@@ -69,18 +68,11 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mien(models, capfd):
-    """Run mien explain: exit code, lines of stdout, lines of stderr."""
+def mien(models, call):
+    """`mien explain` with one of the models, or with its default."""
 
     def run(*words, model="pooled"):
-        path = [] if model is None else ["--model", str(models / f"{model}.safetensors")]
-        try:
-            code = main(["explain", *map(str, words), *path])
-        except SystemExit as end:
-            code = end.code
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return code, out.splitlines(), err.splitlines()
+        return call("explain", *words, *([] if model is None else ["--model", models / f"{model}.safetensors"]))
 
     return run
 

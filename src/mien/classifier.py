@@ -23,6 +23,9 @@ MODELS = Path(__file__).with_name("models")
 
 DEFAULT_MODEL = "mobilefacenet_ferplus"
 
+EXPLAINED_MODEL = "apvit_mobile_ferplus"
+"""What is looked into where no model is named: one that drops patches, and has a class token."""
+
 LOSS = 0.003
 """Of accuracy, that precision="auto" stays below: it takes bf16, the fastest that a CPU may have, where the header says
 that it was measured to lose less on validation faces, and fp32 where it says nothing."""

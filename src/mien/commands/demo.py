@@ -5,9 +5,10 @@ import ipaddress
 import sys
 from pathlib import Path
 
+from mien.classifier import EXPLAINED_MODEL
 from mien.commands.options import number
 from mien.commands.read import begin
-from mien.demo.looking import POOLED, Looking
+from mien.demo.looking import Looking
 from mien.demo.serve import serve
 
 
@@ -22,8 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explain",
         metavar="MODEL",
-        default=POOLED,
-        help=f"the model whose patches and attention are drawn, with a .safetensors in it (default: {POOLED})",
+        default=EXPLAINED_MODEL,
+        help=f"the model whose patches and attention are drawn, with a .safetensors in it (default: {EXPLAINED_MODEL})",
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mien.checkpoint import labels_of
+from mien.classifier import EXPLAINED_MODEL
 from mien.commands.annotate import annotated_names
 from mien.commands.options import folder, number
 from mien.commands.read import add_face_arguments, begin, outside
@@ -19,9 +20,6 @@ from mien.commands.terminal import Progress, printable
 from mien.errors import ReadError, require
 from mien.faces import YuNet, crop, find_pictures, open_picture
 from mien.files import whole
-
-POOLED = "apvit_mobile_ferplus"
-"""The model that is explained where none is named: one that drops patches, and has a class token."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help=f"a model's name, file, folder, or owner/name on the Hub, with a .safetensors in it (default: {POOLED})",
+        help="a model's name, file, folder, or owner/name on the Hub, with a .safetensors in it "
+        f"(default: {EXPLAINED_MODEL})",
     )
     parser.add_argument(
         "--keep-patches",
@@ -73,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, "torch")
     from mien.explain import Attention, Patches, open_network, sheet
 
-    deployed, header = open_network(args.model or POOLED)
+    deployed, header = open_network(args.model or EXPLAINED_MODEL)
     if args.method == "patches":
         explain = Patches(deployed, labels_of(header), counts, rates)
     else:

@@ -88,9 +88,7 @@ def begin() -> None:
     """What a command does first that reads strangers' pictures and writes files."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or a half-written file would stay
-    warnings.simplefilter(
-        "ignore"
-    )  # of Pillow, on pictures that it reads all the same: stderr is for those it does not
+    warnings.simplefilter("ignore")  # of Pillow, on pictures that it reads all the same
 
 
 def run(args: argparse.Namespace) -> int:

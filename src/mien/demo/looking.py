@@ -6,12 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mien.checkpoint import labels_of, read_header
-from mien.classifier import find_model
+from mien.classifier import EXPLAINED_MODEL, find_model
 from mien.errors import MienError, require
 from mien.faces import Face, crop
-
-POOLED = "apvit_mobile_ferplus"
-"""The model that is looked into where none is named: one that drops patches, and has a class token."""
 
 
 class Looking:
@@ -21,7 +18,7 @@ class Looking:
     the first face is drawn, since that takes torch.
     """
 
-    def __init__(self, model: str = POOLED):
+    def __init__(self, model: str = EXPLAINED_MODEL):
         self.model, self._lock, self._draw = model, threading.Lock(), None
         self.header = read_header(find_model(model))
 

@@ -149,10 +149,8 @@ class Video:
 
     def close(self) -> None:
         """Let go of the file; what was handed out of its sound, and `audio`, must not be used after that."""
-        if (
-            self._thread is None or not self._thread.is_alive()
-        ):  # else it waits for a camera or a server, and is left to
-            self._container.close()
+        if self._thread is None or not self._thread.is_alive():
+            self._container.close()  # a thread that waits for a camera or a server is left to
 
     def __enter__(self) -> "Video":
         return self
