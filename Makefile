@@ -1,15 +1,17 @@
 # make demo: install the reading part and read the photographs in examples/
 # make test: install what the tests need as well, and run them
 # make web: put together the static page that reads faces in the visitor's own browser, in web/dist (needs npm)
-# make train-default: train the default model anew, on two cores in about three and a half hours; run it again after a cut. DATA is
-#   a folder with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet
+# make train-default: train the default model anew, on two cores in about five hours; run it again after a cut. DATA is a folder
+#   with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet; TRAIN is
+#   options of every run, on a processor without bf16 TRAIN="--trainer.precision 32-true"; DEFAULT is where the model goes
 PYTHON ?= python3
 DATA ?= data/fer2013plus/train_validation.parquet
 IDENTITY ?= weights/mobilefacenet.pt
 PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-DEFAULT := src/mien/models/mobilefacenet_ferplus
+DEFAULT ?= src/mien/models/mobilefacenet_ferplus
+LAST := runs/mobilefacenet_ferplus_4/best.safetensors
 
 .PHONY: demo test web train-default clean
 
@@ -26,11 +28,10 @@ web: .venv/reading
 	.venv/bin/python web/build.py
 
 train-default: .venv/testing weights/mobilefacenet.safetensors
-	.venv/bin/mien train recipes/mobilefacenet_ferplus.yaml --data.path $(DATA)
-	.venv/bin/mien train recipes/mobilefacenet_ferplus_2.yaml --data.path $(DATA)
-	.venv/bin/mien train recipes/mobilefacenet_ferplus_3.yaml --data.path $(DATA)
-	.venv/bin/mien calibrate runs/mobilefacenet_ferplus_3/best.safetensors --data $(DATA) --split validation
-	.venv/bin/mien export $(DEFAULT) --model runs/mobilefacenet_ferplus_3/best.safetensors --measure $(DATA)
+	for phase in "" _2 _3 _4; do \
+		.venv/bin/mien train recipes/mobilefacenet_ferplus$$phase.yaml --data.path $(DATA) $(TRAIN) || exit; done
+	.venv/bin/mien calibrate $(LAST) --data $(DATA) --split validation
+	.venv/bin/mien export $(DEFAULT) --model $(LAST) --measure $(DATA)
 	.venv/bin/mien eval $(DEFAULT) --data $(DATA) --split validation --precision fp32 --out out/default
 	cp out/default/calibration.png $(DEFAULT)
 

@@ -67,6 +67,7 @@ TOKENS = {"num_classes": 8, "img_size": 32, "patch_size": 4, "embed_dim": 16, "n
 
 NETWORKS = {
     "plain": plain,
+    "plain, mirrored": lambda: plain(mirror=True),
     "plain, refined, class attention": lambda: plain(
         refine=partial(PAM, init_values=1.0), pool=partial(ClassAttentionPool, num_heads=2)
     ),

@@ -119,6 +119,7 @@ MAKES = {
     "btn": btn,
     "btn_mobile": btn_mobile,
     "mobilefacenet": mobilefacenet,
+    "mobilefacenet, mirrored": partial(mobilefacenet, mirror=True),
     "mobilefacenet, class attention": partial(mobilefacenet, pool=ClassAttentionPool),
     "cait": partial(CaiT, num_classes=8, img_size=112, embed_dim=32, depth=2, num_heads=2),
     "apvit_mobile": partial(awake, apvit_mobile),
@@ -139,6 +140,18 @@ def test_a_face_has_the_same_logits_alone_and_among_others(name):
         torch.testing.assert_close(network(images[1:2]), together[1:2], atol=tolerance, rtol=0)
     assert together.shape == (3, 7 if name in ("poster", "btn") else 8)
     assert together.std(0).max() > 100 * tolerance  # or any face would do
+
+
+def test_a_mirror_changes_nothing_where_it_is_asked_for():
+    plain, mirrored, images = by_rule(mobilefacenet()), by_rule(mobilefacenet(mirror=True)), faces()
+    logits = mirrored(images)
+    torch.testing.assert_close(logits, (plain(images) + plain(images.flip(3))) / 2)
+    torch.testing.assert_close(logits, mirrored(images.flip(3)))
+    assert (plain(images) - logits).abs().max() > 1e-3 * logits.abs().max()
+    for network in (plain, mirrored):
+        network.train()
+        network.dropout.p = 0.0
+    torch.testing.assert_close(mirrored(images), plain(images))
 
 
 def test_the_batch_branch_and_its_weights_have_no_part_in_the_answer():

@@ -112,6 +112,7 @@ def two_steps(file: Path, data: Path, *options: str) -> list[str]:
         "--model.class_path": f"{__name__}.{name}",
         "--init": "{}",
         "--freeze": "[]",
+        "--teachers": "[]",
         f"--data.init_args.{path}": str(data),
         "--faces.batch_size": "4",
         "--faces.landmarks_cache": "null",

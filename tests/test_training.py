@@ -35,12 +35,13 @@ from mien.losses import weighted_cross_entropy
 from mien.networks import APViT, Network, build, load_network, mobilefacenet, save_network
 from mien.nn import BatchTransformer, MoH
 from mien.nn.grid import to_tokens
-from mien.training.augment import APViTAugment, Augment, Erase, Jpeg, Resample, Tint
+from mien.training.augment import APViTAugment, Augment, Erase, Jpeg, Resample, Tint, mix_up
 from mien.training.callbacks import Average, Table, Waiting
 from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats, weigh_classes
 from mien.training.run import parser, start_from, train
 from mien.training.sam import SAM
 from mien.training.task import Task, learning_rate
+from mien.training.teachers import Teachers
 
 ROOT = Path(__file__).parents[1]
 LABELS = ("neutral", "happiness", "anger")
@@ -440,6 +441,58 @@ def test_sam_changes_the_run(recipe):
     assert not torch.equal(heads[0], heads[1]) and not torch.equal(heads[1], heads[2])
 
 
+def teacher(seed: int, temperature: float = 1.0) -> Path:
+    """A file that names the expressions of LABELS."""
+    torch.manual_seed(seed)
+    size = {"num_classes": 3, "img_size": 112, "patch_size": 28, "embed_dim": 8, "num_heads": 2}
+    model = {"class_path": "mien.networks.CaiT", "init_args": size | {"depth": 1, "class_depth": 1}}
+    header = {
+        "mien": 1,
+        "model": model,
+        "id2label": {str(i): label for i, label in enumerate(LABELS)},
+        "preprocess": GREY48,
+        "temperature": temperature,
+        "training": {"data": "", "recipe": "", "metrics": {}, "licence": ""},
+    }
+    network, path = build(model), Path(f"teacher{seed}.safetensors")
+    torch.nn.init.normal_(network.head.weight)
+    save_network(path, network, header)
+    return path
+
+
+def test_teachers_answer_to_what_is_learned_and_are_no_part_of_the_run(recipe, monkeypatch):
+    asked = []
+
+    def constant(self, images):
+        asked.append(images.clone())
+        return torch.tensor([0.0, 0.0, 1.0]).expand(len(images), 3)
+
+    alone = train([recipe(name="alone")])
+    Tiny.seen.clear()
+    monkeypatch.setattr(Teachers, "__call__", constant)
+    teachers = [str(teacher(0))]
+    options = {"teachers": teachers, "task__sam_rho": 0.05, "task__mixup": 0.4, "trainer__max_epochs": 1}
+    taught = train([recipe(**options, name="taught")])
+    assert len(asked) == 3 and len(Tiny.seen) == 6  # once a batch, though SAM looks twice
+    assert all(torch.equal(images, seen) for images, seen in zip(asked, Tiny.seen[::2], strict=True))
+    assert weights(taught).keys() == weights(alone).keys()
+
+    # wholly taught that all is anger, with no label to say otherwise
+    last = table(train([recipe(teachers=teachers, task__teach=1.0, name="angry", trainer__max_epochs=40)]))[-1]
+    assert float(last["val_accuracy"]) == pytest.approx(1 / 3) and float(last["loss_vit"]) < 0.2
+
+
+def test_teachers_are_a_mean_of_calibrated_answers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, files = torch.rand(2, 3, 112, 112), [teacher(0), teacher(1, temperature=2.0)]
+    first, second = (load_network(file).eval() for file in files)
+    told = Teachers(files, LABELS, GREY48)(images)
+    torch.testing.assert_close(told, (first(images).softmax(1) + (second(images) / 2).softmax(1)) / 2)
+    assert not told.requires_grad and (first(images).softmax(1) - told).abs().max() > 0.01
+    with pytest.raises(MienError, match="teacher0.safetensors is shown faces with another mean"):
+        Teachers(files, LABELS, GREY48 | {"mean": [0.5, 0.5, 0.5]})
+
+
 def test_averaged_weights_are_validated_and_kept(recipe):
     folder = train([recipe(ema=0.8), "--every", "6"])
     state = torch.load(folder / "resume.ckpt", weights_only=False)
@@ -479,6 +532,15 @@ def test_gradients_are_clipped(recipe):
         moved[name] = sum((late[part] - early[part]).square().sum() for part in learned) ** 0.5
     assert moved["free"] > 1e-2
     assert moved["clipped"] < 12 * 1.1e-6  # as many steps, of a learning rate of at most 1
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_cpu_that_bf16_slows_down_is_told_of(able, recipe, monkeypatch, capsys):
+    monkeypatch.setattr("mien.training.run.computes_bf16", lambda: able)
+    for precision in ("bf16-mixed", "32-true"):
+        train([recipe(trainer__precision=precision, trainer__max_steps=1), "--fresh"])
+        hint = "--trainer.precision 32-true" in capsys.readouterr().err
+        assert hint == (not able and precision == "bf16-mixed")
 
 
 def test_bf16_computes_in_bf16_and_keeps_fp32(recipe, monkeypatch):
@@ -662,6 +724,10 @@ def test_help_lists_the_options_of_a_recipe(capsys):
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has one"),
         ),
         ({"init": {"trunk": "gone.safetensors"}}, "gone.safetensors: no such file"),
+        ({"teachers": ["gone.safetensors"]}, "gone.safetensors: no such file"),
+        ({"teachers": ["mobilefacenet_ferplus"]}, "--teachers: mobilefacenet_ferplus names neutral, .*, not neutral, "),
+        ({"task__teach": 1.5}, "teach lies between 0 and 1, not 0.0 and 1.5"),
+        ({"task__mixup": -0.1}, "mixup is 0 or more"),
     ],
 )
 def test_what_would_spoil_a_run_is_told_before_it(changes, reason, recipe, capsys):
@@ -1135,6 +1201,21 @@ def test_jpeg_loses_detail_and_keeps_colours():
     assert (again[0] - images).abs().mean() > 3 * (again[1] - images).abs().mean()
     with pytest.raises(ValueError, match="from 1 to 100"):
         Jpeg(quality=(0, 50))
+
+
+def test_mix_up_mixes_faces_and_targets_alike():
+    torch.manual_seed(0)
+    target = torch.eye(64)
+    images = target[:, :, None, None] * torch.ones(3, 1)  # (64, 64, 3, 1): a face that is its target
+    mixed, told = mix_up(images, target, 1.0)
+    torch.testing.assert_close(mixed, told[:, :, None, None].expand_as(mixed))
+    torch.testing.assert_close(told.sum(1), torch.ones(64))
+    torch.testing.assert_close(told.sum(0) > 0.5, torch.ones(64, dtype=torch.bool))  # every face leads once
+    own = told.diagonal()
+    assert own.min() >= 0.5 and 0.7 < own.mean() < 0.8 and own.std() > 0.1  # λ is even in [0.5, 1], a face each
+    assert ((told > 0).sum(1) <= 2).all()
+    gentle = mix_up(images, target, 0.1)[1].diagonal()
+    assert gentle.mean() > 0.9
 
 
 def test_tint_colours_grey():

@@ -77,6 +77,24 @@ class Tint(nn.Module):
         return (images.clamp_min(1e-4) ** around_one(self.gamma) * around_one(self.gain)).clamp(0, 1)
 
 
+def mix_up(images: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Every face is mixed with another of its batch, `λ · own + (1 - λ) · other`, and its target is, too.
+
+    images: (B, ...); target: (B, C) shares. λ is the larger of l and 1 - l, l ~ Beta(alpha, alpha), drawn for each
+    face; every face is the other of one, now and then its own.
+
+    Paper: Zhang et al., mixup: Beyond Empirical Risk Minimization, 2018, which draws one λ for a batch.
+    """
+    own = torch.distributions.Beta(alpha, alpha).sample((len(images),))
+    own = torch.maximum(own, 1 - own).to(images)
+    other = torch.randperm(len(images)).to(images.device)
+
+    def mix(x: Tensor) -> Tensor:
+        return x[other].lerp(x, own.to(x.dtype).view(-1, *[1] * (x.ndim - 1)))
+
+    return mix(images), mix(target)
+
+
 class Augmentation(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> the same, changed at random; `after` changes them again once normalised."""
 

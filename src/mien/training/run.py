@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from mien import __version__
 from mien.checkpoint import VERSION, check_header
 from mien.data import DataSet
+from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
 from mien.networks.checkpoint import fill, load_tensors
@@ -30,6 +31,7 @@ from mien.training.augment import Augment, Augmentation
 from mien.training.callbacks import Average, Bar, Decay, Keep, Resume, Table, Waiting
 from mien.training.faces import Faces
 from mien.training.task import Task
+from mien.training.teachers import Teachers
 
 # What lightning says that does not matter to a run of mien's.
 _IRRELEVANT = (
@@ -40,6 +42,8 @@ _IRRELEVANT = (
     "You have overridden `on_after_batch_transfer` in `LightningModule`",  # and nowhere else
     "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning's own
 )
+
+_NO_BF16 = "this CPU computes bf16 in software, some ten times slower than fp32: --trainer.precision 32-true"
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
@@ -63,6 +67,9 @@ def parser() -> ArgumentParser:
         "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
     )
     parser.add_argument(
+        "--teachers", type=list[str], default=[], help="models whose answers are a share of every target: --task.teach"
+    )
+    parser.add_argument(
         "--pooling",
         type=Literal["constant", "gradual"],
         default="constant",
@@ -79,7 +86,8 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
-    parser.add_class_arguments(Task, "task", skip={"network", "preprocess", "num_classes", "augment", "seed"})
+    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "seed"}
+    parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
     parser.set_defaults({"augment": {"class_path": f"{Augment.__module__}.{Augment.__name__}"}})
@@ -137,7 +145,9 @@ def _train(arguments: Sequence[str]) -> Path:
         },
     }
     check_header(header, "the recipe")
-    task = Task(network, faces.preprocess, len(data.labels), augment=made.augment, seed=config.seed, **vars(made.task))
+    teachers = Teachers(config.teachers, data.labels, faces.preprocess) if config.teachers else None
+    parts = {"augment": made.augment, "teachers": teachers, "seed": config.seed}
+    task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     _check(task, made.trainer, faces)
     decay = [_decay(network, made.trainer)] if config.pooling == "gradual" else []
@@ -159,6 +169,9 @@ def _train(arguments: Sequence[str]) -> Path:
     try:
         told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
         trainer = Trainer(**told, logger=Table(folder, resume), callbacks=callbacks, default_root_dir=folder)
+        slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
+        if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
+            print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
         trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=False)
     except MisconfigurationException as error:
         raise MienError(" ".join(str(error).split())) from error
@@ -240,6 +253,8 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
         )
     if units and units != len(data.units):
         raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
+    if data.units and (task.mixup or task.teachers):
+        raise MienError("faces with action units are neither mixed nor taught: no --task.mixup, no --teachers")
     if task.augment is not None:
         side = faces.train_size or size
         made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]

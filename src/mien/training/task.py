@@ -18,8 +18,9 @@ from mien.losses import weighted_cross_entropy
 from mien.networks import Network, Normalize
 from mien.networks.deploy import to_float
 from mien.nn import BatchTransformer
-from mien.training.augment import Augmentation
+from mien.training.augment import Augmentation, mix_up
 from mien.training.sam import SAM
+from mien.training.teachers import Teachers
 
 MakeOptimizer = Callable[[Iterable], Optimizer]
 
@@ -66,6 +67,8 @@ class Task(LightningModule):
     aux_weight: of the mean `aux_loss` of the network's mixers, or of its pool, that have one. 0.01 is what is published
         for MoH's balance of its heads; for the likeness of ACMIL's branches it is 1.
     augment: changes training images; None leaves them as they are.
+    mixup: above 0, training faces and their targets are mixed in pairs: alpha of `mien.training.augment.mix_up`.
+    teachers, teach: the share `teach` of every target is what the teachers answer to the very image that is learned.
     seed: with the number of the batch it decides all that is drawn, so that a resumed run draws what it would have.
     """
 
@@ -86,6 +89,9 @@ class Task(LightningModule):
         aux_weight: float = 0.01,
         class_weights: Literal["none", "inverse", "sqrt"] | list[float] = "none",
         augment: Augmentation | None = None,
+        mixup: float = 0.0,
+        teachers: Teachers | None = None,
+        teach: float = 0.5,
         seed: int = 0,
     ):
         super().__init__()
@@ -95,6 +101,9 @@ class Task(LightningModule):
         self.lr_scale, self.decay_bias, self.label_smoothing = lr_scale or {}, decay_bias, label_smoothing
         self.sam_rho, self.sam_adaptive, self.aux_weight = sam_rho, sam_adaptive, aux_weight
         self.class_weights, self.weights = class_weights, None
+        if mixup < 0 or not 0 <= teach <= 1:
+            raise MienError(f"--task: mixup is 0 or more, and teach lies between 0 and 1, not {mixup} and {teach}")
+        self.mixup, self.teachers, self.teach = mixup, teachers, teach
         if not isinstance(class_weights, str):
             if len(class_weights) != num_classes or not (min(class_weights) >= 0 < max(class_weights)):
                 raise MienError(f"--task.class_weights: {num_classes} numbers of 0 or more, not {class_weights}")
@@ -109,18 +118,23 @@ class Task(LightningModule):
         self.validation_loss = MeanMetric()
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
-        """Faces uint8 (B, 112, 112, 3) become what the network reads, augmented in training: once, however often SAM
-        looks at them."""
-        faces, *others = batch
+        """Faces uint8 (B, 112, 112, 3) become what the network reads.
+
+        In training they are augmented, and mixed: once, however often SAM looks at them.
+        """
+        faces, target, *others = batch
         images = to_float(faces)
-        if self.training:
-            number = (self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.global_rank)
-            torch.manual_seed(int(np.random.SeedSequence(number).generate_state(1)[0]))
-        if self.training and self.augment is not None:
-            images = self.augment.after(self.normalize(self.augment(images)))
-        else:
+        if not self.training:
+            return self.normalize(images).contiguous(memory_format=torch.channels_last), target, *others
+        number = (self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(number).generate_state(1)[0]))
+        if self.augment is None:
             images = self.normalize(images)
-        return images.contiguous(memory_format=torch.channels_last), *others
+        else:
+            images = self.augment.after(self.normalize(self.augment(images)))
+        if self.mixup:
+            images, target = mix_up(images, target, self.mixup)
+        return images.contiguous(memory_format=torch.channels_last), target, *others
 
     def on_fit_start(self) -> None:
         if isinstance(self.class_weights, str) and self.class_weights != "none":
@@ -129,6 +143,11 @@ class Task(LightningModule):
 
     def on_train_batch_start(self, batch: tuple[Tensor, ...], index: int) -> None:
         self.network.begin_step(self.trainer.global_step / self.trainer.estimated_stepping_batches)
+        if self.teachers is not None:
+            images, target, *_ = batch
+            with self.trainer.precision_plugin.train_step_context():
+                told = self.teachers(images)
+            target.lerp_(told.to(target), self.teach)
 
     def on_validation_epoch_start(self) -> None:
         """All processes judge by the statistics of the first, which are those that are kept."""

@@ -1,0 +1,44 @@
+"""Finished networks that teach another."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mien.checkpoint import labels_of, read_header
+from mien.classifier import find_checkpoint
+from mien.errors import MienError
+from mien.networks import load_network
+
+
+class Teachers:
+    """What networks answer in the mean: images (B, 3, S, S), normalised -> shares (B, C), a distribution each.
+
+        shares = mean_t softmax(logits_t / T_t)        T the temperature of the checkpoint
+
+    Each sees the student's own augmented image, as Beyer et al. (Knowledge distillation: A good teacher is patient and
+    consistent, 2022) advise; a share of a target that is lerped towards these has the gradient of Hinton et al.'s
+    distillation (2015) at temperature 1.
+
+    models: names or files, as `mien.classifier.find_checkpoint` takes them, of mien's own networks. They are no part of
+    a checkpoint. Raises MienError for a teacher of other labels, or one that is shown faces in another way.
+    """
+
+    def __init__(self, models: Sequence[str], labels: Sequence[str], preprocess: Mapping[str, Any]):
+        self.networks = []
+        for model in models:
+            path = find_checkpoint(model)
+            header = read_header(path)
+            if list(labels_of(header)) != list(labels):
+                raise MienError(f"--teachers: {model} names {', '.join(labels_of(header))}, not {', '.join(labels)}")
+            for key in ("input_size", "mean", "std"):
+                if header["preprocess"][key] != preprocess[key]:
+                    raise MienError(f"--teachers: {model} is shown faces with another {key}")
+            network = load_network(path).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            self.networks.append((network, header.get("temperature", 1.0)))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        told = [(n.to(images.device)(images).float() / temperature).softmax(1) for n, temperature in self.networks]
+        return torch.stack(told).mean(0)
