@@ -515,6 +515,30 @@ def test_a_stream(here, mien):
     assert drawn.suffix == ".mp4" and len(list(Video(drawn).pictures())) == 10
 
 
+def test_a_live_stream_that_falls_silent(here, reader, monkeypatch):
+    """What was sent until then is read, and the end has its reason."""
+    monkeypatch.setattr("mien.video.source._SILENCE", 2)
+    told = film(here / "a.ts", walkers(25), codec="mpeg2video", container_format="mpegts").read_bytes()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def send():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+            for again in range(5):  # who listens late, or is slow, misses the first of them
+                for start in range(0, len(told), 1316):
+                    link.sendto(told[start : start + 1316], ("127.0.0.1", port))
+                    time.sleep(0.002)
+                time.sleep(0.05 * (again < 4))
+
+    threading.Thread(target=send, daemon=True).start()
+    frames = []
+    with pytest.raises(ReadError, match=r"udp://127.0.0.1:\d+: ended \(silent for 2 seconds\) after \d+\.\d seconds"):
+        frames.extend(read_video(f"udp://127.0.0.1:{port}", reader, track=True))
+    numbers = [frame.number for frame in frames]
+    assert numbers == sorted(set(numbers)) and any(frame.faces for frame in frames)
+
+
 def test_a_video_on_a_server(here, reader):
     film(here / "a.mp4", [GREEN] * 5)
 

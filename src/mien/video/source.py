@@ -206,7 +206,7 @@ class Video:
         for frames in self._decode(state, sound, gone):
             for frame in frames:
                 pts = frame.pts if frame.pts is not None else frame.dts
-                at = (0 if last is None else last + step) if pts is None else pts * frame.time_base
+                at = (0 if last is None else last + step) if pts is None else pts * self.time_base
                 start = self.start = at if start is None else start
                 last, time = at, float(at - start)
                 if every.due(number, time):
@@ -215,7 +215,8 @@ class Video:
         self.rest = tuple(state.heard)
         end = float(state.end - (start or 0))
         if state.error and number:
-            raise ReadError(self.name, f"damaged or cut short after {end:.1f} seconds") from state.error
+            what = f"ended ({_reason(state.error)})" if self.live else "damaged or cut short"
+            raise ReadError(self.name, f"{what} after {end:.1f} seconds") from state.error
         if state.error:
             raise ReadError(self.name, _reason(state.error)) from state.error
         if state.damaged:
