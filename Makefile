@@ -1,7 +1,7 @@
 # make demo: install the reading part and read the photographs in examples/
 # make test: install what the tests need as well, and run them
 # make web: put together the static page that reads faces in the visitor's own browser, in web/dist (needs npm)
-# make train-default: train the default model anew, on two cores in about five hours; run it again after a cut. DATA is a folder
+# make train-default: train the default model anew, on two cores in about three and a half hours; run it again after a cut. DATA is a folder
 #   with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet; TRAIN is
 #   options of every run, on a processor without bf16 TRAIN="--trainer.precision 32-true"; DEFAULT is where the model goes
 PYTHON ?= python3
@@ -11,7 +11,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --quiet
 TORCH := $(shell grep '^torch==' constraints.txt)
 
 DEFAULT ?= src/mien/models/mobilefacenet_ferplus
-LAST := runs/mobilefacenet_ferplus_4/best.safetensors
+LAST := runs/mobilefacenet_ferplus_3/best.safetensors
 
 .PHONY: demo test web train-default clean
 
@@ -28,7 +28,7 @@ web: .venv/reading
 	.venv/bin/python web/build.py
 
 train-default: .venv/testing weights/mobilefacenet.safetensors
-	for phase in "" _2 _3 _4; do \
+	for phase in "" _2 _3; do \
 		.venv/bin/mien train recipes/mobilefacenet_ferplus$$phase.yaml --data.path $(DATA) $(TRAIN) || exit; done
 	.venv/bin/mien calibrate $(LAST) --data $(DATA) --split validation
 	.venv/bin/mien export $(DEFAULT) --model $(LAST) --measure $(DATA)
