@@ -47,6 +47,19 @@ def cpu(monkeypatch):
     return become
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """The precisions that classifiers ask their engines for."""
+    words = []
+
+    def watched(*args, **options):
+        words.append(options["precision"])
+        return open_model(*args, **options)
+
+    monkeypatch.setattr(classifier, "open_model", watched)
+    return words
+
+
 NEW, OLD = ("BF16", "FP32", "FP16", "INT8"), ("FP32", "INT8")
 
 
@@ -64,24 +77,25 @@ NEW, OLD = ("BF16", "FP32", "FP16", "INT8"), ("FP32", "INT8")
         (with_precision(accuracy_difference=float("nan")), NEW, "fp32"),
     ],
 )
-def test_auto(tmp_path, cpu, header, capabilities, chosen):
-    path = write_stand_in(tmp_path / "model.onnx", header)
+def test_auto(tmp_path, cpu, asked, header, capabilities, chosen):
+    path, able = write_stand_in(tmp_path / "model.onnx", header), engines.computes_bf16()
     cpu(*capabilities)
     engine = Classifier.from_pretrained(path).engine
-    assert engine.precision == chosen
-    assert engine._model.get_property("INFERENCE_PRECISION_HINT").to_string() == {"fp32": "f32"}.get(chosen, chosen)
+    assert asked == ["bf16" if chosen == "bf16" else "auto"]
+    assert engine.precision == (chosen if able else "fp32")  # what it computes in, whatever was asked for
+    assert engine._model.get_property("INFERENCE_PRECISION_HINT").to_string() == engine.precision.replace("fp", "f")
 
 
-def test_what_is_asked_for_is_done(tmp_path, cpu):
+def test_what_is_asked_for_is_done(tmp_path, cpu, asked):
     path = write_stand_in(tmp_path / "model.onnx", with_precision())
     cpu(*NEW)
     for precision in ("fp32", "bf16"):
-        assert Classifier.from_pretrained(path, precision=precision).engine.precision == precision
+        Classifier.from_pretrained(path, precision=precision)
     assert open_model(path).precision == "fp32"  # the engine knows nothing of a header
     reader = Reader.from_pretrained(path)
-    assert reader.classifier.engine.precision == "bf16"
     assert reader.detector._engine.precision == "fp32"
     assert Reader.from_pretrained(path, precision="fp32").classifier.engine.precision == "fp32"
+    assert asked == ["fp32", "bf16", "bf16", "fp32"]
 
 
 def test_a_model_without_a_measurement_asks_nothing_of_the_cpu(stand_in, cpu):
@@ -132,18 +146,14 @@ def test_measurements_that_will_not_do(what):
         check_header(HEADER | {"precision": WRONG[what]}, "some.onnx")
 
 
-def test_read_takes_it_as_an_option(tmp_path, cpu, capsys, monkeypatch):
+def test_read_takes_it_as_an_option(tmp_path, cpu, asked, capsys):
     write_stand_in(tmp_path / "model" / "model.onnx", with_precision())
     Image.fromarray(np.full((30, 30, 3), (255, 0, 0), np.uint8)).save(tmp_path / "a.png")
     cpu(*NEW)
-    opened = []
-    monkeypatch.setattr(
-        classifier, "open_model", lambda *args, **options: opened.append(options["precision"]) or open_model(*args)
-    )
     common = ["read", str(tmp_path / "a.png"), "--aligned", "--model", str(tmp_path / "model")]
     for words in ([], ["--precision", "auto"], ["--precision", "fp32"], ["--precision", "bf16"]):
         assert main([*common, *words]) == 0
-    assert opened == ["bf16", "bf16", "fp32", "bf16"]
+    assert asked == ["bf16", "bf16", "fp32", "bf16"]
     assert capsys.readouterr().out.count('"anger"') >= 4
     with pytest.raises(SystemExit):
         main([*common, "--precision", "int8"])

@@ -45,16 +45,17 @@ class OpenVINOEngine:
         cache: bool = True,
         shape: Sequence[int] | None = None,
     ):
-        self.precision = "bf16" if precision == "bf16" else "fp32"
         settings = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": STREAMS,
             "INFERENCE_NUM_THREADS": STREAMS,
             "ENABLE_CPU_PINNING": False,
             # left alone, OpenVINO takes bf16 wherever the CPU has it
-            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         }
         self._model = _compile(Path(path), settings, cache, None if shape is None else list(shape))
+        taken = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.precision = "bf16" if taken == "bf16" else "fp32"  # a CPU without bf16 takes fp32, whatever is asked for
         self._streams = int(self._model.get_property("NUM_STREAMS"))
         self._names = [sorted(port.get_names()) for port in self._model.outputs]
         self._splits = self._model.input(0).get_partial_shape()[0].is_dynamic
