@@ -32,7 +32,7 @@ class Teachers:
             header = read_header(path)
             if list(labels_of(header)) != list(labels):
                 raise MienError(f"--teachers: {model} names {', '.join(labels_of(header))}, not {', '.join(labels)}")
-            for key in ("input_size", "mean", "std"):
+            for key in ("input_size", "color", "mean", "std"):
                 if header["preprocess"][key] != preprocess[key]:
                     raise MienError(f"--teachers: {model} is shown faces with another {key}")
             network = load_network(path).eval().requires_grad_(False).to(memory_format=torch.channels_last)
