@@ -204,7 +204,8 @@ def test_criteria_of_patches(run, golden, name):
     network.keep_patches, network.keep_rate, network.select.criterion = 160, 0.9, APP[name]
     trace = network.trace(run.images)
     network.select.criterion = "abs"
-    torch.testing.assert_close(trace.worth, expected["map"].flatten(1), atol=1e-4, rtol=2e-6)  # signed sums cancel
+    atol = 5e-5 if name == "SUM" else 2e-5  # signed terms cancel: without AVX-512, summed in another order, 3.7e-5
+    torch.testing.assert_close(trace.worth, expected["map"].flatten(1), atol=atol, rtol=2e-6)
     assert torch.equal(trace.patches, expected["index"].long())
     near(trace.logits, expected["logits"])
 
