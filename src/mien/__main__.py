@@ -27,7 +27,8 @@ COMMANDS = {
 }
 
 NAMING = {"train", "ablate", "bench", "eval", "data"}
-"""Commands to which people may name classes of their own, which are looked for in the current folder, too."""
+"""Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
+with --trust, which every command has that opens a model."""
 
 
 class _Version(argparse.Action):
@@ -51,11 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
-        if name in NAMING and (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)
         command = _load(name)
         command.add_arguments(commands.choices[name])
-        code = command.run(parser.parse_args(argv))
+        args = parser.parse_args(argv)
+        if (name in NAMING or getattr(args, "trust", False)) and (here := os.getcwd()) not in sys.path:
+            sys.path.append(here)
+        code = command.run(args)
         sys.stdout.flush()
         return code
     except MienError as error:

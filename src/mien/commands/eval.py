@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.classifier import Classifier
+from mien.commands.options import add_reading_arguments, count
 from mien.data import DataSet, open_dataset
 from mien.data.opening import FORMATS
 from mien.data.spelling import spell_split
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="as-is",
         help="read the pictures as they are, or find the face in each first (default: as-is)",
     )
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="default: auto")
+    add_reading_arguments(parser, "--precision")
     parser.add_argument(
         "--consistency",
         action="store_true",
@@ -62,8 +63,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="PATH", help="a tree of split/label/picture, or parquet")
     parser.add_argument("--split", help="default: validation, else test, else the only one")
     add_format_arguments(parser)
-    parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="faces read at a time (default: 32)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add_reading_arguments(parser, "--trust", "--device", "--batch-size")
 
 
 def add_format_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,8 +114,9 @@ def run(args: argparse.Namespace) -> int:
         named = "--consistency" if args.consistency else "--robustness"
         raise MienError(f"{named} changes pictures that are faces already: it goes with --align as-is")
     data, split = open_data(args, **({"groups": args.group_by} if args.group_by else {}))
-    classifier = Classifier.from_pretrained(args.model, device=args.device, precision=args.precision)
-    other = args.against and Classifier.from_pretrained(args.against, device=args.device, precision=args.precision)
+    opening = {"device": args.device, "precision": args.precision, "trust": args.trust}
+    classifier = Classifier.from_pretrained(args.model, **opening)
+    other = args.against and Classifier.from_pretrained(args.against, **opening)
     if other and other.labels != classifier.labels:
         raise MienError(f"{args.against} knows other labels than {args.model}: {', '.join(other.labels)}")
     detector = YuNet() if args.align == "detect" else None
@@ -204,9 +205,3 @@ def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] 
     if len(data.splits) > 1:
         raise MienError(f"{data}: which split? --split {' or '.join(data.splits)}")
     return data.splits[0]
-
-
-def count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text}: not a whole number from 1 up")
-    return int(text)

@@ -13,7 +13,8 @@ import numpy as np
 
 from mien.checkpoint import read_header
 from mien.classifier import Classifier, find_checkpoint
-from mien.commands.eval import add_format_arguments, choose_split, count, open_stored
+from mien.commands.eval import add_format_arguments, choose_split, open_stored
+from mien.commands.options import add_reading_arguments, count
 from mien.data import DataSet
 from mien.engines import computes_bf16, open_model
 from mien.errors import MienError, require
@@ -43,8 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        help="a model's name, a .safetensors file, a folder with one, or owner/name on the Hub (default: the best)",
+        help="a model's name, a .safetensors file, a folder with one, or owner/name on the Hub, with @revision behind "
+        "it for one that is not the newest (default: the best)",
     )
+    add_reading_arguments(parser, "--trust")
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
@@ -107,12 +110,12 @@ def run(args: argparse.Namespace) -> int:
     calibrating = int8 and _calibrating_split(args, opened)
     source = find_checkpoint(args.model)
     header = dict(read_header(source))
-    network = load_network(source)
+    network = load_network(source, trust=args.trust)
     with tempfile.TemporaryDirectory() as name:
         weights, graph = Path(name, "model.safetensors"), Path(name, f"model{kind}")
         if args.precision in ("fp16", "int8") or (folder and not args.precision):
             save_network(weights, network, header, torch.float16)
-            network = load_network(weights)
+            network = load_network(weights, trust=args.trust)
         elif folder:
             save_network(weights, network, header)
         half = args.precision != "fp32"
@@ -164,7 +167,7 @@ def _training_faces(data: DataSet, split: str, header: dict[str, Any]) -> np.nda
 
 
 def _check(args: argparse.Namespace, data: DataSet, source: Path, graph: Path, out: Path) -> None:
-    torch = Classifier.from_pretrained(source, device="cpu", precision="fp32")
+    torch = Classifier.from_pretrained(source, device="cpu", precision="fp32", trust=args.trust)
     exported = _classifier(graph, "fp32")
     runs = "torch" if graph.suffix == ".pt2" else type(exported.engine).__name__.removesuffix("Engine")
     found = _compare(args, data, {f"{source}, torch": torch, f"{out}, {runs}": exported})
