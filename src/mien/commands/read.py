@@ -14,10 +14,11 @@ from itertools import groupby
 from pathlib import Path
 
 from mien.commands.options import count, drawing_place, every, pixels, seconds, share, summary_file, table_file
-from mien.commands.rows import WRITERS, JsonLines, Writer, no_face, row
+from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video, open_picture
+from mien.faces.record import no_face, record
 from mien.files import whole
 from mien.reader import Reader
 
@@ -149,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
         elif sys.stdout.isatty():
             writer = (Changes if moving else Table)(bar, sources, labels)
         else:
-            writer = JsonLines(sys.stdout.buffer, labels)
+            writer = JsonLinesWriter(sys.stdout.buffer, labels)
         stack.enter_context(closing(writer))
         for note in notes:
             bar.write(f"mien: {printable(note)}", file=sys.stderr)
@@ -229,7 +230,7 @@ def _read_pictures(
                 counts["error"] += 1
             else:
                 for index, face in enumerate(faces):
-                    writer.write(row(source, index, face))
+                    writer.write(record(source, index, face))
                 if not faces:
                     writer.write(no_face(source, "no face found"))
                 counts["face"] += len(faces)

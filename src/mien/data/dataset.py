@@ -40,9 +40,9 @@ class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
     It may set `units`, the names of the action units that its rows tell of, and `published`: by split, how many rows
-    its makers count of each label. A split that differs is told.
+    its makers count of each label. A split that differs is reported.
 
-    check: decode each picture once when its split is first read, so that the unreadable are left out and told, and
+    check: decode each picture once when its split is first read, so that the unreadable are left out and logged, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.
     """
 
@@ -125,7 +125,7 @@ class DataSet(ABC):
     def compare(self, part: str, counts: Sequence[int], published: Sequence[int]) -> None:
         """Warn where the counts of the labels differ from those that are published."""
         all_counts = zip(self.labels, counts, published, strict=False)
-        differs = [f"{count:,} of {label} instead of {told:,}" for label, count, told in all_counts if count != told]
+        differs = [f"{count:,} of {label} instead of {said:,}" for label, count, said in all_counts if count != said]
         if differs:
             self.warn(f"{part} is not as published: {', '.join(differs)}")
 

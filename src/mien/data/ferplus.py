@@ -139,7 +139,7 @@ class _CSV:
                     try:
                         self._others.add(_digest(_picture(face["pixels"])))
                     except ValueError:
-                        continue  # told when its own split is read
+                        continue  # reported when its own split is read
         return self._others
 
     def _lines(self) -> Iterator[tuple[int, dict[str, str], dict[str, str] | None]]:

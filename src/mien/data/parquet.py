@@ -45,13 +45,13 @@ class Parquet(DataSet):
     subject: the column that says who is in the picture. drop: columns that are true where a row is to be left out.
     min_votes: votes for a class with fewer count as none (FER+'s makers: 2), unless none at all would be left.
     mode: how votes become a target, as `mien.data.votes.judge` says.
-    groups: columns that say more of the person, such as sex or age, by which answers can be told apart.
+    groups: columns that say more of the person, such as sex or age, to group answers by.
     check: decode each picture once, to leave out the unreadable and to count the repeated.
 
     Shards of `mien data prepare` say all of this themselves: the target is in them, as are subjects and action units.
     With `drop: [note]` faces that were not found are left out.
 
-    Raises MienError for a file that is no parquet, and for columns that are missing or cannot be told.
+    Raises MienError for a file that is no parquet, and for columns that are missing or ambiguous.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Parquet(DataSet):
         if self._target:
             target = np.array(values["target"], np.float32)
             if target.shape != (len(self.labels),) or not -1 <= value < len(self.labels):
-                raise ValueError(f"label {value!r} and {target.size} shares are not of {len(self.labels)} classes")
+                raise ValueError(f"label {value!r} and a target of {target.size} do not fit {len(self.labels)} classes")
             return value, target
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -209,8 +209,8 @@ class Parquet(DataSet):
         if not self._label:
             return sort_classes(map(spell, votes))
         schema = self._schema(0)
-        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = told.get("info", {}).get("features", {}).get(self._label, {}).get("names")
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = info.get("info", {}).get("features", {}).get(self._label, {}).get("names")
         if names:
             return class_order(names)
         found = [value for index in range(len(self._files)) for value in self._values_in(index, self._label)]

@@ -22,7 +22,7 @@ class Row:
     subject: who is in the picture, where the set says so. name: where the row stands, for messages.
     box: x, y, width, height in pixels of the part of the picture that the row is about; without it, all of it.
     units: (U,) float32, the action units: 1 where one shows, 0 where it does not, -1 where nobody said.
-    groups: what else the set says of the person, such as {"sex": "female"}, by which answers can be told apart.
+    groups: what else the set says of the person, such as {"sex": "female"}, to group answers by.
     """
 
     source: str | os.PathLike[str] | bytes | np.ndarray | Frame

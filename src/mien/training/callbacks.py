@@ -203,7 +203,7 @@ def _rounded(metrics: dict[str, Any]) -> dict[str, str]:
     return {name: f"{float(value):.4f}" for name, value in metrics.items()}
 
 
-class Table(Logger):
+class MetricsFile(Logger):
     """`metrics.csv`, a row for each step that is logged; a run that is resumed goes on where its last one was cut.
 
     The row of the very step whose `resume.ckpt` was written may be missing: it comes after.

@@ -28,7 +28,7 @@ from mien.errors import MienError
 from mien.networks import Network
 from mien.networks.checkpoint import fill, load_tensors
 from mien.training.augment import Augment, Augmentation
-from mien.training.callbacks import Average, Bar, Decay, Keep, Resume, Table, Waiting
+from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Waiting
 from mien.training.faces import Faces
 from mien.training.task import Task
 from mien.training.teachers import Teachers
@@ -168,7 +168,7 @@ def _train(arguments: Sequence[str]) -> Path:
     handler = signal.getsignal(signal.SIGINT)
     try:
         told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
-        trainer = Trainer(**told, logger=Table(folder, resume), callbacks=callbacks, default_root_dir=folder)
+        trainer = Trainer(**told, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
