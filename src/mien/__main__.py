@@ -14,6 +14,7 @@ COMMANDS = {
     "batch": ("mien.commands.batch", "parquet", "read very many pictures, on one machine or on many"),
     "list": ("mien.commands.list", "", "list the models that came with mien, or the mixers of its networks"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
+    "choose": ("mien.commands.choose", "eval", "choose among models by one half of labelled faces, judge by the other"),
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
@@ -26,7 +27,7 @@ COMMANDS = {
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }
 
-NAMING = {"train", "ablate", "bench", "eval", "data"}
+NAMING = {"train", "ablate", "bench", "eval", "choose", "data"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
 

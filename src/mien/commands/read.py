@@ -22,10 +22,11 @@ from mien.commands.options import (
     summary_file,
     table_file,
 )
-from mien.commands.rows import WRITERS, JsonLines, Writer, no_face, row
+from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video, open_picture
+from mien.faces.record import no_face, record
 from mien.files import whole
 from mien.reader import Reader
 
@@ -36,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="a picture, a video, a folder, a glob, 0 for a camera, or an address such as rtsp://…",
+        help="a picture, a video, a folder, a glob, a zip of pictures, - for a picture on stdin, 0 for a camera, or an "
+        "address such as https://…/photo.jpg or rtsp://…",
     )
     add_reading_arguments(parser)
     parser.add_argument(
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw the faces into copies of the pictures and videos; of one video, FILE.mp4 will do, too",
     )
     videos = parser.add_argument_group("videos, cameras and streams")
+    videos.add_argument("--video", action="store_true", help="take the sources for videos, whatever they are called")
     videos.add_argument(
         "--every", type=every, metavar="N|Ns", help="read every N-th frame, or with 0.5s one each half second"
     )
@@ -84,8 +87,9 @@ def run(args: argparse.Namespace) -> int:
     begin()
     if args.output and args.output.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
-    sources, notes = find_sources(args.source)
-    moving = any(map(is_video, sources))
+    sources, notes, missed = find_sources(args.source, args.video)
+    films = set(sources) if args.video else set(filter(is_video, sources))
+    moving = bool(films)
     if moving:
         require("av", "video")
         if args.summary:
@@ -124,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
         elif sys.stdout.isatty():
             writer = (Changes if moving else Table)(bar, sources, labels)
         else:
-            writer = JsonLines(sys.stdout.buffer, labels)
+            writer = JsonLinesWriter(sys.stdout.buffer, labels)
         stack.enter_context(closing(writer))
         for note in notes:
             bar.write(f"mien: {printable(note)}", file=sys.stderr)
@@ -204,7 +208,7 @@ def _read_pictures(
                 counts["error"] += 1
             else:
                 for index, face in enumerate(faces):
-                    writer.write(row(source, index, face))
+                    writer.write(record(source, index, face))
                 if not faces:
                     writer.write(no_face(source, "no face found"))
                 counts["face"] += len(faces)
