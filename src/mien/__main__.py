@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mien.errors import MienError, MissingExtra
+from mien.errors import MienError, MissingExtra, Misuse
 
 # name: (module, imported when the command is called; the extra that it needs, if any; what `mien --help` says of it)
 COMMANDS = {
@@ -61,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = command.run(args)
         sys.stdout.flush()
         return code
+    except Misuse as error:
+        commands.choices[name].error(str(error))
     except MienError as error:
         return _fail(error)
     except OSError as error:

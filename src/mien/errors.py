@@ -22,6 +22,10 @@ class ReadError(MienError):
         return type(self), (self.source, self.reason, self.rows)
 
 
+class Misuse(MienError, ValueError):
+    """Arguments that do not go together; a command ends with the exit code 2."""
+
+
 class CheckpointError(MienError):
     """A model file that is not what it says, or not what was asked for."""
 

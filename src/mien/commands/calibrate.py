@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mien.checkpoint import read_header
 from mien.classifier import Classifier
-from mien.commands.eval import add_data_arguments, open_data
+from mien.commands.labelled import add_data_arguments, open_data
 from mien.commands.options import share
 from mien.errors import MienError, require
 
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, "eval")
     import numpy as np
 
-    from mien.evaluation import evaluate
+    from mien.evaluation import classification_report
     from mien.evaluation.calibrate import fit_temperature, held_out, uncertain_below, with_temperature
     from mien.evaluation.measure import read_rows, sample, targets
     from mien.networks.checkpoint import write_header
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     probs, _ = read_rows(classifier, rows, args.batch_size, progress=sys.stderr.isatty())
     header = dict(read_header(path))
     logits = np.log(probs.astype(np.float64).clip(1e-12)) * header.get("temperature", 1.0)
-    before = evaluate(probs, target, classifier.labels)
-    after = evaluate(held_out(logits, target), target, classifier.labels)
+    before = classification_report(probs, target, classifier.labels)
+    after = classification_report(held_out(logits, target), target, classifier.labels)
     header["temperature"] = round(fit_temperature(logits, target), 4)
     scaled = with_temperature(logits, header["temperature"])
     threshold = uncertain_below(scaled, target, args.sure)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mien.classifier import Classifier
-from mien.commands.eval import add_data_arguments, open_data
+from mien.commands.labelled import add_data_arguments, open_data
 from mien.data import Row
 from mien.errors import MienError, require
 from mien.files import whole
