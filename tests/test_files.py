@@ -120,7 +120,7 @@ def test_a_device_is_never_replaced():
 def test_an_error_of_the_caller_s_own_leaves_nothing_and_keeps_its_name(tmp_path):
     with pytest.raises(OSError) as error, whole(tmp_path / "file") as file:
         file.write(b"half")
-        open(tmp_path / "missing" / "other")
+        (tmp_path / "missing" / "other").read_bytes()
     assert error.value.filename == str(tmp_path / "missing" / "other") and not os.listdir(tmp_path)
     with pytest.raises(FileNotFoundError) as error, whole(tmp_path / "no" / "file"):
         pass
