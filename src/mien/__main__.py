@@ -4,9 +4,10 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
-from mien.errors import MienError, MissingExtra
+from mien.errors import MienError, MienWarning, MissingExtra
 
 # name: (module, imported when the command is called; the extra that it needs, if any; what `mien --help` says of it)
 COMMANDS = {
@@ -54,11 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("the command comes first")
         if name in NAMING and (here := os.getcwd()) not in sys.path:
             sys.path.append(here)
-        command = _load(name)
-        command.add_arguments(commands.choices[name])
-        code = command.run(parser.parse_args(argv))
-        sys.stdout.flush()
-        return code
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of other libraries, on pictures that are read all the same
+            warnings.simplefilter("always", MienWarning)
+            warnings.showwarning = _show
+            command = _load(name)
+            command.add_arguments(commands.choices[name])
+            code = command.run(parser.parse_args(argv))
+            sys.stdout.flush()
+            return code
     except MienError as error:
         return _fail(error)
     except OSError as error:
@@ -80,6 +85,10 @@ def _load(name: str):
         if not extra or (error.name or "mien").partition(".")[0] == "mien":
             raise
         raise MissingExtra(f'mien {name} needs {error.name}: pip install "mien[{extra}]"') from error
+
+
+def _show(message: Warning | str, *_: object) -> None:
+    _fail(message)
 
 
 def _fail(reason: object, code: int = 1) -> int:
