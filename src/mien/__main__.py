@@ -4,9 +4,10 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
-from mien.errors import MienError, MissingExtra, Misuse
+from mien.errors import MienError, MienWarning, MissingExtra, Misuse
 
 # name: (module, imported when the command is called; the extra that it needs, if any; what `mien --help` says of it)
 COMMANDS = {
@@ -53,14 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
-        command = _load(name)
-        command.add_arguments(commands.choices[name])
-        args = parser.parse_args(argv)
-        if (name in NAMING or getattr(args, "trust", False)) and (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)
-        code = command.run(args)
-        sys.stdout.flush()
-        return code
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of other libraries, on pictures that are read all the same
+            warnings.simplefilter("always", MienWarning)
+            warnings.showwarning = _show
+            command = _load(name)
+            command.add_arguments(commands.choices[name])
+            args = parser.parse_args(argv)
+            if (name in NAMING or getattr(args, "trust", False)) and (here := os.getcwd()) not in sys.path:
+                sys.path.append(here)
+            code = command.run(args)
+            sys.stdout.flush()
+            return code
     except Misuse as error:
         commands.choices[name].error(str(error))
     except MienError as error:
@@ -84,6 +89,10 @@ def _load(name: str):
         if not extra or (error.name or "mien").partition(".")[0] == "mien":
             raise
         raise MissingExtra(f'mien {name} needs {error.name}: pip install "mien[{extra}]"') from error
+
+
+def _show(message: Warning | str, *_: object) -> None:
+    _fail(message)
 
 
 def _fail(reason: object, code: int = 1) -> int:

@@ -26,6 +26,10 @@ class Misuse(MienError, ValueError):
     """Arguments that do not go together; a command ends with the exit code 2."""
 
 
+class MienWarning(UserWarning):
+    """What a person should know though the work goes on; a command prints it in one line on stderr."""
+
+
 class CheckpointError(MienError):
     """A model file that is not what it says, or not what was asked for."""
 
