@@ -17,7 +17,7 @@ from mien.__main__ import main
 from mien.classifier import Classifier
 from mien.data import Folder, Row
 from mien.errors import MienError
-from mien.evaluation import evaluate, measure
+from mien.evaluation import classification_report, measure
 from mien.faces.detect import Detection
 from mien.labels import EXPRESSIONS
 
@@ -34,7 +34,7 @@ def guesses(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 def test_measures_are_those_of_torchmetrics():
     probs, target = guesses(500, 4)
-    report = evaluate(probs, target, NAMES)
+    report = classification_report(probs, target, NAMES)
     p, t = torch.from_numpy(probs), torch.from_numpy(target)
     assert report.accuracy == pytest.approx(tm.multiclass_accuracy(p, t, 4, average="micro").item())
     assert report.balanced_accuracy == pytest.approx(tm.multiclass_accuracy(p, t, 4, average="macro").item())
@@ -51,19 +51,19 @@ def test_measures_are_those_of_torchmetrics():
 
 def test_calibration_error_by_hand():
     probs = np.array([[0.9, 0.1]] * 4 + [[0.7, 0.3]] * 2)
-    report = evaluate(probs, np.array([0, 0, 0, 1, 0, 0]), ("a", "b"))
+    report = classification_report(probs, np.array([0, 0, 0, 1, 0, 0]), ("a", "b"))
     assert report.calibration_error == pytest.approx((4 * abs(0.75 - 0.9) + 2 * abs(1 - 0.7)) / 6)
 
 
 def test_intervals_are_of_the_right_width_and_drawn_alike_every_time():
     probs, target = guesses(2000, 4)
-    report = evaluate(probs, target, NAMES)
+    report = classification_report(probs, target, NAMES)
     low, high = report.accuracy_interval
     half = 1.96 * np.sqrt(report.accuracy * (1 - report.accuracy) / 2000)
     assert (low, high) == pytest.approx((report.accuracy - half, report.accuracy + half), abs=half / 5)
     assert report.macro_f1_interval[0] < report.macro_f1 < report.macro_f1_interval[1]
-    assert evaluate(probs, target, NAMES) == report
-    assert evaluate(probs, target, NAMES, seed=1).macro_f1_interval != report.macro_f1_interval
+    assert classification_report(probs, target, NAMES) == report
+    assert classification_report(probs, target, NAMES, seed=1).macro_f1_interval != report.macro_f1_interval
 
 
 def test_intervals_equal_resampling_the_faces():
@@ -71,28 +71,30 @@ def test_intervals_equal_resampling_the_faces():
     random = np.random.default_rng(0)
     right = probs.argmax(1) == target
     low, high = np.quantile(right[random.integers(300, size=(4000, 300))].mean(1), (0.025, 0.975))
-    assert evaluate(probs, target, "abc", resamples=4000).accuracy_interval == pytest.approx((low, high), abs=0.005)
+    assert classification_report(probs, target, "abc", resamples=4000).accuracy_interval == pytest.approx(
+        (low, high), abs=0.005
+    )
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(range(4)), st.integers(0, 50))
 def test_the_order_of_the_classes_changes_nothing(order, seed):
     probs, target = guesses(60, 4, seed)
-    report = evaluate(probs, target, NAMES)
-    other = evaluate(probs[:, order], np.argsort(order)[target], [NAMES[i] for i in order])
+    report = classification_report(probs, target, NAMES)
+    other = classification_report(probs[:, order], np.argsort(order)[target], [NAMES[i] for i in order])
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "calibration_error"):
         assert getattr(other, name) == pytest.approx(getattr(report, name)), name
     assert other.recall == report.recall
 
 
 def test_a_class_without_faces_has_no_recall_and_no_share_in_the_means():
-    report = evaluate(np.eye(3)[[0, 1, 2]], np.array([0, 1, 1]), ("a", "b", "c"))
+    report = classification_report(np.eye(3)[[0, 1, 2]], np.array([0, 1, 1]), ("a", "b", "c"))
     assert report.recall == {"a": 1, "b": 0.5, "c": None}
     assert report.precision == {"a": 1, "b": 1, "c": 0}
     assert report.balanced_accuracy == pytest.approx(0.75)
     assert report.macro_f1 == pytest.approx((1 + 2 / 3) / 2)
     assert "c                      0.000       –       –      0" in str(report)
-    never = evaluate(np.eye(3)[[0, 1]], np.array([0, 2]), ("a", "b", "c"))
+    never = classification_report(np.eye(3)[[0, 1]], np.array([0, 2]), ("a", "b", "c"))
     assert never.precision["c"] is None
     assert json.loads(json.dumps(never.to_dict())) == never.to_dict()
 
@@ -100,8 +102,8 @@ def test_a_class_without_faces_has_no_recall_and_no_share_in_the_means():
 def test_a_distribution_counts_by_its_largest_share():
     probs, _ = guesses(40, 4)
     shares, _ = guesses(40, 4, seed=1)
-    report = evaluate(probs, shares, NAMES)
-    assert report.accuracy == evaluate(probs, shares.argmax(1), NAMES).accuracy
+    report = classification_report(probs, shares, NAMES)
+    assert report.accuracy == classification_report(probs, shares.argmax(1), NAMES).accuracy
     theirs = F.cross_entropy(torch.from_numpy(np.log(probs)), torch.from_numpy(shares))
     assert report.nll == pytest.approx(theirs.item())
 
@@ -123,7 +125,7 @@ def test_a_distribution_counts_by_its_largest_share():
 )
 def test_what_cannot_be_measured_is_refused(probs, target):
     with pytest.raises(ValueError, match="must be"):
-        evaluate(probs, np.array(target), NAMES)
+        classification_report(probs, np.array(target), NAMES)
 
 
 def faces(root: Path, split: str = "validation", wrong: int = 0, side: int = 30) -> Folder:
@@ -226,7 +228,7 @@ def test_command_chooses_the_split(stand_in, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["split"] == "train"  # the only one
     faces(data, "other")
     assert run(*common) == 1
-    assert "which split? --split" in capsys.readouterr().err
+    assert "which split (--split): other or train?" in capsys.readouterr().err
     faces(data, "val")
     assert run(*common) == 0
     assert json.loads(capsys.readouterr().out)["split"] == "validation"

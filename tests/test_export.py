@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import mien.classifier
-import mien.commands.export
+import mien.export.model
 import mien.export.onnx
 import mien.networks
 from mien.__main__ import main
@@ -211,7 +211,7 @@ def test_a_file_that_loses_accuracy_is_not_written(checkpoint, data, tmp_path, m
 
 def test_what_bf16_does_is_written_into_both_files(checkpoint, data, tmp_path, monkeypatch, capsys):
     able = computes_bf16()
-    for module in (mien.commands.export, mien.classifier):
+    for module in (mien.export.model, mien.classifier):
         monkeypatch.setattr(module, "computes_bf16", lambda: True)
     assert export(checkpoint, tmp_path / "plain") == 0
     assert export(checkpoint, tmp_path / "out", "--measure", data, "--limit", 30) == 0
@@ -232,9 +232,9 @@ def test_what_bf16_does_is_written_into_both_files(checkpoint, data, tmp_path, m
 
 
 def test_without_bf16_there_is_nothing_to_measure(checkpoint, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mien.commands.export, "computes_bf16", lambda: False)
+    monkeypatch.setattr(mien.export.model, "computes_bf16", lambda: False)
     assert export(checkpoint, tmp_path / "out", "--measure", data) == 0
-    assert "--measure is left out: this CPU does not compute in bf16" in capsys.readouterr().err
+    assert "what bf16 does to the answers was not measured: this CPU does not compute in it" in capsys.readouterr().err
     assert read_header(tmp_path / "out/model.onnx") == HEADER | BLOCK
 
 
@@ -262,7 +262,7 @@ def test_options_that_do_not_go_together(checkpoint, tmp_path, monkeypatch, word
 
 @pytest.mark.parametrize("option", ["--calibrate", "--check", "--measure"])
 def test_data_that_is_not_there_is_told_before_the_work(checkpoint, tmp_path, capsys, monkeypatch, option):
-    monkeypatch.setattr(mien.export, "make_onnx", None)
+    monkeypatch.setattr(mien.export.model, "make_onnx", None)
     int8 = ("--precision", "int8") if option == "--calibrate" else ()
     assert export(checkpoint, tmp_path / "a.onnx", *int8, option, tmp_path / "nowhere") == 1
     assert str(tmp_path / "nowhere") in capsys.readouterr().err
@@ -272,7 +272,10 @@ def test_data_that_is_not_there_is_told_before_the_work(checkpoint, tmp_path, ca
 def test_another_kind_of_file(checkpoint, tmp_path, capsys):
     for name in ("a.pt", checkpoint):
         assert export(checkpoint, tmp_path / name) == 1
-        assert "writes a .onnx, .xml or .pt2 file or a folder; --model names" in capsys.readouterr().err
+        assert (
+            "writes a .onnx, .xml or .pt2 file or a folder; the checkpoint that it reads is --model"
+            in capsys.readouterr().err
+        )
     assert not list(tmp_path.iterdir())
 
 
