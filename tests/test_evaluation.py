@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from torchmetrics.functional import classification as tm
 from mien.__main__ import main
 from mien.classifier import Classifier
 from mien.data import Folder, Row
-from mien.errors import MienError
-from mien.evaluation import classification_report, measure
+from mien.errors import MienError, Misuse
+from mien.evaluation import classification_report, evaluate, measure
 from mien.faces.detect import Detection
 from mien.labels import EXPRESSIONS
 
@@ -273,6 +274,62 @@ def test_command_says_in_a_line_what_is_missing(stand_in, tmp_path, capsys, mode
         assert error.startswith("mien: ")
         assert error.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+def test_python_gets_what_the_command_prints(stand_in, tmp_path, capsys):
+    data = faces(tmp_path / "data", wrong=2)
+    assert run(stand_in, "--data", tmp_path / "data", "--against", stand_in, "--robustness", "--consistency",
+               "--limit", 4, "--out", tmp_path / "a") == 0  # fmt: skip
+    printed = capsys.readouterr().out
+    also = {"against": stand_in, "robustness": True, "consistency": True, "limit": 4}
+    found = evaluate(stand_in, tmp_path / "data", **also)
+    assert printed == f"{found}\n\nsaved in {tmp_path / 'a'}: report.html, report.json and the plots\n"
+    found.save(tmp_path / "b")
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"report.json", "report.html", "confusion.png", "calibration.png", "robustness.png"}
+    assert names == {path.name for path in (tmp_path / "b").iterdir()}
+    saved = json.loads((tmp_path / "b/report.json").read_text())
+    assert saved == json.loads(json.dumps(found.to_dict())) == json.loads((tmp_path / "a/report.json").read_text())
+    assert (found.split, found.report.count, found.report.labels) == ("validation", 4, EXPRESSIONS)
+
+    classifier = Classifier.from_pretrained(stand_in)  # opened already, and a data set
+    again = evaluate(classifier, data, split="val")
+    assert again.report == measure(classifier, data, "validation").report
+    assert (again.model, again.data) == (str(stand_in / "model.onnx"), str(tmp_path / "data"))
+
+
+def test_what_evaluate_was_before(stand_in):
+    probs, target = np.eye(8)[:4], np.arange(4)
+    with pytest.warns(DeprecationWarning, match="is called classification_report now"):
+        old = evaluate(probs, target, EXPRESSIONS)
+    assert old == classification_report(probs, target, EXPRESSIONS)
+
+
+def test_options_that_do_not_go_together(stand_in, tmp_path, capsys):
+    faces(tmp_path)
+    with pytest.raises(Misuse, match="align is"):
+        evaluate(stand_in, tmp_path, align="somehow")
+    for also in ("consistency", "robustness"):
+        with pytest.raises(Misuse, match=f"{also} changes pictures that are faces already"):
+            evaluate(stand_in, tmp_path, align="detect", **{also: True})
+        with pytest.raises(SystemExit) as end:
+            run(stand_in, "--data", tmp_path, "--align", "detect", f"--{also}")
+        assert end.value.code == 2 and f"{also} changes pictures" in capsys.readouterr().err
+
+
+def test_groups_of_which_the_data_says_nothing(stand_in, tmp_path, call):
+    faces(tmp_path / "data")
+    code, out, err = call("eval", stand_in, "--data", tmp_path / "data", "--group-by", "sex", "--out", tmp_path / "out")
+    assert (code, out) == (1, []) and not (tmp_path / "out").exists()
+    said = "no row of validation says the sex of a person; it says nothing of them but what they show"
+    assert err == [f"mien: {tmp_path / 'data'}: {said}"]
+
+    data = faces(tmp_path / "data")
+    rows = data.rows("validation")
+    rows[:] = [replace(row, groups={"age": "30", "gender": "f"}) for row in rows]
+    with pytest.raises(MienError, match="says the sex of a person; it says age, gender$"):
+        evaluate(stand_in, data, group_by=["age", "sex"])
+    assert evaluate(stand_in, data, group_by=["age"]).groups["age"]["30"].count == len(rows)
 
 
 def test_help_waits_for_no_library():
