@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -93,7 +92,6 @@ def begin() -> None:
     """What a command does first that reads strangers' pictures and writes files."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or a half-written file would stay
-    warnings.simplefilter("ignore")  # of Pillow, on pictures that it reads all the same
 
 
 def run(args: argparse.Namespace) -> int:
