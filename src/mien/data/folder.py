@@ -1,6 +1,7 @@
 """Pictures sorted into folders: split/label/picture."""
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from mien.labels import EXPRESSIONS
 
 
 class Folder(DataSet):
-    """`root/split/label/picture`, or `root/label/picture` as the one split "all".
+    """`path/split/label/picture`, or `path/label/picture` as the one split "all".
 
     A folder is named after its label as anybody spells it ("happiness", "Happy"), or numbered, counted from 0 where
     there is a folder 0 and from 1 where there is none. Folders of other names are malformed.
@@ -25,18 +26,26 @@ class Folder(DataSet):
     labels: the classes in order, by name, or a data set of mien.labels.ORDERS ("rafdb"); numbered folders need it.
         Without it, the expressions that there is a folder of, in the order of mien.labels.EXPRESSIONS.
     check: decode each picture once, to leave out the unreadable and to count the repeated.
+    root: what path was called before.
 
-    Raises MienError where root is no such tree.
+    Raises MienError where path is no such tree.
     """
 
-    def __init__(self, root: str, labels: list[str] | str | None = None, check: bool = True):
+    def __init__(
+        self, path: str = "", labels: list[str] | str | None = None, check: bool = True, root: str | None = None
+    ):
         super().__init__(check)
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise MienError(f"{root}: no such folder")
-        top = _folders(self.root)
+        if root is not None:
+            warnings.warn("mien.data.Folder(root=…) is called path now", DeprecationWarning, stacklevel=2)
+            path = root
+        if not path:
+            raise MienError("a folder of pictures needs its path")
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise MienError(f"{path}: no such folder")
+        top = _folders(self.path)
         if any(_holds_pictures(folder) for folder in top):
-            self._splits = {"all": [self.root]}
+            self._splits = {"all": [self.path]}
         else:
             self._splits: dict[str, list[Path]] = {}
             for folder in top:
@@ -44,7 +53,7 @@ class Folder(DataSet):
                     self._splits.setdefault(spell_split(folder.name), []).append(folder)
         self.splits = tuple(self._splits)
         if not self.splits:
-            raise MienError(f"{root}: not a tree of split/label/picture")
+            raise MienError(f"{path}: not a tree of split/label/picture")
         names = {folder.name for tops in self._splits.values() for top in tops for folder in _folders(top)}
         self._first = 0 if any(name.isdecimal() and int(name) == 0 for name in names) else 1
         if labels is not None:
@@ -53,10 +62,10 @@ class Folder(DataSet):
         self.labels = sort_classes({spell(name) for name in names} & set(EXPRESSIONS))
         if not self.labels:
             hint = " (its labels are numbered)" if any(name.isdecimal() for name in names) else ""
-            raise MienError(f'{root}: no folder is named after an expression{hint}: say labels, such as "rafdb"')
+            raise MienError(f'{path}: no folder is named after an expression{hint}: say labels, such as "rafdb"')
 
     def __str__(self) -> str:
-        return str(self.root)
+        return str(self.path)
 
     def read(self, split: str) -> Iterator[Row | ReadError]:
         missed: list[ReadError] = []
@@ -74,7 +83,7 @@ class Folder(DataSet):
         yield from (error for error in missed if not isinstance(error, NotOpened))
         if kinds := sum((error.kinds for error in missed if isinstance(error, NotOpened)), Counter[str]()):
             where = self._splits[split]
-            yield NotOpened(where[0] if len(where) == 1 else self.root, kinds)
+            yield NotOpened(where[0] if len(where) == 1 else self.path, kinds)
 
     def _label(self, name: str) -> int | None:
         if spell(name) in self.labels:
