@@ -33,10 +33,10 @@ def run(args: argparse.Namespace) -> int:
     begin()
 
     def make(folder: Path):
-        from mien.demo.page import build, examples
+        from mien.demo.layout import build_page, examples
         from mien.reader import Reader
 
-        return build(Reader.from_pretrained(args.model), Looking(args.explain), examples(folder))
+        return build_page(Reader.from_pretrained(args.model), Looking(args.explain), examples(folder))
 
     def started(address: str) -> None:
         print(f"mien demo: {address} (Ctrl-C ends it)", flush=True)
