@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -26,7 +25,10 @@ from mien.reader import Reader
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_face_arguments(parser)
     [source] = [action for action in parser._actions if action.dest == "source"]
-    source.help = "a picture, a video, a folder, a glob, 0 for a camera, or an address such as rtsp://…"
+    source.help = (
+        "a picture, a video, a folder, a glob, a zip of pictures, - for a picture on stdin, 0 for a camera, or an "
+        "address such as https://…/photo.jpg or rtsp://…"
+    )
     parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
     parser.add_argument(
         "--output", type=table_file, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead"
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
     )
     videos = parser.add_argument_group("videos, cameras and streams")
+    videos.add_argument("--video", action="store_true", help="take the sources for videos, whatever they are called")
     videos.add_argument(
         "--every", type=every, metavar="N|Ns", help="read every N-th frame, or with 0.5s one each half second"
     )
@@ -89,7 +92,6 @@ def begin() -> None:
     """What a command does first that reads strangers' pictures and writes files."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or a half-written file would stay
-    warnings.simplefilter("ignore")  # of Pillow, on pictures that it reads all the same
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,8 +99,9 @@ def run(args: argparse.Namespace) -> int:
     begin()
     if args.output and args.output.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
-    sources, notes = find_sources(args.source)
-    moving = any(map(is_video, sources))
+    sources, notes, missed = find_sources(args.source, args.video)
+    films = set(sources) if args.video else set(filter(is_video, sources))
+    moving = bool(films)
     if moving:
         require("av", "video")
         if args.summary:

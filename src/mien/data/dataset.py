@@ -30,6 +30,11 @@ class Findings:
     repeated: int = 0
     shared: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def left_out(self) -> int:
+        """The rows that cannot be used; one error may be of many, such as all of a folder."""
+        return sum(error.rows for error in self.malformed)
+
 
 class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
@@ -103,7 +108,7 @@ class DataSet(ABC):
         return None
 
     def _tell(self, split: str, rows: list[Row], found: Findings) -> None:
-        bad = len(found.malformed)
+        bad = found.left_out
         if not rows:
             why = f"all {bad} are malformed, the first: {found.malformed[0]}" if bad else "it is empty"
             raise MienError(f"{self}: no usable row in {split!r}: {why}")

@@ -81,6 +81,9 @@ def parser() -> ArgumentParser:
         default="val_accuracy",
         help="what makes a checkpoint the best",
     )
+    parser.add_argument(
+        "--keep_all", action="store_true", help="keep the weights of every validation, as step_N.safetensors"
+    )
     parser.add_argument("--every", type=PositiveInt, default=50, help="steps between checkpoints to resume from")
     parser.add_argument("--fresh", action="store_true", help="do not resume from the folder's last checkpoint")
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
@@ -158,7 +161,8 @@ def _train(arguments: Sequence[str]) -> Path:
     if rank_zero_only.rank == 0:
         options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
-    callbacks: list[Callback] = [Keep(folder, header, config.monitor), Resume(folder, config.every), waiting]
+    keep = Keep(folder, header, config.monitor, config.keep_all)
+    callbacks: list[Callback] = [keep, Resume(folder, config.every), waiting]
     callbacks += decay
     if config.ema:
         callbacks.append(Average(config.ema))
