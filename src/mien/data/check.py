@@ -92,8 +92,9 @@ def check(data: DataSet, *, workers: int | None = None, shown: int = 24, progres
                     rows.append(row)
                 elif (row.source, row.reason) not in told:
                     told.add((row.source, row.reason))
-                    checked.left_out[split] += 1
-                    checked.problems.append(Problem("row", split, row.source, row.reason))
+                    checked.left_out[split] += row.rows
+                    reason = str(row).removeprefix(f"{row.source}: ")
+                    checked.problems.append(Problem("row", split, row.source, reason))
             shows = _spread(rows, shown)
             subjects[split] = {row.subject for row in rows if row.subject is not None}
             looked = _look(pool, rows, shows, split if progress else None)

@@ -30,12 +30,19 @@ class Findings:
     repeated: int = 0
     shared: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def left_out(self) -> int:
+        """The rows that cannot be used; one error may be of many, such as all of a folder."""
+        return sum(error.rows for error in self.malformed)
+
 
 class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
-    It may set `units`, the names of the action units that its rows tell of, and `published`: by split, how many rows
-    its makers count of each label. A split that differs is told.
+    It may set `units`, the names of the action units that its rows tell of; `first`, what its first class is numbered
+    where it has numbers in place of names; `notes`, what it reads otherwise than it is written, which is logged when
+    the first split is read; and `published`: by split, how many rows its makers count of each label. A split that
+    differs is told.
 
     check: decode each picture once when its split is first read, so that the unreadable are left out and told, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.
@@ -44,6 +51,8 @@ class DataSet(ABC):
     labels: tuple[str, ...]
     splits: tuple[str, ...]
     units: tuple[str, ...] = ()
+    first: int | None = None
+    notes: tuple[str, ...] = ()
     published: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(self, check: bool = True):
@@ -66,6 +75,8 @@ class DataSet(ABC):
         if split not in self.splits:
             raise MienError(f"{self}: no split {split!r}, only {', '.join(self.splits)}")
         if split not in self._rows:
+            for note in self.notes if not self._rows else ():
+                logger.warning("%s: %s", self, note)
             found = self.findings[split] = Findings()
             self._seen[split] = set()
             rows = []
@@ -103,7 +114,7 @@ class DataSet(ABC):
         return None
 
     def _tell(self, split: str, rows: list[Row], found: Findings) -> None:
-        bad = len(found.malformed)
+        bad = found.left_out
         if not rows:
             why = f"all {bad} are malformed, the first: {found.malformed[0]}" if bad else "it is empty"
             raise MienError(f"{self}: no usable row in {split!r}: {why}")
