@@ -22,6 +22,10 @@ class ReadError(MienError):
         return type(self), (self.source, self.reason, self.rows)
 
 
+class MienWarning(UserWarning):
+    """What a person should know though the work goes on; a command prints it in one line on stderr."""
+
+
 class CheckpointError(MienError):
     """A model file that is not what it says, or not what was asked for."""
 

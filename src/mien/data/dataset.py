@@ -42,9 +42,9 @@ class DataSet(ABC):
     It may set `units`, the names of the action units that its rows tell of; `first`, what its first class is numbered
     where it has numbers in place of names; `notes`, what it reads otherwise than it is written, which is logged when
     the first split is read; and `published`: by split, how many rows its makers count of each label. A split that
-    differs is told.
+    differs is reported.
 
-    check: decode each picture once when its split is first read, so that the unreadable are left out and told, and
+    check: decode each picture once when its split is first read, so that the unreadable are left out and logged, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.
     """
 
@@ -131,7 +131,7 @@ class DataSet(ABC):
     def compare(self, part: str, counts: Sequence[int], published: Sequence[int]) -> None:
         """Warn where the counts of the labels differ from those that are published."""
         all_counts = zip(self.labels, counts, published, strict=False)
-        differs = [f"{count:,} of {label} instead of {told:,}" for label, count, told in all_counts if count != told]
+        differs = [f"{count:,} of {label} instead of {said:,}" for label, count, said in all_counts if count != said]
         if differs:
             self.warn(f"{part} is not as published: {', '.join(differs)}")
 

@@ -1,6 +1,7 @@
 """Pictures sorted into folders: split/class/picture."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from mien.data.dataset import DataSet
 from mien.data.row import Row
 from mien.data.spelling import Known, match_names, names_split, spell, spell_split
 from mien.errors import MienError, ReadError
-from mien.faces.picture import SUFFIXES, find_pictures
+from mien.faces.formats import KINDS, SUFFIXES, NotOpened, ends
+from mien.faces.sources import find_pictures
 from mien.labels import EXPRESSIONS
 
 
@@ -38,7 +40,7 @@ class Folder(DataSet):
         self._splits = self._find_splits()
         self.splits = tuple(self._splits)
         groups = [
-            [folder.name for top in tops for folder in _folders(top) if _pictures(folder)]
+            [folder.name for top in tops for folder in _folders(top) if _shows(folder)]
             for tops in self._splits.values()
         ]
         try:
@@ -54,7 +56,7 @@ class Folder(DataSet):
         top = _folders(self.root)
         inner = {folder: _folders(folder) for folder in top}
         named = [folder for folder in top if names_split(folder.name) and inner[folder]]
-        if not any(map(_pictures, top)):
+        if not any(map(_shows, top)):
             raise MienError(f"{self.root}: not a tree of split/class/picture or class/picture")
         if not any(_holds_pictures(folder) for folder in (named or top)):
             names = [folder.name for folders in inner.values() for folder in folders]
@@ -73,9 +75,10 @@ class Folder(DataSet):
         return {"all": [self.root]}
 
     def read(self, split: str) -> Iterator[Row | ReadError]:
+        missed: list[ReadError] = []
         for top in self._splits[split]:
             for folder in _folders(top):
-                pictures = _pictures(folder)
+                pictures = _pictures(folder, missed)
                 label = self._matched.label_of.get(folder.name)
                 if label is None:
                     if pictures:
@@ -85,6 +88,10 @@ class Folder(DataSet):
                 target = np.eye(len(self.labels), dtype=np.float32)[number]
                 for picture in pictures:
                     yield Row(picture, target, split, label=number, name=picture)
+        yield from (error for error in missed if not isinstance(error, NotOpened))
+        if kinds := sum((error.kinds for error in missed if isinstance(error, NotOpened)), Counter[str]()):
+            where = self._splits[split]
+            yield NotOpened(where[0] if len(where) == 1 else self.root, kinds)
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -92,10 +99,16 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
 
 
-def _pictures(folder: Path) -> list[str]:
-    found = find_pictures(folder)
+def _pictures(folder: Path, missed: list[ReadError]) -> list[str]:
+    found = find_pictures(folder, missed=missed)
     return [] if found == [os.fspath(folder)] else found  # what holds no picture is named itself
 
 
+def _shows(folder: Path) -> bool:
+    """Whether there is a picture in it or below, if only one that cannot be opened."""
+    missed: list[ReadError] = []
+    return bool(_pictures(folder, missed) or missed)
+
+
 def _holds_pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.iterdir())
+    return any(ends(path.name) in SUFFIXES or ends(path.name) in KINDS for path in folder.iterdir())
