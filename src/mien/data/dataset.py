@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 _SHOWN = 20  # messages about single rows; a file that is bad throughout should not fill the screen
 
 
+class NoSplit(MienError):
+    """A split that a set does not have."""
+
+
 @dataclass(slots=True)
 class Findings:
     """What reading one split brought to light.
@@ -69,11 +73,11 @@ class DataSet(ABC):
     def rows(self, split: str) -> list[Row]:
         """The usable rows of a split. Malformed ones are logged, one message each, and counted in `findings`.
 
-        Raises MienError where there is no such split, or not one usable row in it.
+        Raises NoSplit where there is no such split, and MienError where there is not one usable row in it.
         """
         split = spell_split(split)
         if split not in self.splits:
-            raise MienError(f"{self}: no split {split!r}, only {', '.join(self.splits)}")
+            raise NoSplit(f"{self}: no split {split!r}, only {', '.join(sorted(self.splits))}")
         if split not in self._rows:
             for note in self.notes if not self._rows else ():
                 logger.warning("%s: %s", self, note)
