@@ -4,6 +4,7 @@ import glob
 import importlib
 import inspect
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from mien.data.affectnet import AffectNet
@@ -50,15 +51,28 @@ def open_dataset(path: str | os.PathLike[str], format: str | None = None, **opti
     Raises MienError where there is no such reader, no such data, or an option that the reader does not take.
     """
     path, options = os.fspath(path), dict(options)
-    reader = _find_reader(format or _guess(path))
-    called = inspect.signature(reader)
-    if isinstance(options.get("labels"), Known) and "labels" not in called.parameters:
+    reader = find_reader(path, format)
+    if isinstance(options.get("labels"), Known) and "labels" not in inspect.signature(reader).parameters:
         del options["labels"]
-    try:
-        called.bind(path, **options)
-    except TypeError as error:
-        raise MienError(f"{reader.__name__}: {error}; its options: {', '.join([*called.parameters][1:])}") from error
+    _check_options(reader, path, options)
     return reader(path, **options)
+
+
+def find_reader(path: str | os.PathLike[str], format: str | None = None) -> type[DataSet]:
+    """The class that reads the data set at `path`, and its errors, as for `open_dataset`."""
+    return _find_reader(format or _guess(os.fspath(path)))
+
+
+def _check_options(reader: type[DataSet], path: str, options: Mapping[str, Any]) -> None:
+    """Raise MienError for an option that the reader does not take, and for one that it needs."""
+    signature = inspect.signature(reader)
+    try:
+        signature.bind(path, **options)
+    except TypeError as error:
+        known = ", ".join([*signature.parameters][1:]) or "none"
+        unknown = [name for name in options if name not in signature.parameters]
+        wrong = f"has no option {unknown[0]!r}" if unknown else f"cannot be opened so ({error})"
+        raise MienError(f"{path}: {reader.__name__} {wrong}; its options: {known}") from error
 
 
 def _guess(path: str) -> str:

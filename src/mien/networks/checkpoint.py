@@ -68,7 +68,7 @@ def _part(model: Mapping[str, Any], trust: bool) -> Any:
 def _find(path: str, trust: bool) -> Any:
     """What builds the network of that name."""
     if not trust and not path.startswith("mien."):
-        raise CheckpointError(f"{path} is not one of mien's networks; trust=True imports it all the same")
+        raise CheckpointError(f"{path} is not one of mien's networks: trust=True (--trust) imports it all the same")
     module, _, name = path.rpartition(".")
     try:
         make = getattr(importlib.import_module(module), name)
@@ -139,7 +139,7 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
 
     It takes float images (B, 3, S, S), S being `input_size` of the header's `preprocess` (112 mostly), normalised as
     that says, and gives logits (B, C); a trunk gives its maps. `overrides` replace arguments of its constructor that
-    leave the weights alone, or the `img_size` of a network that can fit its weights to another.
+    leave the weights alone, or the `img_size` of a network that can fit its weights to another. trust: see `build`.
 
     Raises CheckpointError, naming the file: not a checkpoint, an unknown network, a tensor missing or without a place.
     """

@@ -73,6 +73,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--teachers", type=list[str], default=[], help="models whose answers are a share of every target: --task.teach"
     )
+    parser.add_argument("--trust", action="store_true", help="build teachers of classes of yours, too")
     parser.add_argument(
         "--pooling",
         type=Literal["constant", "gradual"],
@@ -163,7 +164,7 @@ def _train(arguments: Sequence[str]) -> Path:
         },
     }
     check_header(header, "the recipe")
-    teachers = Teachers(config.teachers, data.labels, faces.preprocess) if config.teachers else None
+    teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
     parts = {"augment": made.augment, "teachers": teachers, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
