@@ -1,6 +1,5 @@
 """What runs in a worker process: batches of requests, one after the other, through one reader."""
 
-import io
 import json
 import logging
 import os
@@ -20,8 +19,8 @@ from PIL import Image
 
 from mien.errors import MienError, ReadError
 from mien.faces import Face
-from mien.faces.picture import FORMATS
-from mien.faces.row import row
+from mien.faces.picture import TooManyPixels, open_picture
+from mien.faces.record import record
 from mien.reader import Reader
 from mien.service.limits import Limits, Refused
 
@@ -181,9 +180,9 @@ class JobReader:
             elif isinstance(picture.faces, ReadError):
                 pictures.append({"source": name, "error": {"code": "unreadable", "reason": picture.faces.reason}})
             else:
-                rows = [row(name, index, face) for index, face in enumerate(picture.faces)]
-                pictures.append({"source": name, "faces": rows})
-                read, count = read + 1, count + len(rows)
+                records = [record(name, index, face) for index, face in enumerate(picture.faces)]
+                pictures.append({"source": name, "faces": records})
+                read, count = read + 1, count + len(records)
         document: dict[str, Any] = {"pictures": pictures}
         if not read:
             errors = [picture["error"] for picture in pictures]
@@ -198,12 +197,14 @@ def _refusal(job: Job, refused: Refused) -> Answer:
 
 
 def _pixels(picture: bytes) -> int:
-    """What a picture's head says; 0 where it says nothing, which reading it will report."""
+    """What a picture's head says; 0 for what is no picture, which reading it will report."""
     try:
-        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
-            return image.width * image.height
-    except Exception:
-        return 0
+        open_picture(picture, max_pixels=0)
+    except TooManyPixels as error:
+        return error.pixels
+    except ReadError:
+        pass
+    return 0
 
 
 def main() -> None:
