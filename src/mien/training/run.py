@@ -276,6 +276,8 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
     with torch.no_grad():
         try:
             classes = task.network.eval()(blank).shape[1]
+            if task.network.training_only:
+                task.network.training_logits(blank)
         except (ValueError, RuntimeError) as error:
             raise MienError(
                 f"the network cannot look at faces of {size} pixels: {' '.join(str(error).split())}"
@@ -289,8 +291,10 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
         )
     if units and units != len(data.units):
         raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
-    if data.units and (task.mixup or task.teachers):
-        raise MienError("faces with action units are neither mixed nor taught: no --task.mixup, no --teachers")
+    if data.units and (task.mixup or task.cutmix or task.teachers):
+        raise MienError(
+            "faces with action units are neither mixed nor taught: no --task.mixup, no --task.cutmix, no --teachers"
+        )
     if task.augment is not None:
         side = faces.train_size or size
         made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]
