@@ -40,11 +40,11 @@ def run(args: argparse.Namespace) -> int:
     begin()
 
     def make(folder: Path):
-        from mien.demo.page import build, examples
+        from mien.demo.layout import build_page, examples
         from mien.reader import Reader
 
         reader = Reader.from_pretrained(**reading_options(args))
-        return build(reader, Looking(args.explain, args.trust), examples(folder))
+        return build_page(reader, Looking(args.explain, args.trust), examples(folder))
 
     def started(address: str) -> None:
         print(f"mien demo: {address} (Ctrl-C ends it)", flush=True)
