@@ -279,8 +279,9 @@ def test_a_name_on_the_hub_is_fetched(stand_in, faces, monkeypatch):
 
 def test_public_names():
     assert mien.Classifier is Classifier
-    assert set(mien.__all__) <= set(dir(mien))
-    for name in mien.__all__:
+    assert dir(mien) == sorted([*mien.__all__, "data", "networks", "nn"])
+    for name in dir(mien):
         assert getattr(mien, name) is not None
+    assert mien.read_video is mien.video.read_video
     with pytest.raises(AttributeError, match="nothing"):
         _ = mien.nothing
