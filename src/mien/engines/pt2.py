@@ -5,6 +5,7 @@ import json
 import os
 import re
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,8 @@ def open_program(path: str | os.PathLike[str], *, device: str = "auto", precisio
     except Exception as error:  # of any kind: of zipfile, of json, and of all that torch does with what is inside
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise CheckpointError(f"{path}: no model that torch can run ({reason})") from error
-    return TorchEngine(_module(program), device=device, precision=precision)
+    reopen = partial(open_program, os.path.abspath(path), device=device, precision=precision)
+    return TorchEngine(_module(program), device=device, precision=precision, reopen=reopen)
 
 
 def check_program(data: bytes) -> None:
