@@ -12,6 +12,7 @@ from mien.networks.mixers import needing_grid
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
 from mien.networks.pooled_vit import PooledViT, TokenCriterion
+from mien.networks.trunk import Trunk
 from mien.nn.base import MakeMixers, MakePool
 from mien.nn.grid import resize_positions, to_tokens
 from mien.nn.select import AttentiveSelect, Criterion
@@ -72,7 +73,7 @@ class APViT(Network):
     def __init__(
         self,
         *,
-        image: nn.Module | None,
+        image: Trunk | None,
         num_classes: int,
         level: int = -1,
         img_size: int = 112,
@@ -173,13 +174,9 @@ class APViT(Network):
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Normalised tokens (B, 1 + n, D) -> (B, D)."""
-        match self.pool:
-            case "class":
-                return tokens[:, 0]
-            case "mean":
-                return tokens[:, 1:].mean(1)
-            case pool:
-                return pool(tokens[:, 1:])
+        if isinstance(self.pool, nn.Module):
+            return self.pool(tokens[:, 1:])
+        return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(1)
 
     def forward_features(self, images: Tensor) -> Tensor:
         patches = self.patches(images)
