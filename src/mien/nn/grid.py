@@ -26,13 +26,19 @@ def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") ->
     As many whole planes as fit are planes; the P < H · W tokens before them, such as a class token, are the prefix.
     Raises ValueError without a grid, or for fewer tokens than one plane.
     """
-    if grid is None:
-        raise ValueError(f"{name} works on a grid, and was given none")
+    grid = checked_grid(tokens, grid, name)
     size = grid[0] * grid[1]
     count, prefix = divmod(tokens.shape[1], size)
-    if not count:
-        raise ValueError(f"{name}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]}×{grid[1]}")
     return tokens[:, :prefix], tokens[:, prefix:].unflatten(1, (count, size)).flatten(0, 1)
+
+
+def checked_grid(tokens: Tensor, grid: Grid | None, name: str) -> Grid:
+    """The grid, which there must be, and which tokens (B, N, D) must fill; or ValueError."""
+    if grid is None:
+        raise ValueError(f"{name} works on a grid, and was given none")
+    if tokens.shape[1] < grid[0] * grid[1]:
+        raise ValueError(f"{name}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]}×{grid[1]}")
+    return grid
 
 
 def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:
