@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads
 from mien.nn.base import Grid
-from mien.nn.grid import checked_grid
+from mien.nn.grid import checked_grid, count_planes
 from mien.nn.observe import Layout
 from mien.nn.plane_attend import attend_planes, heads_of_planes
 
@@ -26,8 +26,8 @@ class CMHA(nn.Module):
     None` positions do not count. `causal`: no token sees a later one.
 
     `axial`, ours: the first half of the i go by rows, and the others by columns, each with the frequencies of a head of
-    half the width (for 14×14 a base of 100 will do). Every plane is mixed alone, with the prefix, which has no position:
-    between it and others a - b is 0.
+    half the width (for 14×14 a base of 100 will do). Every plane is mixed alone, with the prefix, which has no
+    position: between it and others a - b is 0.
 
     The cosine of a difference is a product of two vectors, so that attention is fused: published code, which this
     equals, holds all N · N · head_dim / 2 cosines. Ours: δ starts at 1 (published: normal, of variance
@@ -79,13 +79,13 @@ class CMHA(nn.Module):
         if plane is None:
             heads = self.attend(turned_q, turned_k, v, bias, Layout.of_tokens(q.shape[2], grid))
             return self.proj_drop(self.proj(merge_heads(heads)))
-        count, prefix = divmod(q.shape[2], math.prod(plane))
+        count, prefix = count_planes(q.shape[2], plane)
         plain_k = None
         if prefix:  # scores of queries and a prefix that are not turned, less those that are
             plain_q, plain_k = self.turned(q, phase.expand(-1, q.shape[2], -1)), self.turned(k, 0 * angle)
             keys = plain_k[:, :, :prefix].repeat_interleave(count, 0)
             bias = heads_of_planes(plain_q - turned_q, plane) @ keys.transpose(-2, -1)
-            bias = F.pad(bias, (0, math.prod(plane)))
+            bias = F.pad(bias, (0, plane[0] * plane[1]))
         heads = attend_planes(self.attend, turned_q, turned_k, v, plane, bias, plain_k)
         return self.proj_drop(self.proj(merge_heads(heads)))
 
@@ -106,7 +106,7 @@ class CMHA(nn.Module):
             return along(n, half)
         rows, columns = along(grid[0], half // 2), along(grid[1], half - half // 2)
         plane = torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], 1)  # (H · W, head_dim / 2)
-        count, prefix = divmod(n, len(plane))
+        count, prefix = count_planes(n, grid)
         return F.pad(plane.repeat(count, 1), (0, 0, prefix, 0))
 
     def turned(self, x: Tensor, angle: Tensor) -> Tensor:

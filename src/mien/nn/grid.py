@@ -20,6 +20,12 @@ def to_map(tokens: Tensor, grid: Grid) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
+def count_planes(tokens: int, grid: Grid) -> tuple[int, int]:
+    """How many whole planes so many tokens fill, and how many tokens are left over: the prefix."""
+    size = grid[0] * grid[1]
+    return tokens // size, tokens % size  # the compiler knows no divmod
+
+
 def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") -> tuple[Tensor, Tensor]:
     """Tokens (B, P + k · H · W, D) -> prefix (B, P, D), and k planes of H · W tokens, each alone: (B · k, H · W, D).
 
@@ -27,8 +33,7 @@ def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") ->
     Raises ValueError without a grid, or for fewer tokens than one plane.
     """
     grid = checked_grid(tokens, grid, name)
-    size = grid[0] * grid[1]
-    count, prefix = divmod(tokens.shape[1], size)
+    size, (count, prefix) = grid[0] * grid[1], count_planes(tokens.shape[1], grid)
     return tokens[:, :prefix], tokens[:, prefix:].unflatten(1, (count, size)).flatten(0, 1)
 
 

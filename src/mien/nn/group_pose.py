@@ -124,8 +124,8 @@ class GroupPoseLayer(nn.Module):
         t = group(t, pos) + pos;   t = norm1(t + cross_attn(t, *seen));   t = norm2(t + linear2(relu(linear1(t))))
 
     `cross_attn` takes queries (B, Q, dim) and what they attend to, `seen`: for `DeformableAttention`, as published,
-    their reference points and the maps. `pos_in_values=False` keeps `pos` out of the residual here, too. Paper and reference:
-    `GroupSelfAttention`.
+    their reference points and the maps. `pos_in_values=False` keeps `pos` out of the residual here, too. Paper and
+    reference: `GroupSelfAttention`.
     """
 
     def __init__(

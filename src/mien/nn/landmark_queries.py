@@ -75,7 +75,8 @@ class LandmarkQueryHead(nn.Module):
     """Tokens (B, N, dim) -> logits (B, C) of the face's query, and its landmarks (B, K, 2) in (0, 1).
 
     `logits = head(t_0);   landmarks = sigmoid(points(t_k))`, (x, y) as fractions of the crop's width and height. The
-    landmarks mean something only if a loss on known landmarks has trained them; without one leave `points` alone. Ours: see `LandmarkQueryPool`, whose arguments `pool` are.
+    landmarks mean something only if a loss on known landmarks has trained them; without one leave `points` alone. Ours:
+    see `LandmarkQueryPool`, whose arguments `pool` are.
     """
 
     def __init__(self, dim: int, num_classes: int, **pool):

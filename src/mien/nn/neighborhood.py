@@ -17,14 +17,15 @@ class Neighborhood(LocalAttention):
     """Every token attends to the k_y × k_x tokens around it, never to padding: (B, N, dim), grid -> (B, N, dim).
 
     Along an axis of n positions, with kernel k and dilation D, i = j · D + g is the j-th of the m positions that leave
-    the remainder g. It attends to the positions (s + t) · D + g, t < k, where `s = clip(j - ⌊k / 2⌋, 0, m - k)`: at the border
-    the window moves inward. A causal axis has those from j - k + 1 to j that there are. In a plane both must agree.
+    the remainder g. It attends to the positions (s + t) · D + g, t < k, where `s = clip(j - ⌊k / 2⌋, 0, m - k)`: at the
+    border the window moves inward. A causal axis has those from j - k + 1 to j that exist. In a plane both must agree.
 
         out = proj(softmax(head_dim^-1/2 · q kᵀ + R) v)
         R[i, j] = relative_bias[:, (y_j - y_i) / D + k_y - 1, (x_j - x_i) / D + k_x - 1],   with `rel_pos_bias` only
 
     `kernel_size`, `dilation` and `causal` are one for both axes, or two. Of an axis shorter than k · D all positions
-    with the same remainder are seen, so k ≥ n is attention to all; natten refuses that, and knows no prefix: both are ours.
+    with the same remainder are seen, so k ≥ n is attention to all; natten refuses that, and has no prefix: both are
+    ours.
 
     How: up to `dense_tokens`, and where windows are most of the grid, all pairs under a mask; above, tiles of about
     `tile_size`² queries and the union of their windows, so that time grows with N. On CUDA natten's kernel is used
@@ -100,7 +101,7 @@ class Neighborhood(LocalAttention):
                 offset = (key[:, None, :] - query[:, :, None]).div(dilation, rounding_mode="floor")
                 index.append((offset + k - 1).clamp(0, 2 * k - 2))  # beyond that nothing is near
             bias = relative_bias(self.relative_bias, *index)  # (R · C, heads, n, m)
-        rows, columns = (torch.tensor(axis.near, device=q.device) for axis in axes)
+        rows, columns = (torch.tensor(axis.near, dtype=torch.bool, device=q.device) for axis in axes)
         return bias.masked_fill(~product(rows, columns)[:, None], -math.inf)[None]
 
     def local(self, prefix: Tensor, planes: Tensor, grid: Grid) -> Tensor:

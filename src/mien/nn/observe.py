@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mien.errors import MienError
 from mien.nn.base import Grid
+from mien.nn.grid import count_planes
 
 Stage = Literal["scores", "attn", "heads"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -40,7 +41,7 @@ class Layout(NamedTuple):
         """The layout of so many tokens that attend to one another, given the grid that a mixer is given."""
         if grid is None or count < grid[0] * grid[1]:
             return cls("token")
-        planes, prefix = divmod(count, grid[0] * grid[1])
+        planes, prefix = count_planes(count, grid)
         return cls("token", prefix, planes, grid)
 
 

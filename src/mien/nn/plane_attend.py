@@ -1,13 +1,12 @@
 """Softmax attention within planes, and of a prefix with everything: for mixers that see a whole plane at once."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mien.nn.attend import Attend
 from mien.nn.base import Grid
+from mien.nn.grid import count_planes
 
 
 def attend_planes(
@@ -26,8 +25,7 @@ def attend_planes(
     the last), and the prefix; a prefix token sees all tokens of all planes and the prefix, as `k_of_prefix` where it
     sees other keys. `gates` (B, heads, N, 1) multiply the answers.
     """
-    size = math.prod(grid)
-    count, prefix = divmod(q.shape[2], size)
+    count, prefix = count_planes(q.shape[2], grid)
     inside_q, inside_k, inside_v = (heads_of_planes(x, grid) for x in (q, k, v))
     if prefix:
         before_k, before_v = (x[:, :, :prefix].repeat_interleave(count, 0) for x in (k, v))
@@ -37,7 +35,7 @@ def attend_planes(
     if attend.open:
         scores = attend.scores(inside_q, inside_k)
         scores = scores if bias is None else scores + bias.to(q.dtype)
-        places = torch.arange(1, size + 1, device=q.device)[None]
+        places = torch.arange(1, grid[0] * grid[1] + 1, device=q.device)[None]
         return attend.in_planes(scores, attend.scores(q[:, :, :prefix], of_prefix), (places, places), grid, v, gates)
     planes = attend(inside_q, inside_k, inside_v, bias)
     heads = planes.unflatten(0, (q.shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (B, heads, n · H · W, head_dim)
@@ -48,5 +46,5 @@ def attend_planes(
 
 def heads_of_planes(x: Tensor, grid: Grid) -> Tensor:
     """The planes alone: (B, heads, P + n · H · W, head_dim) -> (B · n, heads, H · W, head_dim)."""
-    count, prefix = divmod(x.shape[2], math.prod(grid))
+    count, prefix = count_planes(x.shape[2], grid)
     return x[:, :, prefix:].unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1)

@@ -99,7 +99,7 @@ class TiC(LocalAttention):
         return torch.cat([scores, q @ k_prefix.mT], -1), v_prefix
 
     def around(self, x: Tensor, grid: Grid) -> list[Tensor]:
-        """The neighbours of every token, one tensor for each cell of the kernel, 0 beyond the border: (Z, heads, H · W, d)."""
+        """The tokens at each cell of the kernel, 0 beyond the border: (Z, heads, H · W, d) each."""
         reach = self.dilation * (self.kernel_size // 2)
         maps = F.pad(x.unflatten(2, grid), (0, 0, reach, reach, reach, reach))
         steps = range(0, 2 * reach + 1, self.dilation)
