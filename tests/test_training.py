@@ -36,7 +36,7 @@ from mien.networks import APViT, Network, build, load_network, mobilefacenet, sa
 from mien.nn import BatchTransformer, MoH
 from mien.nn.grid import to_tokens
 from mien.training.augment import APViTAugment, Augment, Erase, Jpeg, Resample, Tint, mix_up
-from mien.training.callbacks import Average, Table, Waiting
+from mien.training.callbacks import Average, MetricsFile, Waiting
 from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats, weigh_classes
 from mien.training.run import parser, start_from, train
 from mien.training.sam import SAM
@@ -148,7 +148,7 @@ def recipe(tmp_path, pictures, monkeypatch):
         whole = {
             "name": "tiny",
             "model": {"class_path": f"{__name__}.Tiny", "init_args": {"num_classes": 3}},
-            "data": {"class_path": "mien.data.Folder", "init_args": {"root": str(pictures)}},
+            "data": {"class_path": "mien.data.Folder", "init_args": {"path": str(pictures)}},
             "faces": {"batch_size": 4, "aligned": 0.0},
             "task": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}}},
             "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1},
@@ -714,7 +714,7 @@ def test_help_lists_the_options_of_a_recipe(capsys):
         ({"pooling": "gradual"}, "--pooling gradual: this network keeps all of its patches"),
         ({"faces__oversample": "sqrt", "faces__balance": 1.0}, "not both"),
         ({"task__class_weights": [1.0, 2.0]}, "--task.class_weights: 3 numbers of 0 or more, not"),
-        ({"data__init_args": {"root": "gone"}}, "gone: no such folder"),
+        ({"data__init_args": {"path": "gone"}}, "gone: no such folder"),
         ({"faces__train_split": "learn"}, "no split 'learn', only train, validation"),
         ({"faces__preprocess": GREY48 | {"color": "blue"}}, 'neither "rgb" nor "grey"'),
         ({"faces__preprocess": {"align": "none"}}, 'the recipe: its header has a "preprocess"'),
@@ -745,7 +745,7 @@ def test_malformed_rows_are_told_once_and_left_out(recipe, pictures, tmp_path, c
     (tmp_path / "data/train/puzzled").mkdir()
     (tmp_path / "data/train/puzzled/0.png").write_bytes(whole)
     with caplog.at_level(logging.WARNING, "mien"):
-        folder = train([recipe(data__init_args={"root": str(tmp_path / "data")}, trainer__max_epochs=1)])
+        folder = train([recipe(data__init_args={"path": str(tmp_path / "data")}, trainer__max_epochs=1)])
     told = [record.getMessage() for record in caplog.records if record.name.startswith("mien")]
     assert sorted(message.partition(": ")[2].partition(": ")[0].rpartition("/")[2] for message in told[:3]) == [
         "0.png",
@@ -1141,18 +1141,18 @@ def test_waiting_for_faces_is_told_from_the_steps_and_from_validation(monkeypatc
 
 
 def test_the_table_of_a_resumed_run_drops_what_was_lost(tmp_path):
-    first = Table(tmp_path, resume=False)
+    first = MetricsFile(tmp_path, resume=False)
     for step in range(4):
         first.log_metrics({"loss": float(step)}, step)
     first.log_metrics({"val_accuracy": 0.5}, 3)
-    second = Table(tmp_path, resume=True)
+    second = MetricsFile(tmp_path, resume=True)
     second.log_metrics({"loss": 20.0}, 2)
     assert table(tmp_path) == [
         {"step": "0", "loss": "0.0", "val_accuracy": ""},
         {"step": "1", "loss": "1.0", "val_accuracy": ""},
         {"step": "2", "loss": "20.0", "val_accuracy": ""},
     ]
-    Table(tmp_path, resume=False).log_metrics({"loss": 0.0}, 0)
+    MetricsFile(tmp_path, resume=False).log_metrics({"loss": 0.0}, 0)
     assert table(tmp_path) == [{"step": "0", "loss": "0.0"}]
 
 

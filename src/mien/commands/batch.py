@@ -24,13 +24,14 @@ from mien.batch import (
     sha256_of,
 )
 from mien.classifier import DEFAULT_MODEL, find_model
-from mien.commands.options import number
+from mien.commands.options import add_reading_arguments, count, share
 from mien.commands.read import begin
-from mien.commands.rows import no_face, row, schema
+from mien.commands.rows import schema
 from mien.commands.terminal import printable
 from mien.errors import MienError, ReadError, require
+from mien.faces.record import no_face, record
 
-_TOLD = 20  # sources that could not be read, of which stderr says why
+_NAMED = 20  # how many sources that could not be read are named on stderr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,39 +50,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="local",
         help="one process (default), or Ray: the cluster at $RAY_ADDRESS, else all cores of this machine",
     )
-    parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
-    parser.add_argument("--aligned", action="store_true", help="the sources are face crops: read them as they are")
-    parser.add_argument(
-        "--min-face", type=_pixels, default=20, metavar="PIXELS", help="least shorter side of a face (default: 20)"
-    )
-    parser.add_argument(
-        "--threshold", type=_share, default=0.6, metavar="SCORE", help="least score of a face, 0 to 1 (default: 0.6)"
-    )
-    parser.add_argument(
-        "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as for mien read")
+    add_reading_arguments(parser)
     parser.add_argument(
         "--column", default="image", metavar="NAME", help="of a .parquet file: bytes or paths (default: image)"
     )
     parser.add_argument(
-        "--shard-size", type=_count, default=1000, metavar="N", help="pictures that make a file (default: 1000)"
+        "--shard-size", type=count, default=1000, metavar="N", help="pictures that make a file (default: 1000)"
     )
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
     parser.add_argument(
         "--retry", action="store_true", help="read the files anew in which there are pictures that could not be read"
     )
     parser.add_argument(
         "--tolerate",
-        type=_share,
+        type=share,
         default=0.0,
         metavar="SHARE",
         help="of pictures that cannot be read, up to which the exit code is 0 (default: 0)",
     )
-    parser.add_argument("--workers", type=_count, metavar="N", help="of ray (default: as many as there are cores for)")
+    parser.add_argument("--workers", type=count, metavar="N", help="of ray (default: as many as there are cores for)")
     parser.add_argument(
-        "--worker-cpus", type=_count, metavar="N", help="cores of a worker of ray (default: 4, or what a machine has)"
+        "--worker-cpus", type=count, metavar="N", help="cores of a worker of ray (default: 4, or what a machine has)"
     )
 
 
@@ -111,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         out=out,
         model=os.path.abspath(args.model) if args.model and os.path.exists(args.model) else args.model,
         sha256=sha256,
-        reading={**options, "device": args.device},
+        reading={**options, "device": args.device, "trust": args.trust},
         column=args.column,
         batch_size=args.batch_size,
         table=table,
@@ -131,10 +119,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace, job: Job, plan: Plan) -> list[Done]:
-    """What is done now; of what could not be read the first is told."""
+    """Read what is left to do. The first sources that could not be read are named on stderr."""
     from tqdm import tqdm
 
-    todo, now, told = plan.todo, [], 0
+    todo, now, named = plan.todo, [], 0
     total, left = (sum(shard.count for shard in shards) for shards in (plan.shards, todo))
     off = not sys.stderr.isatty()
     with tqdm(total=total, initial=total - left, unit=" pictures", leave=False, disable=off) as bar:
@@ -147,18 +135,18 @@ def _read(args: argparse.Namespace, job: Job, plan: Plan) -> list[Done]:
                 now.append(done)
                 if args.engine == "ray":
                     bar.update(done.sources)
-                for source, reason in done.reasons[: _TOLD - told]:
+                for source, reason in done.reasons[: _NAMED - named]:
                     bar.write(f"mien: {printable(f'{source}: {reason}')}", file=sys.stderr)
-                    told += 1
-    if more := sum(done.unread for done in now) - told:
+                    named += 1
+    if more := sum(done.unread for done in now) - named:
         print(f"mien: {more:,} more could not be read: the column error says why", file=sys.stderr)
     return now
 
 
-def _one_by_one(job: Job, shards: Sequence[Shard], tell: Callable[[], Any]) -> Iterator[Done]:
+def _one_by_one(job: Job, shards: Sequence[Shard], count: Callable[[], Any]) -> Iterator[Done]:
     reader = ShardReader(job) if shards else None
     for shard in shards:
-        yield reader(shard, tell)
+        yield reader(shard, count)
 
 
 def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done]) -> int:
@@ -177,28 +165,16 @@ def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done]) -> int:
 def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
     """The rows of `mien read --output x.parquet`, and a column `error`: why a source could not be read."""
     pa = require("pyarrow", "parquet")
-    rows = []
+    records = []
     for source, faces in answers:
         if isinstance(faces, ReadError):
-            rows.append(no_face(source, "") | {"note": None, "error": faces.reason})
+            records.append(no_face(source, "") | {"note": None, "error": faces.reason})
         elif faces:
-            rows += [row(source, index, face) for index, face in enumerate(faces)]
+            records += [record(source, index, face) for index, face in enumerate(faces)]
         else:
-            rows.append(no_face(source, "no face found"))
-    return pa.Table.from_pylist(rows, schema(labels).append(pa.field("error", pa.string())))
+            records.append(no_face(source, "no face found"))
+    return pa.Table.from_pylist(records, schema(labels).append(pa.field("error", pa.string())))
 
 
 def _counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
-def _count(text: str) -> int:
-    return int(number(text, int, 1, 1_000_000))
-
-
-def _pixels(text: str) -> float:
-    return number(text, float, 0, 1_000_000)
-
-
-def _share(text: str) -> float:
-    return number(text, float, 0, 1)

@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 _SHOWN = 20  # messages about single rows; a file that is bad throughout should not fill the screen
 
 
+class NoSplit(MienError):
+    """A split that a set does not have."""
+
+
 @dataclass(slots=True)
 class Findings:
     """What reading one split brought to light.
@@ -30,20 +34,29 @@ class Findings:
     repeated: int = 0
     shared: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def left_out(self) -> int:
+        """The rows that cannot be used; one error may be of many, such as all of a folder."""
+        return sum(error.rows for error in self.malformed)
+
 
 class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
-    It may set `units`, the names of the action units that its rows tell of, and `published`: by split, how many rows
-    its makers count of each label. A split that differs is told.
+    It may set `units`, the names of the action units that its rows tell of; `first`, what its first class is numbered
+    where it has numbers in place of names; `notes`, what it reads otherwise than it is written, which is logged when
+    the first split is read; and `published`: by split, how many rows its makers count of each label. A split that
+    differs is reported.
 
-    check: decode each picture once when its split is first read, so that the unreadable are left out and told, and
+    check: decode each picture once when its split is first read, so that the unreadable are left out and logged, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.
     """
 
     labels: tuple[str, ...]
     splits: tuple[str, ...]
     units: tuple[str, ...] = ()
+    first: int | None = None
+    notes: tuple[str, ...] = ()
     published: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(self, check: bool = True):
@@ -60,12 +73,14 @@ class DataSet(ABC):
     def rows(self, split: str) -> list[Row]:
         """The usable rows of a split. Malformed ones are logged, one message each, and counted in `findings`.
 
-        Raises MienError where there is no such split, or not one usable row in it.
+        Raises NoSplit where there is no such split, and MienError where there is not one usable row in it.
         """
         split = spell_split(split)
         if split not in self.splits:
-            raise MienError(f"{self}: no split {split!r}, only {', '.join(self.splits)}")
+            raise NoSplit(f"{self}: no split {split!r}, only {', '.join(sorted(self.splits))}")
         if split not in self._rows:
+            for note in self.notes if not self._rows else ():
+                logger.warning("%s: %s", self, note)
             found = self.findings[split] = Findings()
             self._seen[split] = set()
             rows = []
@@ -103,7 +118,7 @@ class DataSet(ABC):
         return None
 
     def _tell(self, split: str, rows: list[Row], found: Findings) -> None:
-        bad = len(found.malformed)
+        bad = found.left_out
         if not rows:
             why = f"all {bad} are malformed, the first: {found.malformed[0]}" if bad else "it is empty"
             raise MienError(f"{self}: no usable row in {split!r}: {why}")
@@ -120,7 +135,7 @@ class DataSet(ABC):
     def compare(self, part: str, counts: Sequence[int], published: Sequence[int]) -> None:
         """Warn where the counts of the labels differ from those that are published."""
         all_counts = zip(self.labels, counts, published, strict=False)
-        differs = [f"{count:,} of {label} instead of {told:,}" for label, count, told in all_counts if count != told]
+        differs = [f"{count:,} of {label} instead of {said:,}" for label, count, said in all_counts if count != said]
         if differs:
             self.warn(f"{part} is not as published: {', '.join(differs)}")
 
