@@ -77,7 +77,7 @@ class Served:
             [sys.executable, "-m", "mien", "serve", "--port", "0", *map(str, options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(folder), **environment},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), **environment},
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),
             start_new_session=True,
         )
