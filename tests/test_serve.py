@@ -38,7 +38,6 @@ from mien.service import Keys, Limits, Refused  # noqa: E402
 from mien.service.apidocs import page  # noqa: E402
 from mien.service.app import make_app  # noqa: E402
 from mien.service.bodies import pictures_in  # noqa: E402
-from mien.service.connections import protocol  # noqa: E402
 from mien.service.dispatch import Dispatcher  # noqa: E402
 from mien.service.limits import busy  # noqa: E402
 from mien.service.schema import EXAMPLE, Labels, Reading, Unreadable  # noqa: E402
@@ -386,7 +385,10 @@ def test_no_more_connections_than_allowed(server):
 
 
 def test_idle_connections_keep_nobody_out(server):
-    heads = (b"", b"POST /v1/read HTTP/1.1\r\nHost: a\r\nX-API-Key: " + KEY.encode() + b"\r\nContent-Length: 1000\r\n\r\na")
+    heads = (
+        b"",
+        b"POST /v1/read HTTP/1.1\r\nHost: a\r\nX-API-Key: " + KEY.encode() + b"\r\nContent-Length: 1000\r\n\r\na",
+    )
     clients = []
     for number in range(150):  # more than twice as many as may be open: a good one finds its place all the same
         clients.append(socket.create_connection(("127.0.0.1", server.port), 30))
@@ -674,6 +676,7 @@ def test_nothing_is_kept_of_those_who_wait_no_longer():
 
     asyncio.run(run())
 
+
 # --- the front alone
 
 
@@ -878,7 +881,9 @@ def test_a_request_has_a_budget_of_pixels():
     noted = PngImagePlugin.PngInfo()
     noted.add_text("note", "a" * 2**21, zip=True)  # which Pillow's own head refuses, and mien reads
     Image.new("RGB", (60, 60)).save(file := io.BytesIO(), "PNG", pnginfo=noted)
-    jobs = [in_an_hour(*pictures) for pictures in ([small, small], [large, small], [small] * 3, [small, file.getvalue()])]
+    jobs = [
+        in_an_hour(*pictures) for pictures in ([small, small], [large, small], [small] * 3, [small, file.getvalue()])
+    ]
     answers = reader.answers([*jobs, in_an_hour(b"junk", small)])
     assert [answer.status for answer in answers] == [200, 422, 422, 422, 200]
     assert {json.loads(answer.body)["error"]["code"] for answer in answers[1:4]} == {"too_many_pixels"}
@@ -921,6 +926,7 @@ def test_nothing_is_read_for_those_who_wait_no_longer():
     reader = job_reader(lambda source: opened.append(source) or [])
     reader.answers([in_an_hour(b"late")._replace(deadline=time.monotonic()), in_an_hour(b"early")])
     assert opened == [b"", b"early"]
+
 
 # --- bodies and keys
 

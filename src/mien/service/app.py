@@ -69,8 +69,8 @@ def make_app(dispatcher: Dispatcher, *, limits: Limits, keys: Keys, labels: Labe
 
     async def answer(request: Request, aligned: bool) -> Response:
         deadline = time.monotonic() + limits.seconds
-        body, kind = await request.body(), request.headers.get("content-type", "")
-        pictures = await asyncio.to_thread(pictures_in, body, kind, limits.pictures)
+        kind = request.headers.get("content-type", "")
+        pictures = await asyncio.to_thread(pictures_in, request.state.body, kind, limits.pictures)
         answered = await dispatcher.submit(Job(pictures, aligned, deadline))
         metrics.count(answered)
         return Response(answered.body, answered.status, media_type="application/json")

@@ -4,32 +4,21 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+_FACE = {
+    "source": "hopper.jpg",
+    "face": 0,
+    "box": [175.25, 111.64, 175.43, 213.13],
+    "score": 0.9349,
+    "landmarks": [[226.34, 197.87], [307.01, 198.03], [269.58, 236.98], [227.98, 270.38], [303.24, 272.3]],
+    "expression": "neutral",
+    "probability": 0.904447,
+    "probabilities": {"neutral": 0.904447, "happiness": 0.002318, "sadness": 0.073503, "surprise": 8.2e-05}
+    | {"fear": 0.000131, "disgust": 0.004004, "anger": 0.002853, "contempt": 0.012661},
+}
+
 EXAMPLE: dict[str, Any] = {
     "pictures": [
-        {
-            "source": "hopper.jpg",
-            "faces": [
-                {
-                    "source": "hopper.jpg",
-                    "face": 0,
-                    "box": [175.25, 111.64, 175.43, 213.13],
-                    "score": 0.9349,
-                    "landmarks": [[226.34, 197.87], [307.01, 198.03], [269.58, 236.98], [227.98, 270.38], [303.24, 272.3]],
-                    "expression": "neutral",
-                    "probability": 0.904447,
-                    "probabilities": {
-                        "neutral": 0.904447,
-                        "happiness": 0.002318,
-                        "sadness": 0.073503,
-                        "surprise": 8.2e-05,
-                        "fear": 0.000131,
-                        "disgust": 0.004004,
-                        "anger": 0.002853,
-                        "contempt": 0.012661,
-                    },
-                }
-            ],
-        },
+        {"source": "hopper.jpg", "faces": [_FACE]},
         {"source": "notes.txt", "error": {"code": "unreadable", "reason": "not a picture"}},
     ]
 }
