@@ -163,11 +163,19 @@ class APViT(Network):
     def keep_rate(self, rates: float | Sequence[float]) -> None:
         self.vit.keep_rate = rates
 
-    def patches(self, images: Tensor) -> Tensor:
+    @property
+    def front_parts(self) -> tuple[str, ...]:
+        return () if self.image is None else ("image",)
+
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.image(images)[self.level],)
+
+    def patches(self, images: Tensor | tuple[Tensor]) -> Tensor:
         """Images -> P (B, N, D)."""
-        maps = self.proj(images if self.image is None else self.image(images)[self.level])
+        maps = images[0] if isinstance(images, tuple) else images if self.image is None else self.front(images)[0]
+        maps = self.proj(maps)
         if maps.shape[2:] != (self.side, self.side):
-            height, width = images.shape[2:]
+            height, width = (images[0] if isinstance(images, tuple) else images).shape[2:]
             found = "×".join(map(str, maps.shape[2:]))
             raise ValueError(
                 f"images of {height}×{width} pixels give {found} patches, and positions are for {self.side}×{self.side}"

@@ -33,6 +33,8 @@ class PlainClassifier(Network):
     Paper of the branch: Her et al., Batch Transformer, arXiv 2407.04218; that it stands beside a plain trunk is ours.
     """
 
+    front_parts = ("image",)
+
     def __init__(
         self,
         *,
@@ -92,10 +94,20 @@ class PlainClassifier(Network):
         if self.batch_branch is not None:
             self.batch_branch.remember()
 
-    def _maps(self, images: Tensor) -> Tensor:
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.refine is not None or self.mirror:
+            raise ValueError("nothing can be kept behind a trunk that is refined, or that looks twice")
+        maps = self.image(images)[-1]
+        return (maps.mean((2, 3)) if self.pool is None and self.batch_branch is None else maps,)
+
+    def _maps(self, images: Tensor | tuple[Tensor]) -> Tensor:
+        if isinstance(images, tuple):
+            return images[0]
         return (self.image(images) if self.refine is None else self.image(images, self.refiners(images)))[-1]
 
     def _pooled(self, maps: Tensor) -> Tensor:
+        if maps.ndim == 2:
+            return maps
         return maps.mean((2, 3)) if self.pool is None else self.pool(to_tokens(maps))
 
     def _features(self, images: Tensor) -> Tensor:
