@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -11,8 +11,9 @@ import numpy as np
 
 from mien.classifier import Classifier
 from mien.errors import MienError, ReadError
-from mien.faces import Detection, Detector, Face, Source, YuNet, detect_or_retry, open_picture
+from mien.faces import Detection, Detector, Face, Faces, Source, YuNet, detect_or_retry, open_picture
 from mien.faces.picture import MAX_PIXELS
+from mien.faces.sources import Taken, take
 from mien.labels import UNCERTAIN
 
 
@@ -23,11 +24,16 @@ class Reader:
     for face in reader("photograph.jpg"):
         print(face.box, face.expression, face.probability)
 
-    May be shared by threads. detector: any `mien.faces.Detector`, YuNet if none is given. min_face: the least shorter
-    side of a face, in pixels. With `aligned`, nothing is detected: every picture is taken as one face, cut out already.
-    abstain: where no label is as probable as this, the expression is "uncertain"; with True it is the share that the
-    model was calibrated to (`mien calibrate`), and a model that was not raises MienError. A picture of more pixels than
-    max_pixels, or of more faces than max_faces, cannot be read.
+    May be shared by threads, carried over a fork, and pickled.
+
+    classifier: reads the faces.
+    detector: any `mien.faces.Detector`; YuNet if none is given.
+    min_face: the least shorter side of a face, in pixels of the picture, 20 by default.
+    aligned: nothing is detected: every picture is taken as one face, cut out already.
+    abstain: the probability, 0 to 1, below which the expression is "uncertain"; True is the one that the model was
+        calibrated to (`mien calibrate`), and a model that was not raises MienError. Without it (the default) answers
+        below the model's own are only marked, as `Face.doubtful`.
+    max_pixels: a picture of more cannot be read. max_faces: nor can one of more faces, however many by default.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Reader:
         self.abstain = classifier.header["uncertain"] if abstain is True else float(abstain)
         if not 0 <= self.abstain <= 1:
             raise ValueError(f"abstain is a probability from 0 to 1, not {abstain}")
+        self.doubt = self.abstain or float(classifier.header.get("uncertain", 0.0))
         self.detector = None if aligned else detector or YuNet(min_face=min_face)
 
     @classmethod
@@ -81,26 +88,38 @@ class Reader:
         limits = {"max_pixels": max_pixels, "max_faces": max_faces}
         return cls(classifier, detector, min_face=min_face, aligned=aligned, abstain=abstain, **limits)
 
-    def __call__(self, source: Source) -> list[Face]:
-        """The faces of one picture: a path, a Pillow picture, or a uint8 array, (H, W, 3) RGB or (H, W) grey.
+    def __call__(self, source: Source) -> Faces:
+        """The faces of one picture, a list that is empty where there is none, and that draws itself: see `Faces`.
 
-        No face is an empty list. Raises ReadError for what is no picture.
+        source: a path, a file's bytes, anything with `read`, a Pillow picture, an array, "-" for stdin, an address that
+            begins with file://, http:// or https://, or a path into a zip: see `mien.faces.open_picture`.
+
+        Raises ReadError for what is no picture.
         """
-        found = self._find(source)
+        found = self._find(source, keep=True)
         if found.error:
             raise found.error
-        return self._faces(found.places, self.classifier.run(np.stack(found.crops))) if found.crops else []
+        return self._faces(found, self.classifier.run(np.stack(found.crops)) if found.crops else [])
 
     def read_many(
-        self, sources: Iterable[Source], *, batch_size: int = 32, workers: int | Executor | None = None
-    ) -> Iterator[list[Face] | ReadError]:
+        self,
+        sources: Iterable[Source],
+        *,
+        batch_size: int = 32,
+        workers: int | Executor | None = None,
+        keep: bool = False,
+    ) -> Iterator[Faces | ReadError]:
         """For each source, in order: its faces, or the ReadError that reading it alone would have raised.
 
         for path, faces in zip(paths, reader.read_many(paths)): ...
 
-        `workers` threads (by default one a processor, four at most; or those of an executor that is there already) open
-        pictures and find faces; the network reads `batch_size` faces at a time, out of as many pictures as it takes. A
-        picture is let go of once its faces are cut out, so that memory does not grow with the number of pictures.
+        sources: of each the same as reading it alone takes; folders and zips are listed by `mien.faces.find_pictures`.
+        batch_size: how many faces the network reads at a time, out of as many pictures as it takes.
+        workers: threads that open pictures and find faces, by default one a processor, four at most; or those of an
+            executor that is there already.
+        keep: let faces keep what they were read from, to be drawn; a path is always kept.
+
+        A picture is let go of once its faces are cut out, so that memory does not grow with the number of pictures.
         """
         if batch_size < 1:
             raise ValueError(f"a batch holds at least one face, not {batch_size}")
@@ -116,7 +135,7 @@ class Reader:
         try:
             while True:
                 more = islice(sources, 2 * workers - len(opening))
-                opening.extend(pool.submit(self._find, source) for source in more)
+                opening.extend(pool.submit(self._find, source, keep) for source in more)
                 if opening:
                     found.append(opening.popleft().result())
                     crops += found[-1].crops
@@ -124,10 +143,10 @@ class Reader:
                 while len(crops) >= batch_size or (crops and hurry):
                     probs += list(self.classifier.run(np.stack(crops[:batch_size])))
                     del crops[:batch_size]
-                while found and len(found[0].places) <= len(probs):
+                while found and len(found[0].detections) <= len(probs):
                     first = found.popleft()
-                    count = len(first.places)
-                    yield first.error or self._faces(first.places, probs[:count])
+                    count = len(first.detections)
+                    yield first.error or self._faces(first, probs[:count])
                     del probs[:count]
                 if not opening and not found:
                     return
@@ -138,35 +157,42 @@ class Reader:
             else:
                 pool.shutdown(cancel_futures=True)
 
-    def _find(self, source: Source) -> "_Found":
+    def _find(self, source: Source, keep: bool = False) -> "_Found":
         try:
-            image = open_picture(source, max_pixels=self.max_pixels)
+            name, taken = take(source)
+            image = open_picture(taken, max_pixels=self.max_pixels, name=name)
         except ReadError as error:
             return _Found([], [], error)
+        kept = os.path.abspath(taken) if isinstance(taken, str) else taken if keep else None
         if self.detector is None:
-            return _Found([None], [self.classifier.crop(image)])
-        places = detect_or_retry(self.detector, image, self.min_face)
-        if self.max_faces is not None and len(places) > self.max_faces:
-            name = source if isinstance(source, str | os.PathLike) else "picture"
-            return _Found([], [], ReadError(name, f"{len(places)} faces, more than {self.max_faces}"))
-        return _Found(places, [self.classifier.crop(image, place.landmarks, place.box) for place in places])
+            return _Found([None], [self.classifier.crop(image)], None, name, kept)
+        detections = detect_or_retry(self.detector, image, self.min_face)
+        if self.max_faces is not None and len(detections) > self.max_faces:
+            return _Found([], [], ReadError(name, f"{len(detections)} faces, more than {self.max_faces}"))
+        crops = [self.classifier.crop(image, detection.landmarks, detection.box) for detection in detections]
+        return _Found(detections, crops, None, name, kept)
 
-    def _faces(self, places: Sequence[Detection | None], probs: Iterable[np.ndarray]) -> list[Face]:
-        return [self.face(place, shares) for place, shares in zip(places, probs, strict=True)]
+    def _faces(self, found: "_Found", probs: Iterable[np.ndarray]) -> Faces:
+        faces = [self.face(detection, one) for detection, one in zip(found.detections, probs, strict=True)]
+        return Faces(faces, name=found.name, source=found.source, max_pixels=self.max_pixels)
 
-    def face(self, place: Detection | None, shares: np.ndarray) -> Face:
-        """A face as it is told of: where it is, None for all of the picture, and the share (C,) of each label."""
-        probabilities = dict(zip(self.classifier.labels, map(float, shares), strict=True))
-        best = self.classifier.labels[shares.argmax()]
-        told = (best if probabilities[best] >= self.abstain else UNCERTAIN, probabilities[best], probabilities)
-        if place is None:
-            return Face(None, None, None, *told)
-        return Face(tuple(map(float, place.box)), float(place.score), place.landmarks, *told)
+    def face(self, detection: Detection | None, probs: np.ndarray) -> Face:
+        """The face at a detection, None for all of the picture, with the probability (C,) of each label."""
+        probabilities = dict(zip(self.classifier.labels, map(float, probs), strict=True))
+        best = self.classifier.labels[probs.argmax()]
+        probability = probabilities[best]
+        expression = best if probability >= self.abstain else UNCERTAIN
+        where = (None, None, None)
+        if detection is not None:
+            where = (tuple(map(float, detection.box)), float(detection.score), detection.landmarks)
+        return Face(*where, expression, probability, probabilities, doubtful=probability < self.doubt)
 
 
 class _Found(NamedTuple):
-    """What is kept of a picture: where its faces are, the faces cut out, or why there are none."""
+    """What is kept of a picture: where its faces are, the faces cut out, or why there are none; and its source."""
 
-    places: list[Detection | None]
+    detections: list[Detection | None]
     crops: list[np.ndarray]
     error: ReadError | None = None
+    name: str = "picture"
+    source: Taken | None = None

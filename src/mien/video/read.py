@@ -260,7 +260,8 @@ class _Smoother:
                 face = self.reader.face(detection, self._smoothed(id, time, probs) if self._track else probs)
                 raw = dict(zip(face.probabilities, map(float, probs), strict=True)) if self._track else None
                 values = (face.expression, face.probability, face.probabilities, id, raw)
-                seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values))
+                marks = {"rotation": face.rotation, "doubtful": face.doubtful}
+                seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values, **marks))
             for id in [id for id, (at, _) in self._before.items() if time - at > 10]:
                 del self._before[id]
             yield seen.frame
