@@ -18,7 +18,7 @@ _SHORTEST = 240  # pixels of the shorter side below which a picture is enlarged,
 _SMALLEST = 11.0  # pixels of letters that can be read
 _CELLS = 6  # of a hidden face, across its shorter side
 
-Box = tuple[float, float, float, float]
+Corners = tuple[float, float, float, float]
 """left, top, right, bottom"""
 
 
@@ -60,7 +60,7 @@ def draw(
             _frame(brush, box, colour_of(face.expression, face.probabilities))
         if landmarks and face.landmarks is not None:
             _dots(brush, face.landmarks * zoom, box)
-    taken: list[Box] = []
+    taken: list[Corners] = []
     for face, box, name in zip(faces, corners, names, strict=True):
         if labels:
             taken.append(_label(brush, picture.size, label_of(face, name), face, box, taken, corners))
@@ -121,25 +121,25 @@ def cut_of(face: Face, shape: tuple[int, ...], margin: float = 0.0) -> tuple[int
     return left, top, max(left, right), max(top, bottom)
 
 
-def _frame(brush: "ImageDraw", box: Box, colour: Colour) -> None:
+def _frame(brush: "ImageDraw", box: Corners, colour: Colour) -> None:
     line = _line(box)
     brush.rectangle(_grown(box, line), outline="black", width=3 * line)
     brush.rectangle(box, outline=colour, width=line)
 
 
-def _line(box: Box) -> int:
+def _line(box: Corners) -> int:
     """The width of lines about a face."""
     return max(1, round(min(box[2] - box[0], box[3] - box[1]) / 50))
 
 
-def _dots(brush: "ImageDraw", points: np.ndarray, box: Box) -> None:
+def _dots(brush: "ImageDraw", points: np.ndarray, box: Corners) -> None:
     radius = max(1.5, min(box[2] - box[0], box[3] - box[1]) / 40)
     for x, y in points.tolist():
         for r, colour in ((radius + max(1, radius / 3), "black"), (radius, "white")):
             brush.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
 
-def _size(box: Box, picture: tuple[int, int]) -> float:
+def _size(box: Corners, picture: tuple[int, int]) -> float:
     """Of the letters at a face, in few sizes, since each font costs 10 ms."""
     most = max(_SMALLEST + 3, (picture[0] * picture[1]) ** 0.5 / 25)
     return float(round(np.clip((box[2] - box[0]) / 7, _SMALLEST, most)))
@@ -150,10 +150,10 @@ def _label(
     picture: tuple[int, int],
     text: str,
     face: Face,
-    box: Box,
-    taken: Sequence[Box],
-    corners: Sequence[Box],
-) -> Box:
+    box: Corners,
+    taken: Sequence[Corners],
+    corners: Sequence[Corners],
+) -> Corners:
     size, colour = _size(box, picture), colour_of(face.expression, face.probabilities)
     font = _font(size)
     extent = brush.textbbox((0, 0), text, font, anchor="lt")
@@ -170,10 +170,10 @@ def _bars(
     brush: "ImageDraw",
     picture: tuple[int, int],
     face: Face,
-    box: Box,
-    taken: Sequence[Box],
-    corners: Sequence[Box],
-) -> Box:
+    box: Corners,
+    taken: Sequence[Corners],
+    corners: Sequence[Corners],
+) -> Corners:
     """A table of the probabilities beside a face: names, bars on grey, and numbers."""
     size = max(_SMALLEST, round(_size(box, picture) * 0.75))
     font, gap, row = _font(size), size / 2, round(size * 1.35)
@@ -214,7 +214,7 @@ def _font(size: float) -> Any:
     return ImageFont.load_default(size)
 
 
-def _corners(face: Face, zoom: int, size: tuple[int, int]) -> Box:
+def _corners(face: Face, zoom: int, size: tuple[int, int]) -> Corners:
     """The box within the picture; all of it where the picture is the face."""
     x, y, width, height = face.box or (0, 0, size[0] / zoom, size[1] / zoom)
     left, top = max(0, x * zoom), max(0, y * zoom)
@@ -222,14 +222,14 @@ def _corners(face: Face, zoom: int, size: tuple[int, int]) -> Box:
     return left, top, max(left, right), max(top, bottom)
 
 
-def _grown(box: Box, by: float) -> Box:
+def _grown(box: Corners, by: float) -> Corners:
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
 
 
-def _best(places: Sequence[Box], size: tuple[int, int], taken: Sequence[Box], corners: Sequence[Box]) -> Box:
+def _best(places: Sequence[Corners], size: tuple[int, int], taken: Sequence[Corners], corners: Sequence[Corners]) -> Corners:
     """Of places for a label or a table, the first of those that hide the least: of others like it, and of faces."""
 
-    def hidden(place: Box) -> float:
+    def hidden(place: Corners) -> float:
         out = max(0, -place[1]) + max(0, place[3] - size[1])
         others = 3 * sum(_overlap(place, other) for other in taken)
         return 10 * out * (place[2] - place[0]) + others + sum(_overlap(place, face) for face in corners)
@@ -237,5 +237,5 @@ def _best(places: Sequence[Box], size: tuple[int, int], taken: Sequence[Box], co
     return min(places, key=hidden)
 
 
-def _overlap(a: Box, b: Box) -> float:
+def _overlap(a: Corners, b: Corners) -> float:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))

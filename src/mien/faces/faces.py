@@ -13,7 +13,7 @@ from PIL import Image
 
 from mien.errors import MienError, MissingExtra
 from mien.faces.draw import cut_of, draw
-from mien.faces.face import Face
+from mien.faces.face import Box, Face
 from mien.faces.picture import MAX_PIXELS, open_picture
 from mien.faces.record import Record, flat, records
 from mien.faces.sources import Taken
@@ -159,7 +159,7 @@ class Faces(list[Face]):
         return file.getvalue()
 
 
-def _corners(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def _corners(box: Box) -> tuple[float, float, float, float]:
     x, y, width, height = box
     return x, y, x + width, y + height
 
