@@ -29,7 +29,7 @@ from mien.commands.read import begin
 from mien.commands.rows import schema
 from mien.commands.terminal import printable
 from mien.errors import MienError, ReadError, require
-from mien.faces.record import no_face, record
+from mien.faces.record import no_face, picture_records
 
 _NAMED = 20  # how many sources that could not be read are named on stderr
 
@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     out = address(args.out)
     if os.path.isfile(out):
         args.misuse(f"{args.out}: not a folder")
-    options = {name: getattr(args, name) for name in ("aligned", "min_face", "threshold", "abstain", "precision")}
+    names = ("aligned", "min_face", "threshold", "search", "abstain", "precision")
+    options = {name: getattr(args, name) for name in names}
     sha256 = sha256_of(find_model(args.model))
     manifest = {
         "mien": 1,
@@ -169,10 +170,8 @@ def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
     for source, faces in answers:
         if isinstance(faces, ReadError):
             records.append(no_face(source, "") | {"note": None, "error": faces.reason})
-        elif faces:
-            records += [record(source, index, face) for index, face in enumerate(faces)]
         else:
-            records.append(no_face(source, "no face found"))
+            records += picture_records(source, faces)
     return pa.Table.from_pylist(records, schema(labels).append(pa.field("error", pa.string())))
 
 

@@ -25,7 +25,7 @@ from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video, open_picture
-from mien.faces.record import no_face, record
+from mien.faces.record import picture_records
 from mien.files import whole
 from mien.reader import Reader
 
@@ -205,10 +205,8 @@ def _read_pictures(
                 bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
                 counts["error"] += 1
             else:
-                for index, face in enumerate(faces):
-                    writer.write(record(source, index, face))
-                if not faces:
-                    writer.write(no_face(source, "no face found"))
+                for record in picture_records(source, faces):
+                    writer.write(record)
                 counts["face"] += len(faces)
                 counts["picture"] += 1
             bar.update()

@@ -4,28 +4,38 @@ import os
 from typing import Any
 
 from mien.faces.face import Face
+from mien.faces.faces import Faces
 
 Record = dict[str, Any]
 
 
-def record(source: str, index: int, face: Face) -> Record:
-    """A face as plain data: pixels to hundredths, probabilities to millionths."""
+def record(source: str, index: int, face: Face, note: str | None = None) -> Record:
+    """A face as plain data: pixels to hundredths, probabilities to millionths; with a note only where there is one."""
     return {
         "source": path_text(source),
         "face": index,
         "box": _hundredths(face.box),
         "score": None if face.score is None else round(face.score, 4),
         "landmarks": None if face.landmarks is None else [_hundredths(point) for point in face.landmarks],
+        "rotation": face.rotation,
         "expression": face.expression,
         "probability": round(face.probability, 6),
         "probabilities": {label: round(prob, 6) for label, prob in face.probabilities.items()},
+        **({"note": note} if note else {}),
     }
 
 
 def no_face(source: str, note: str) -> Record:
     """The record of a picture in which there is no face."""
-    names = ("face", "box", "score", "landmarks", "expression", "probability", "probabilities")
+    names = ("face", "box", "score", "landmarks", "rotation", "expression", "probability", "probabilities")
     return {"source": path_text(source), **dict.fromkeys(names), "note": note}
+
+
+def picture_records(source: str, faces: Faces) -> list[Record]:
+    """The records of one picture: one for each face, or one that says that there is none."""
+    if not faces:
+        return [no_face(source, f"no face found; {faces.note}" if faces.note else "no face found")]
+    return [record(source, index, face, faces.note) for index, face in enumerate(faces)]
 
 
 def path_text(path: str) -> str:
