@@ -11,8 +11,10 @@ import numpy as np
 
 from mien.classifier import Classifier
 from mien.errors import MienError, ReadError
-from mien.faces import Detection, Detector, Face, Faces, Source, YuNet, detect_or_retry, open_picture
+from mien.faces import SEARCHES, Detection, Detections, Detector, Face, Faces, Source, YuNet, find_faces, open_picture
+from mien.faces.face import as_box
 from mien.faces.picture import MAX_PIXELS
+from mien.faces.search import upright
 from mien.faces.sources import Taken, take
 from mien.labels import UNCERTAIN
 
@@ -29,6 +31,8 @@ class Reader:
     classifier: reads the faces.
     detector: any `mien.faces.Detector`; YuNet if none is given.
     min_face: the least shorter side of a face, in pixels of the picture, 20 by default.
+    search: how thoroughly small faces are searched for in large pictures, "fast", "auto" (default) or "full": see
+        `mien.faces.YuNet.reach`. Where a picture was not searched down to `min_face`, `Faces.note` says so.
     aligned: nothing is detected: every picture is taken as one face, cut out already.
     abstain: the probability, 0 to 1, below which the expression is "uncertain"; True is the one that the model was
         calibrated to (`mien calibrate`), and a model that was not raises MienError. Without it (the default) answers
@@ -42,12 +46,15 @@ class Reader:
         detector: Detector | None = None,
         *,
         min_face: float = 20,
+        search: str = "auto",
         aligned: bool = False,
         abstain: bool | float = False,
         max_pixels: int = MAX_PIXELS,
         max_faces: int | None = None,
     ):
-        self.classifier, self.min_face = classifier, min_face
+        if search not in SEARCHES:
+            raise ValueError(f"search is one of {', '.join(SEARCHES)}, not {search!r}")
+        self.classifier, self.min_face, self.search = classifier, min_face, search
         self.max_pixels, self.max_faces = max_pixels, max_faces
         if abstain is True and "uncertain" not in classifier.header:
             raise MienError(f"{classifier.path or 'the model'}: does not say when to abstain: run mien calibrate")
@@ -66,6 +73,7 @@ class Reader:
         aligned: bool = False,
         threshold: float = 0.6,
         min_face: float = 20,
+        search: str = "auto",
         device: str = "auto",
         precision: str = "auto",
         trust: bool = False,
@@ -77,7 +85,7 @@ class Reader:
 
         model, device, precision, trust: as for `Classifier.from_pretrained`, and its errors.
         threshold: the least score of a face, 0 to 1 (default 0.6), where the detector is YuNet.
-        detector, aligned, min_face, abstain, max_pixels, max_faces: as for `Reader`.
+        detector, aligned, min_face, search, abstain, max_pixels, max_faces: as for `Reader`.
         """
         with ThreadPoolExecutor(1) as pool:  # side by side, since opening either takes long
             opening = None
@@ -85,14 +93,17 @@ class Reader:
                 opening = pool.submit(YuNet, threshold=threshold, min_face=min_face)
             classifier = Classifier.from_pretrained(model, device=device, precision=precision, trust=trust)
             detector = opening.result() if opening else detector
-        limits = {"max_pixels": max_pixels, "max_faces": max_faces}
-        return cls(classifier, detector, min_face=min_face, aligned=aligned, abstain=abstain, **limits)
+        options = {"search": search, "aligned": aligned, "abstain": abstain}
+        return cls(classifier, detector, min_face=min_face, max_pixels=max_pixels, max_faces=max_faces, **options)
 
     def __call__(self, source: Source) -> Faces:
         """The faces of one picture, a list that is empty where there is none, and that draws itself: see `Faces`.
 
         source: a path, a file's bytes, anything with `read`, a Pillow picture, an array, "-" for stdin, an address that
             begins with file://, http:// or https://, or a path into a zip: see `mien.faces.open_picture`.
+
+        A picture on its side or upside down is read as it should stand: `Faces.rotation` says how it is to be turned;
+        boxes and landmarks are in pixels of the picture as it was given.
 
         Raises ReadError for what is no picture.
         """
@@ -162,36 +173,47 @@ class Reader:
             name, taken = take(source)
             image = open_picture(taken, max_pixels=self.max_pixels, name=name)
         except ReadError as error:
-            return _Found([], [], error)
+            return _Found(Detections(), [], error)
         kept = os.path.abspath(taken) if isinstance(taken, str) else taken if keep else None
         if self.detector is None:
             return _Found([None], [self.classifier.crop(image)], None, name, kept)
-        detections = detect_or_retry(self.detector, image, self.min_face)
-        if self.max_faces is not None and len(detections) > self.max_faces:
-            return _Found([], [], ReadError(name, f"{len(detections)} faces, more than {self.max_faces}"))
-        crops = [self.classifier.crop(image, detection.landmarks, detection.box) for detection in detections]
-        return _Found(detections, crops, None, name, kept)
+        found = find_faces(self.detector, image, self.min_face, search=self.search)
+        if self.max_faces is not None and len(found) > self.max_faces:
+            return _Found(Detections(), [], ReadError(name, f"{len(found)} faces, more than {self.max_faces}"))
+        image, faces = upright(image, found)
+        crops = [self.classifier.crop(image, face.landmarks, face.box) for face in faces]
+        return _Found(found, crops, None, name, kept)
 
     def _faces(self, found: "_Found", probs: Iterable[np.ndarray]) -> Faces:
-        faces = [self.face(detection, one) for detection, one in zip(found.detections, probs, strict=True)]
-        return Faces(faces, name=found.name, source=found.source, max_pixels=self.max_pixels)
+        note, rotation = getattr(found.detections, "note", None), getattr(found.detections, "rotation", 0)
+        faces = (self.face(one, row, rotation) for one, row in zip(found.detections, probs, strict=True))
+        where = {"name": found.name, "source": found.source, "max_pixels": self.max_pixels}
+        return Faces(faces, note=note, rotation=rotation, **where)
 
-    def face(self, detection: Detection | None, probs: np.ndarray) -> Face:
-        """The face at a detection, None for all of the picture, with the probability (C,) of each label."""
+    def face(self, detection: Detection | None, probs: np.ndarray, rotation: int = 0) -> Face:
+        """A face with its expression.
+
+        detection: where it is; None where all of the picture is the face. probs: (C,) of each label.
+        rotation: degrees clockwise by which the picture is turned to bring it upright (default 0).
+        """
         probabilities = dict(zip(self.classifier.labels, map(float, probs), strict=True))
         best = self.classifier.labels[probs.argmax()]
         probability = probabilities[best]
-        expression = best if probability >= self.abstain else UNCERTAIN
-        where = (None, None, None)
+        label = best if probability >= self.abstain else UNCERTAIN
+        box = score = landmarks = None
         if detection is not None:
-            where = (tuple(map(float, detection.box)), float(detection.score), detection.landmarks)
-        return Face(*where, expression, probability, probabilities, doubtful=probability < self.doubt)
+            box, score, landmarks = as_box(detection.box), float(detection.score), detection.landmarks
+        marks = {"rotation": rotation, "doubtful": probability < self.doubt}
+        return Face(box, score, landmarks, label, probability, probabilities, **marks)
 
 
 class _Found(NamedTuple):
-    """What is kept of a picture: where its faces are, the faces cut out, or why there are none; and its source."""
+    """What is kept of a picture: where its faces are, the faces cut out, or why there are none; and its source.
 
-    detections: list[Detection | None]
+    detections: [None] where all of the picture is the face.
+    """
+
+    detections: Detections | list[None]
     crops: list[np.ndarray]
     error: ReadError | None = None
     name: str = "picture"

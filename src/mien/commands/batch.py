@@ -29,7 +29,7 @@ from mien.commands.read import begin
 from mien.commands.rows import schema
 from mien.commands.terminal import printable
 from mien.errors import MienError, ReadError, require
-from mien.faces.record import no_face, records
+from mien.faces.record import no_face, picture_records
 
 _NAMED = 20  # how many sources that could not be read are named on stderr
 
@@ -89,7 +89,8 @@ def run(args: argparse.Namespace) -> int:
         args.misuse("-: what comes in on stdin is read by --engine local")
     if os.path.isfile(out):
         args.misuse(f"{args.out}: not a folder")
-    options = {name: getattr(args, name) for name in ("aligned", "min_face", "threshold", "abstain", "precision")}
+    names = ("aligned", "min_face", "threshold", "search", "abstain", "precision")
+    options = {name: getattr(args, name) for name in names}
     sha256 = sha256_of(find_model(args.model))
     manifest = {
         "mien": 1,
@@ -177,7 +178,7 @@ def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
         if isinstance(faces, ReadError):
             rows.append(no_face(source, "") | {"note": None, "error": faces.reason})
         else:
-            rows += records(source, faces)
+            rows += picture_records(source, faces)
     return pa.Table.from_pylist(rows, schema(labels).append(pa.field("error", pa.string())))
 
 

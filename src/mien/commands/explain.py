@@ -17,14 +17,15 @@ from mien.commands.options import add_reading_arguments, count, folder, share
 from mien.commands.read import begin
 from mien.commands.terminal import Progress, printable
 from mien.errors import ReadError, require
-from mien.faces import YuNet, crop, find_pictures, open_picture
+from mien.faces import YuNet, crop, find_faces, find_pictures, open_picture
+from mien.faces.search import upright
 from mien.files import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(misuse=parser.error)
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="a picture, a folder of pictures, or a glob")
-    add_reading_arguments(parser, "--aligned", "--min-face", "--threshold", "--trust")
+    add_reading_arguments(parser, "--aligned", "--min-face", "--search", "--threshold", "--trust")
     parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="of the pictures, one a face")
     parser.add_argument(
         "--method",
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
         for source, name in zip(pictures, names, strict=True):
             try:
-                crops = _crops(open_picture(source), header["preprocess"], detector)
+                crops = _crops(open_picture(source), header["preprocess"], detector, args)
             except ReadError as error:
                 bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
                 unread += 1
@@ -104,8 +105,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if unread else 0
 
 
-def _crops(image: np.ndarray, preprocess: Mapping[str, Any], detector: YuNet | None) -> list[np.ndarray]:
+def _crops(
+    image: np.ndarray, preprocess: Mapping[str, Any], detector: YuNet | None, args: argparse.Namespace
+) -> list[np.ndarray]:
     """What the network is shown of each face of a picture, numbered as `mien read` does."""
     if detector is None:
         return [crop(image, preprocess)]
-    return [crop(image, preprocess, place.landmarks, place.box) for place in detector(image)]
+    image, faces = upright(image, find_faces(detector, image, args.min_face, search=args.search))
+    return [crop(image, preprocess, face.landmarks, face.box) for face in faces]

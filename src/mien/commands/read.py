@@ -26,7 +26,7 @@ from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video
-from mien.faces.record import records
+from mien.faces.record import picture_records
 from mien.faces.sources import is_address, is_zip
 from mien.files import whole
 from mien.reader import Reader
@@ -214,8 +214,8 @@ def _read_pictures(
                 bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
                 counts["error"] += 1
             else:
-                for one in records(source, faces):
-                    writer.write(one)
+                for record in picture_records(source, faces):
+                    writer.write(record)
                 counts["face"] += len(faces)
                 counts["picture"] += 1
             bar.update()

@@ -226,7 +226,9 @@ def _grown(box: Corners, by: float) -> Corners:
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
 
 
-def _best(places: Sequence[Corners], size: tuple[int, int], taken: Sequence[Corners], corners: Sequence[Corners]) -> Corners:
+def _best(
+    places: Sequence[Corners], size: tuple[int, int], taken: Sequence[Corners], corners: Sequence[Corners]
+) -> Corners:
     """Of places for a label or a table, the first of those that hide the least: of others like it, and of faces."""
 
     def hidden(place: Corners) -> float:

@@ -53,6 +53,7 @@ class Face:
             "box": None if self.box is None else _hundredths(self.box),
             "score": None if self.score is None else round(self.score, 4),
             "landmarks": None if self.landmarks is None else [_hundredths(point) for point in self.landmarks],
+            "rotation": self.rotation,
             "expression": self.expression,
             "probability": round(self.probability, 6),
             "probabilities": {label: round(prob, 6) for label, prob in self.probabilities.items()},

@@ -9,27 +9,26 @@ from mien.faces.face import Face
 Record = dict[str, Any]
 
 
-def records(source: str, faces: Sequence[Face]) -> list[Record]:
-    """The rows of a picture: one for each face, and one that says so where there is none.
+def record(source: str, index: int, face: Face, note: str | None = None) -> Record:
+    """A face as plain data: pixels to hundredths, probabilities to millionths; with a note only where there is one."""
+    return {"source": path_text(source), "face": index, **face.to_dict(), **({"note": note} if note else {})}
+
+
+def no_face(source: str, note: str) -> Record:
+    """The record of a picture in which there is no face."""
+    names = ("face", "box", "score", "landmarks", "rotation", "expression", "probability", "probabilities")
+    return {"source": path_text(source), **dict.fromkeys(names), "note": note}
+
+
+def picture_records(source: str, faces: Sequence[Face]) -> list[Record]:
+    """The records of one picture: one for each face, or one that says that there is none.
 
     What the search left out (`Faces.note`) stands in the note of each.
     """
     note = getattr(faces, "note", None)
     if not faces:
         return [no_face(source, f"no face found; {note}" if note else "no face found")]
-    found = [record(source, index, face) for index, face in enumerate(faces)]
-    return [one | {"note": note} for one in found] if note else found
-
-
-def record(source: str, index: int, face: Face) -> Record:
-    """A face as plain data: pixels to hundredths, probabilities to millionths."""
-    return {"source": path_text(source), "face": index, **face.to_dict()}
-
-
-def no_face(source: str, note: str) -> Record:
-    """The record of a picture in which there is no face."""
-    names = ("face", "box", "score", "landmarks", "expression", "probability", "probabilities")
-    return {"source": path_text(source), **dict.fromkeys(names), "note": note}
+    return [record(source, index, face, note) for index, face in enumerate(faces)]
 
 
 def flat(record: Record) -> Record:
