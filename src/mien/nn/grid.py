@@ -20,14 +20,20 @@ def to_map(tokens: Tensor, grid: Grid) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
+def needed(grid: Grid | None, name: str = "this mixer") -> Grid:
+    """The grid of a mixer that cannot do without; ValueError where there is none."""
+    if grid is None:
+        raise ValueError(f"{name} works on a grid, and was given none")
+    return grid
+
+
 def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") -> tuple[Tensor, Tensor]:
     """Tokens (B, P + k · H · W, D) -> prefix (B, P, D), and k planes of H · W tokens, each alone: (B · k, H · W, D).
 
     As many whole planes as fit are planes; the P < H · W tokens before them, such as a class token, are the prefix.
     Raises ValueError without a grid, or for fewer tokens than one plane.
     """
-    if grid is None:
-        raise ValueError(f"{name} works on a grid, and was given none")
+    grid = needed(grid, name)
     size = grid[0] * grid[1]
     count, prefix = divmod(tokens.shape[1], size)
     if not count:
