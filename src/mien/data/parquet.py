@@ -116,7 +116,7 @@ class Parquet(DataSet):
         number = {name: self.labels.index(label) for name, label in self._matched.label_of.items() if label}
         # the class of each column of votes, -1 for those rejected; and of one that is not among the labels, likewise
         self._class_of = np.array([number.get(name, -1) for name in self._votes], int)
-        self._number = number
+        self._class_of_name = number
 
     def __str__(self) -> str:
         return self.path
@@ -164,8 +164,8 @@ class Parquet(DataSet):
             return value, target
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, str) and value in self._number:
-            label = self._number[value]
+        if isinstance(value, str) and value in self._class_of_name:
+            label = self._class_of_name[value]
         elif isinstance(value, int) and self.first is not None and 0 <= value - self.first < len(self.labels):
             label = value - self.first
         else:
