@@ -81,7 +81,7 @@ class Parquet(DataSet):
         self._groups = list(groups or ())
         self._files = _find(self.path)
         columns = self._schema(0).names
-        self._number = number = number if number in columns else None
+        self._numbered_by = number = number if number in columns else None
         prepared = (self._schema(0).metadata or {}).get(PREPARED)
         subject = "subject" if prepared and subject is None else subject
         if votes is not None and label is not None:
@@ -152,7 +152,7 @@ class Parquet(DataSet):
         groups = {column: str(values[column]) for column in self._groups if values[column] is not None}
         units = np.array(values["units"], np.float32) if self.units else None
         subject = None if subject is None else str(subject)
-        number = -1 if self._number is None or values[self._number] is None else int(values[self._number])
+        number = -1 if self._numbered_by is None or values[self._numbered_by] is None else int(values[self._numbered_by])
         return Row(source, target, split, subject, label, name, units=units, groups=groups, number=number)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
