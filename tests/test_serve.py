@@ -616,7 +616,7 @@ def answer_or_die(jobs):
 def test_who_shares_a_batch_with_a_killer_is_answered(monkeypatch):
     answers, worker, dispatcher = dispatched(monkeypatch, ["a", "poison", "b", "c"], answer_or_die, batch_size=3)
     assert answers == ["a", (503, "worker_died"), "b", "c"]
-    assert worker.batches == [["a", "poison", "b"], ["a"], ["c"], ["poison"], ["b"]]
+    assert worker.batches == [["a", "poison", "b"], ["c"], ["a"], ["poison"], ["b"]]
     assert dispatcher.restarts == 2
 
 
@@ -646,7 +646,7 @@ def test_many_pixels_let_others_pass(monkeypatch):
     names = ["h1", "h2", "h3", "a", "b", "c"]
     answers, worker, dispatcher = dispatched(monkeypatch, names, answer, batch_size=4)
     assert answers == names
-    assert worker.batches == [["h1", "h2", "h3", "a"], ["h1"], ["b", "c"], ["h2", "h3"]]
+    assert worker.batches == [["h1", "h2", "h3", "a"], ["b", "c"], ["h1"], ["h2", "h3"]]
     assert (dispatcher.waiting, dispatcher.restarts) == (0, 0)
 
 

@@ -126,7 +126,7 @@ class Dispatcher:
         self._open: set[_Entry] = set()
         self._queue: deque[_Entry] = deque()
         self._put_off: deque[_Entry] = deque()
-        self._turn = False  # whether it is that of those put off
+        self._turn = False  # whether the last batch was of those put off
         self._changed = threading.Condition()  # guards the queues, and the end
         self._ended = False
         self.restarts = 0
@@ -235,6 +235,7 @@ class Dispatcher:
             if not entry.future.done():  # else nobody waits for it any longer
                 entry.begun, entry.pixels = False, pixels
                 queue.append(entry)
+                self._turn |= queue is self._put_off  # the others come first
                 self._changed.notify_all()
 
     def _again(self, batch: Sequence[_Entry], slow: _Entry | None = None) -> None:
