@@ -2,21 +2,19 @@
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mien.checkpoint import labels_of
 from mien.classifier import EXPLAINED_MODEL
-from mien.commands.annotate import annotated_names
+from mien.commands.annotate import annotated_names, outside, overwritten
 from mien.commands.options import add_reading_arguments, count, folder, share
-from mien.commands.read import begin, outside
+from mien.commands.read import begin
 from mien.commands.terminal import Progress, printable
 from mien.errors import ReadError, require
 from mien.faces import YuNet, crop, find_faces, find_pictures, open_picture
@@ -66,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
         args.misuse("--keep-patches and --keep-rate belong to --method patches")
     if len(rates) > 1 and len(rates) != len(counts):
         args.misuse(f"--keep-rate was given {len(rates)} times, --keep-patches {len(counts)} times")
-    pictures = outside(args.output, find_pictures(args.source), set(args.source))
-    if not pictures:
+    missed: list[ReadError] = []
+    pictures = outside([args.output], find_pictures(args.source, missed=missed), set(args.source))
+    if not pictures and not missed:
         args.misuse(f"{args.output} is to be read and written into: name its pictures one by one, or another --output")
     names = [path.stem for path in annotated_names(args.output, [f"{os.path.splitext(p)[0]}.png" for p in pictures])]
-    if lost := _overwritten(args.output, pictures, names):
+    if lost := overwritten(args.output, pictures, names):
         args.misuse(f"--output would overwrite {lost}, which is to be read")
     for module in ("torch", "safetensors"):
         require(module, "torch")
@@ -83,8 +82,10 @@ def run(args: argparse.Namespace) -> int:
         explain = Attention(deployed, labels_of(header))
     detector = None if args.aligned else YuNet(threshold=args.threshold, min_face=args.min_face)
     args.output.mkdir(parents=True, exist_ok=True)
-    unread = 0
+    unread = sum(error.rows for error in missed)
     with closing(Progress(len(pictures))) as bar:
+        for error in missed:
+            bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
         for source, name in zip(pictures, names, strict=True):
             try:
                 crops = _crops(open_picture(source), header["preprocess"], detector, args)
@@ -112,13 +113,3 @@ def _crops(
         return [crop(image, preprocess)]
     image, faces = upright(image, find_faces(detector, image, args.min_face, search=args.search))
     return [crop(image, preprocess, face.landmarks, face.box) for face in faces]
-
-
-def _overwritten(output: Path, pictures: Sequence[str], names: Sequence[str]) -> str | None:
-    """A picture that is to be read, and has the name of one that may be drawn."""
-    for picture in pictures:
-        parent, name = os.path.split(os.path.realpath(picture))
-        drawn = re.fullmatch(r"(.*)-face\d+\.png", name, re.DOTALL)
-        if drawn and drawn[1] in names and parent == os.path.realpath(output):
-            return picture
-    return None

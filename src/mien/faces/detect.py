@@ -12,6 +12,7 @@ import numpy as np
 from mien.engines import Engine, open_model
 from mien.errors import MienError
 from mien.faces.align import resize, square
+from mien.faces.face import Box, as_box
 from mien.faces.tiles import Plan, fit, plan, shrink, whole_in
 
 _STRIDES = (8, 16, 32)
@@ -36,7 +37,7 @@ class Detection:
     seen with the face upright.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
     landmarks: np.ndarray
 
@@ -114,7 +115,7 @@ class YuNet:
         faces = [
             self._look_alone(image, face) if width < _SMALL else face for face, width in zip(faces, seen, strict=True)
         ]
-        found = [Detection(tuple(map(float, f[:4])), float(f[14]), f[4:14].reshape(5, 2)) for f in faces]
+        found = [Detection(as_box(f[:4]), float(f[14]), f[4:14].reshape(5, 2)) for f in faces]
         return sorted(found, key=lambda face: -face.box[2] * face.box[3])
 
     def confirm(self, image: np.ndarray, face: Detection) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mien.errors import ReadError
 from mien.faces import Detection, Detector, Face, find_faces
+from mien.faces.face import as_box
 from mien.reader import Reader
 from mien.video.source import Every, Picture, Video
 from mien.video.track import Track, Tracker, overlaps
@@ -234,7 +235,7 @@ def look_near(detector: Detector, image: np.ndarray, box: np.ndarray, around: fl
     ratio = (high - low) / size
     return [
         Detection(
-            tuple(map(float, [*(low + face.box[:2] * ratio), *(face.box[2:] * ratio)])),
+            as_box([*(low + face.box[:2] * ratio), *(face.box[2:] * ratio)]),
             face.score,
             (low + face.landmarks * ratio).astype(np.float32),
         )
@@ -258,7 +259,8 @@ class _Smoother:
                 face = self.reader.face(detection, self._smoothed(id, time, probs) if self._track else probs)
                 raw = dict(zip(face.probabilities, map(float, probs), strict=True)) if self._track else None
                 values = (face.expression, face.probability, face.probabilities, id, raw)
-                seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values))
+                marks = {"rotation": face.rotation, "doubtful": face.doubtful}
+                seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values, **marks))
             for id in [id for id, (at, _) in self._before.items() if time - at > 10]:
                 del self._before[id]
             yield seen.frame
