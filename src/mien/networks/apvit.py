@@ -183,6 +183,10 @@ class APViT(Network):
             case pool:
                 return pool(tokens[:, 1:])
 
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        patches = self.patches(images)
+        return self.vit.forward_intermediates(*self.select(patches, patches), **options)
+
     def forward_features(self, images: Tensor) -> Tensor:
         patches = self.patches(images)
         return self.pooled(self.vit(*self.select(patches, patches)))

@@ -1,4 +1,4 @@
-"""POSTER++: landmarks ask the image at three levels, and a ViT reads the answers."""
+"""POSTER++: landmarks attend to the image at three levels, and a ViT reads the result."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,7 +18,7 @@ SIDES = (28, 14, 7)  # of the low, the middle and the high level
 
 
 def adapt(channels: int, side: int, dim: int, level_side: int, kernel: int) -> nn.Module:
-    """What brings a trunk's map (channels, side, side) to a level's (dim, level_side, level_side)."""
+    """Builds what brings a trunk's map (channels, side, side) to a level's (dim, level_side, level_side)."""
     stride = side // level_side
     if stride == 1 and channels == dim:
         return nn.Identity()
@@ -28,14 +28,14 @@ def adapt(channels: int, side: int, dim: int, level_side: int, kernel: int) -> n
 class Poster(Network):
     """Images (B, 3, 112, 112) -> logits (B, C).
 
-    Image and landmark trunk see the same face and give three maps each; at every level the landmarks' map asks the
-    image's (`LandmarkCrossAttention`, sides 28, 14 and 7); each answer becomes 49 tokens; a ViT reads all 147. The
+    Image and landmark trunk see the same face and give three maps each. At every level the landmarks' map attends to
+    the image's (`LandmarkCrossAttention`, sides 28, 14 and 7); each result becomes 49 tokens; a ViT reads all 147. The
     published network shrinks a 224 pixel picture to 112 in both trunks, by nearest neighbour: here that is a step of
     `preprocess`, done once.
 
     `freeze_landmarks`: the landmark trunk is not trained, runs without autograd and keeps its batch norm statistics;
     `landmark_bn_train` lets these statistics move, as they do in the published training. `mixer` and `pool` are the
-    ViT's: to a mixer the tokens are three planes of 7×7 behind the class token.
+    ViT's: for a mixer the tokens are three planes of 7×7 behind the class token.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
@@ -100,13 +100,13 @@ class Poster(Network):
         return self
 
     def levels(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, 112, 112) -> what the landmarks were told: maps (B, dim, side, side), low to high."""
+        """(B, 3, 112, 112) -> the result of cross attention: maps (B, dim, side, side), low to high."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_landmarks):
-            asked = self.landmarks(images)
+            landmarks = self.landmarks(images)
         return [
             cross(adapt_image(x), adapt_landmark(f))
             for cross, adapt_image, adapt_landmark, x, f in zip(
-                self.cross, self.image_adapt, self.landmark_adapt, self.image(images), asked, strict=True
+                self.cross, self.image_adapt, self.landmark_adapt, self.image(images), landmarks, strict=True
             )
         ]
 
@@ -118,6 +118,9 @@ class Poster(Network):
     def embed(self, low: Tensor, mid: Tensor, high: Tensor) -> Tensor:
         maps = (self.embed_low(low), self.embed_mid(mid), self.embed_high(high))
         return torch.cat([to_tokens(m) for m in maps], dim=1)
+
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        return self.vit.forward_intermediates(self.fuse(images)[0], **options)
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.vit.forward_features(self.fuse(images)[0])
