@@ -13,6 +13,7 @@ from mien.networks.mixers import needing_grid
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
 from mien.networks.pooled_vit import PooledViT, TokenCriterion
+from mien.networks.trunk import Trunk
 from mien.nn.base import MakeMixers, MakePool
 from mien.nn.grid import resize_positions, to_tokens
 from mien.nn.observe import attentions, observe
@@ -74,7 +75,7 @@ class APViT(Network):
     def __init__(
         self,
         *,
-        image: nn.Module | None,
+        image: Trunk | None,
         num_classes: int,
         level: int = -1,
         img_size: int = 112,
@@ -162,11 +163,19 @@ class APViT(Network):
     def keep_rate(self, rates: float | Sequence[float]) -> None:
         self.vit.keep_rate = rates
 
-    def patches(self, images: Tensor) -> Tensor:
+    @property
+    def front_parts(self) -> tuple[str, ...]:
+        return () if self.image is None else ("image",)
+
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.image(images)[self.level],)
+
+    def patches(self, images: Tensor | tuple[Tensor]) -> Tensor:
         """Images -> P (B, N, D)."""
-        maps = self.proj(images if self.image is None else self.image(images)[self.level])
+        maps = images[0] if isinstance(images, tuple) else images if self.image is None else self.front(images)[0]
+        maps = self.proj(maps)
         if maps.shape[2:] != (self.side, self.side):
-            height, width = images.shape[2:]
+            height, width = (images[0] if isinstance(images, tuple) else images).shape[2:]
             found = "×".join(map(str, maps.shape[2:]))
             raise ValueError(
                 f"images of {height}×{width} pixels give {found} patches, and positions are for {self.side}×{self.side}"
@@ -175,13 +184,9 @@ class APViT(Network):
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Normalised tokens (B, 1 + n, D) -> (B, D)."""
-        match self.pool:
-            case "class":
-                return tokens[:, 0]
-            case "mean":
-                return tokens[:, 1:].mean(1)
-            case pool:
-                return pool(tokens[:, 1:])
+        if isinstance(self.pool, nn.Module):
+            return self.pool(tokens[:, 1:])
+        return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(1)
 
     def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
         patches = self.patches(images)

@@ -24,7 +24,8 @@ def one_a_block(mixer: MakeMixers | None, depth: int, usual: MakeMixer = SelfAtt
 
 def needing_grid(blocks: Iterable[nn.Module]) -> str | None:
     """The name of the first mixer among `blocks` that cannot do without a grid."""
-    names = (type(block.attn).__name__ for block in blocks if getattr(block.attn, "needs_grid", False))
+    mixers = (block.attn for block in blocks)
+    names = (type(mixer).__name__ for mixer in mixers if getattr(mixer, "needs_grid", False))
     return next(names, None)
 
 
@@ -47,8 +48,8 @@ def swap_attention(vit: nn.Module, mixer: MakeMixers, *, grid: Grid | None = Non
             raise ValueError(f"the patches of {type(vit).__name__} come from a hybrid stem: give their grid")
         found: Any = getattr(stem, "grid_size", None)
         grid = None if found is None else (int(found[0]), int(found[1]))
-    blocks: Any = getattr(vit, "blocks", ())
-    before = [getattr(block, "attn", None) for block in blocks]
+    blocks: list[Any] = list(getattr(vit, "blocks", ()))
+    before: list[Any] = [getattr(block, "attn", None) for block in blocks]
     if not before:
         raise ValueError(f"{type(vit).__name__} has no blocks, as timm's ViTs have")
     for i, (block, attn) in enumerate(zip(blocks, before, strict=True)):
@@ -56,7 +57,6 @@ def swap_attention(vit: nn.Module, mixer: MakeMixers, *, grid: Grid | None = Non
             raise ValueError(f"blocks[{i}].attn {reason}")
     after = []
     for attn, make in zip(before, one_a_block(mixer, len(before)), strict=True):
-        assert attn is not None
         made: Any = make(attn.qkv.in_features, attn.num_heads)
         if grid is None and getattr(made, "needs_grid", False):
             raise ValueError(
