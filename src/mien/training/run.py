@@ -224,7 +224,7 @@ def _train(arguments: Sequence[str]) -> Path:
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
-        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=False)
+        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=True)
     except MisconfigurationException as error:
         raise MienError(" ".join(str(error).split())) from error
     except SIGTERMException:
