@@ -15,7 +15,8 @@ import numpy as np
 
 from mien.classifier import DEFAULT_MODEL, Classifier
 from mien.data import DataSet
-from mien.data.opening import find_reader, open_dataset
+from mien.data.heldout import open_for
+from mien.data.opening import find_reader
 from mien.errors import MienError, Misuse, require
 from mien.evaluation.compare import Comparison, compare
 from mien.evaluation.consistency import Moved, consistency_table, measure_consistency
@@ -167,7 +168,7 @@ def evaluate(
     data: Data,
     *,
     split: str | None = None,
-    align: Literal["as-is", "detect"] = "as-is",
+    align: Literal["as-is", "detect"] | None = None,
     group_by: Sequence[str] = (),
     against: Model | None = None,
     consistency: bool = False,
@@ -182,9 +183,11 @@ def evaluate(
     """Measure a model on labelled pictures: what `mien eval` prints and saves.
 
     - model: a classifier, or what `Classifier.from_pretrained` opens, as device, precision and trust say.
-    - data: a data set, or the path of one as `mien.data.open_dataset` guesses its format.
+    - data: a data set, or the path of one as `mien.data.open_for` opens it: its classes are the model's, and pictures
+      that the model was taught are not among those of "validation".
     - split: validation, else test, else the only one, unless another is named.
-    - align: read the pictures as they are (default), or find the largest face in each first.
+    - align: read the pictures as they are, or find the largest face in each first; by default as the model was
+      taught by `mien finetune`, and else as they are.
     - group_by: columns of the data, such as "gender", that tell people apart; each group is measured.
     - against: another model, to compare with on the same faces; it must have the same labels.
     - consistency: measure how far answers move when a face is shown differently (see `measure_consistency`).
@@ -197,15 +200,19 @@ def evaluate(
     """
     for module in ("torch", "torchmetrics", "matplotlib"):
         require(module, "eval")  # before the work, not after it
-    if align not in ("as-is", "detect"):
+    if align not in ("as-is", "detect", None):
         raise Misuse(f'align is "as-is" or "detect", not {align!r}')
     if (consistency or robustness) and align == "detect":
         named = "consistency" if consistency else "robustness"
         raise Misuse(f"{named} changes pictures that are faces already: it goes with align as-is")
-    opened = data if isinstance(data, DataSet) else open_grouped(data, group_by)
-    split = choose_split(opened, split)
     opening = {"device": device, "precision": precision, "trust": trust}
     classifier, name = _open(model, **opening)
+    described = classifier.header, classifier.path
+    opened = data if isinstance(data, DataSet) else open_grouped(data, group_by, model=described)
+    split = choose_split(opened, split)
+    if align is None:
+        learned = classifier.header.get("training", {}).get("align", "as-is")
+        align = "as-is" if consistency or robustness else learned
     other, other_name = (None, "") if against is None else _open(against, **opening)
     if other and other.labels != classifier.labels:
         raise MienError(f"{other_name} knows other labels than {name}: {', '.join(other.labels)}")
@@ -242,12 +249,19 @@ def evaluate(
 
 
 def open_grouped(
-    path: str | os.PathLike[str], group_by: Sequence[str], format: str | None = None, **options: Any
+    path: str | os.PathLike[str],
+    group_by: Sequence[str],
+    format: str | None = None,
+    *,
+    model: tuple[Mapping[str, Any], Path | None],
+    **options: Any,
 ) -> DataSet:
-    """Open a data set as `mien.data.open_dataset` does; its reader is told the columns of groups if it takes them."""
+    """Open a data set as `mien.data.open_for` does, for a model's header and file; its reader is told the columns of
+    groups if it takes them."""
+    header, file = model
     if group_by and "groups" in inspect.signature(find_reader(path, format)).parameters:
         options["groups"] = list(group_by)
-    return open_dataset(path, format, **options)
+    return open_for(header, file and file.parent, path, format, **options)
 
 
 def _open(model: Model | None, **options: Any) -> tuple[Classifier, str]:

@@ -14,7 +14,7 @@ import torch
 
 from mien.checkpoint import read_header
 from mien.classifier import Classifier, find_checkpoint
-from mien.data import DataSet, open_dataset
+from mien.data import DataSet, open_for
 from mien.engines import computes_bf16, open_model
 from mien.errors import MienError, Misuse, require
 from mien.evaluation.compare import Comparison, compare, read_side_by_side
@@ -111,7 +111,7 @@ def export_model(
       the only one, and all of them.
     - trust: as for `mien.load_network`. progress: show a bar on stderr.
 
-    Data are a data set, or the path of one as `mien.data.open_dataset` guesses its format.
+    Data are a data set, or the path of one as `mien.data.open_for` opens it.
 
     Raises Misuse for arguments that do not go together; AccuracyLost; CheckpointError and MienError for a model or data
     that cannot be read; MissingExtra without the extra [export].
@@ -122,15 +122,16 @@ def export_model(
     _check_options(out, kind, folder, precision, check, calibrate, measure)
     for module in ("onnxscript", *(["onnxruntime.quantization"] if int8 else [])):
         require(module, "export")
-    opened = cache(lambda data: data if isinstance(data, DataSet) else open_dataset(data))  # each set once
+    path = find_checkpoint(source)
+    header = dict(read_header(path))
+    # each set once
+    opened = cache(lambda data: data if isinstance(data, DataSet) else open_for(header, path.parent, data))
     for data in (calibrate, check, measure):
         if data is not None:
             opened(data)  # before the work, not after it
     calibrating = _calibrating_split(opened, calibrate, check, split) if int8 else ""
     compared = partial(_side_by_side, split=split, limit=limit, progress=progress)
 
-    path = find_checkpoint(source)
-    header = dict(read_header(path))
     network = load_network(path, trust=trust)
     checked = measured = None
     notes = []
