@@ -2,10 +2,12 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mien.errors import MienError, MienWarning, MissingExtra, Misuse
 
@@ -19,6 +21,7 @@ COMMANDS = {
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
+    "average": ("mien.commands.average", "torch", "make one checkpoint of several, whose weights are their mean"),
     "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
     "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
     "explain": ("mien.commands.explain", "torch", "draw what a network kept of a face and attended to"),
@@ -31,6 +34,10 @@ COMMANDS = {
 NAMING = {"train", "ablate", "bench", "eval", "choose", "data"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
+
+
+LEVELS = {"ray": logging.CRITICAL, "ray.data": logging.CRITICAL, "torch": logging.CRITICAL}
+"""Levels of other libraries' loggers while a command runs: what goes wrong they raise as well."""
 
 
 class _Version(argparse.Action):
@@ -54,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
-        with warnings.catch_warnings():
+        with _levels(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of other libraries, on pictures that are read all the same
             warnings.simplefilter("always", MienWarning)
             warnings.showwarning = _show
@@ -89,6 +96,18 @@ def _load(name: str):
         if not extra or (error.name or "mien").partition(".")[0] == "mien":
             raise
         raise MissingExtra(f'mien {name} needs {error.name}: pip install "mien[{extra}]"') from error
+
+
+@contextmanager
+def _levels() -> Iterator[None]:
+    before = {name: logging.getLogger(name).level for name in LEVELS}
+    try:
+        for name, level in LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _show(message: Warning | str, *_: object) -> None:

@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="answers count as uncertain below the probability above which this share is right (default: 0.9)",
     )
-    parser.add_argument(
-        "--undo", action="store_true", help="put back what the checkpoint said when it was trained"
-    )
+    parser.add_argument("--undo", action="store_true", help="put back what the checkpoint said when it was trained")
     parser.set_defaults(misuse=parser.error)
 
 

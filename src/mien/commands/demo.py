@@ -2,6 +2,7 @@
 
 import argparse
 import ipaddress
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -38,13 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until it is interrupted."""
     begin()
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     def make(folder: Path):
-        from mien.demo.page import build, examples
+        from mien.demo.layout import build_page, examples
         from mien.reader import Reader
 
         reader = Reader.from_pretrained(**reading_options(args))
-        return build(reader, Looking(args.explain, args.trust), examples(folder))
+        return build_page(reader, Looking(args.explain, args.trust), examples(folder))
 
     def started(address: str) -> None:
         print(f"mien demo: {address} (Ctrl-C ends it)", flush=True)

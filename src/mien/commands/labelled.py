@@ -1,10 +1,8 @@
 """The options that say which labelled pictures a command reads, and how they are stored."""
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
-from mien.checkpoint import read_header
 from mien.classifier import find_checkpoint
 from mien.commands.options import add_reading_arguments
 from mien.data import DataSet
@@ -28,8 +26,13 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join(FORMATS)}, or the path of a reader's class (default: by its looks)",
     )
+    add_labels_argument(parser)
+
+
+def add_labels_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
+        type=lambda text: text.split(",") if "," in text else text,
         metavar="NAMES",
         help='the classes in order, if numbered: "rafdb", or names with commas between (default: as they are named)',
     )
@@ -37,20 +40,7 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
 
 def open_data(args: argparse.Namespace, **options: Any) -> tuple[DataSet, str]:
     """The data set of --data, whose reader is given `options`, to judge the model by, and the split to read."""
-    from mien.evaluation.measure import choose_split
+    from mien.evaluation.measure import choose_split, open_labelled
 
-    data = open_stored(args, args.data, **options)
+    data = open_labelled(args.data, args.format, args.labels, model=find_checkpoint(args.model), **options)
     return data, choose_split(data, args.split)
-
-
-def open_stored(args: argparse.Namespace, path: str, group_by: Sequence[str] = (), **options: Any) -> DataSet:
-    """The data set at `path`, stored as the arguments say, to judge the model by."""
-    from mien.evaluation.evaluation import open_grouped
-
-    file = find_checkpoint(args.model)
-    return open_grouped(path, group_by, args.format, model=(read_header(file), file), labels=labels(args), **options)
-
-
-def labels(args: argparse.Namespace) -> list[str] | str | None:
-    """What --labels says."""
-    return args.labels.split(",") if args.labels and "," in args.labels else args.labels or None

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: 8000; 0: one that is free",
     )
     add_reading_arguments(
-        parser, "--model", "--trust", "--device", "--precision", "--min-face", "--threshold", "--abstain"
+        parser, "--model", "--trust", "--device", "--precision", "--min-face", "--search", "--threshold", "--abstain"
     )
     parser.add_argument(
         "--keys", type=Path, metavar="FILE", help=f"API keys, one a line (default: those in ${VARIABLE}; none: no keys)"
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("max-pictures", partial(count, most=10_000), "N", usual.pictures, "of a request"),
         ("max-pixels", _real(0.0001, 178), "MILLIONS", usual.pixels / 10**6, "of a picture"),
         ("max-faces", partial(count, most=10_000), "N", usual.faces, "of a picture"),
+        ("read-timeout", seconds, "S", usual.read_seconds, "for opening a request's pictures and finding their faces"),
         ("timeout", seconds, "S", usual.seconds, "from the end of a request to its answer"),
         ("upload-timeout", seconds, "S", usual.upload_seconds, "for the body of a request"),
         ("queue", partial(count, most=10**5), "N", usual.queue, "requests that wait or are worked on"),
@@ -61,6 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         limits.add_argument(
             f"--{name}", type=kind, default=value, metavar=metavar, help=f"{meaning} (default: {value:g})"
         )
+    limits.add_argument(
+        "--max-request-pixels",
+        type=_real(0.0001, 10**5),
+        metavar="MILLIONS",
+        help="of all pictures of a request (default: twice --max-pixels)",
+    )
     parser.add_argument("--access-log", action="store_true", help="a line a request on stderr: route, status, seconds")
 
 
@@ -68,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     begin()
     logging.basicConfig(format="mien: %(message)s", stream=sys.stderr)
+    for name in ("asyncio", "python_multipart"):  # of a client that is gone, or sends no form
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mien.service.access").setLevel(logging.INFO if args.access_log else logging.ERROR)
     named = os.environ.pop(VARIABLE, "")  # popped: no process started from here has it
     keys = Keys.read(args.keys) if args.keys else Keys(filter(None, map(str.strip, named.split(","))))
@@ -78,7 +87,9 @@ def run(args: argparse.Namespace) -> int:
         held=round(args.max_held * 2**20),
         pictures=args.max_pictures,
         pixels=round(args.max_pixels * 10**6),
+        request_pixels=round((args.max_request_pixels or 2 * args.max_pixels) * 10**6),
         faces=args.max_faces,
+        read_seconds=args.read_timeout,
         seconds=args.timeout,
         upload_seconds=args.upload_timeout,
         queue=args.queue,

@@ -1,6 +1,5 @@
 """A model on labelled pictures, from its name to a page about it."""
 
-import inspect
 import io
 import json
 import os
@@ -15,14 +14,12 @@ import numpy as np
 
 from mien.classifier import DEFAULT_MODEL, Classifier
 from mien.data import DataSet
-from mien.data.heldout import open_for
-from mien.data.opening import find_reader
 from mien.errors import MienError, Misuse, require
 from mien.evaluation.compare import Comparison, compare
 from mien.evaluation.consistency import Moved, consistency_table, measure_consistency
 from mien.evaluation.groups import by_group, group_table
 from mien.evaluation.html import page
-from mien.evaluation.measure import Measured, choose_split, measure
+from mien.evaluation.measure import Data, Measured, choose_split, measure, open_labelled
 from mien.evaluation.plot import plot_confusion, plot_reliability
 from mien.evaluation.report import Report, classification_report
 from mien.evaluation.robustness import (
@@ -36,7 +33,6 @@ from mien.faces import YuNet
 from mien.files import whole
 
 Model = str | os.PathLike[str] | Classifier
-Data = str | os.PathLike[str] | DataSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +164,8 @@ def evaluate(
     data: Data,
     *,
     split: str | None = None,
+    format: str | None = None,
+    labels: Sequence[str] | str | None = None,
     align: Literal["as-is", "detect"] | None = None,
     group_by: Sequence[str] = (),
     against: Model | None = None,
@@ -183,8 +181,8 @@ def evaluate(
     """Measure a model on labelled pictures: what `mien eval` prints and saves.
 
     - model: a classifier, or what `Classifier.from_pretrained` opens, as device, precision and trust say.
-    - data: a data set, or the path of one as `mien.data.open_for` opens it: its classes are the model's, and pictures
-      that the model was taught are not among those of "validation".
+    - data: a data set, or the path of one, which `mien.data.open_for` opens as format and labels say: by default its
+      classes are the model's, and pictures that the model was taught are not among those of "validation".
     - split: validation, else test, else the only one, unless another is named.
     - align: read the pictures as they are, or find the largest face in each first; by default as the model was
       taught by `mien finetune`, and else as they are.
@@ -207,8 +205,7 @@ def evaluate(
         raise Misuse(f"{named} changes pictures that are faces already: it goes with align as-is")
     opening = {"device": device, "precision": precision, "trust": trust}
     classifier, name = _open(model, **opening)
-    described = classifier.header, classifier.path
-    opened = data if isinstance(data, DataSet) else open_grouped(data, group_by, model=described)
+    opened = open_labelled(data, format, labels, group_by, model=classifier)
     split = choose_split(opened, split)
     if align is None:
         learned = classifier.header.get("training", {}).get("align", "as-is")
@@ -246,22 +243,6 @@ def evaluate(
         robustness=spoilt,
         classifier=classifier,
     )
-
-
-def open_grouped(
-    path: str | os.PathLike[str],
-    group_by: Sequence[str],
-    format: str | None = None,
-    *,
-    model: tuple[Mapping[str, Any], Path | None],
-    **options: Any,
-) -> DataSet:
-    """Open a data set as `mien.data.open_for` does, for a model's header and file; its reader is told the columns of
-    groups if it takes them."""
-    header, file = model
-    if group_by and "groups" in inspect.signature(find_reader(path, format)).parameters:
-        options["groups"] = list(group_by)
-    return open_for(header, file and file.parent, path, format, **options)
 
 
 def _open(model: Model | None, **options: Any) -> tuple[Classifier, str]:

@@ -1,18 +1,27 @@
 """A model measured on a data set."""
 
+import inspect
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from mien.checkpoint import read_header
 from mien.classifier import Classifier
-from mien.data import DataSet, Row
+from mien.data import DataSet, Row, open_dataset, open_for
+from mien.data.opening import find_reader
 from mien.data.spelling import spell_split
 from mien.errors import MienError
 from mien.evaluation.report import Report, classification_report
-from mien.faces import Detector
+from mien.faces import Detector, find_faces
+
+Data = str | os.PathLike[str] | DataSet
+"""Labelled pictures, or where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,32 @@ def measure(
     return Measured(report, malformed, None if detector is None else found, rows, probs, target)
 
 
+def open_labelled(
+    data: Data,
+    format: str | None = None,
+    labels: Sequence[str] | str | None = None,
+    group_by: Sequence[str] = (),
+    *,
+    model: Path | Classifier | None = None,
+    **options: Any,
+) -> DataSet:
+    """A data set itself, or the one at a path, as `mien.data.open_dataset` opens it.
+
+    Its reader is told the columns of groups if it takes such an option, as that of parquet files does. For a model, or
+    the file of one, it is opened as by `mien.data.open_for`.
+    """
+    if isinstance(data, DataSet):
+        return data
+    if labels is not None:
+        options["labels"] = labels
+    if group_by and "groups" in inspect.signature(find_reader(data, format)).parameters:
+        options["groups"] = list(group_by)
+    if model is None:
+        return open_dataset(data, format, **options)
+    header, file = (read_header(model), model) if isinstance(model, Path) else (model.header, model.path)
+    return open_for(header, file and file.parent, data, format, **options)
+
+
 def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] = ("validation", "test")) -> str:
     """The split that was named, else the first preferred one that there is, else the only one.
 
@@ -68,7 +103,7 @@ def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] 
         if split in data.splits:
             return split
     if len(data.splits) > 1:
-        raise MienError(f"{data}: which split? {' or '.join(data.splits)}")
+        raise MienError(f"{data}: which split (--split): {' or '.join(data.splits)}?")
     return data.splits[0]
 
 
@@ -110,7 +145,7 @@ def read_rows(
 
     def cut(row: Row) -> tuple[np.ndarray, bool]:
         image = row.image()
-        faces = detector(image) if detector else ()
+        faces = find_faces(detector, image, turn=False) if detector else ()
         if not faces:
             return classifier.crop(image), False
         face = max(faces, key=lambda face: face.box[2] * face.box[3])

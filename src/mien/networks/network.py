@@ -1,6 +1,7 @@
 """What every network has in common."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,6 +17,19 @@ class Network(nn.Module):
     loss_weights: Mapping[str, float] = {"logits": 1.0}
     no_decay: Collection[str] = ()
     """Names of parameters without weight decay, though they have two dimensions or more."""
+    training_only: Mapping[str, Any] = {}
+    """Parts that have no share in the answer, by name: what the argument of that name is in a network without them.
+    Checkpoints are of that network; one can be filled from such a checkpoint and keeps the parts that it has."""
+
+    front_parts: Sequence[str] = ()
+    """The trunks, by name, that nothing else stands before."""
+
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, 112, 112) -> what all behind `front_parts` reads of them, which every method takes for the images.
+
+        As little as will do, such as a map that was pooled. Raises ValueError for a network that has no such place.
+        """
+        raise NotImplementedError
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, 3, 112, 112) -> the vector (B, D) that the head reads."""
@@ -29,8 +43,12 @@ class Network(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Weights of the same network for another size of image, made to fit; all others come back as they are."""
-        return tensors
+        """Weights of the same network for another size of image, made to fit; all others come back as they are.
+
+        Parts that are `training_only` are added as they stand where there are none among them.
+        """
+        own = {name: t for name, t in self.state_dict().items() if name.partition(".")[0] in self.training_only}
+        return {**own, **tensors}
 
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 3, 112, 112) -> what `forward_features` gives, and `training_logits`, in one pass."""

@@ -31,10 +31,11 @@ from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
 from mien.training.augment import Augment, Augmentation
+from mien.training.cache import LIMIT, VIEWS, Cache
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.faces import Faces
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
-from mien.training.start import freeze, seed_of_start, start_from
+from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
 
@@ -72,6 +73,17 @@ def parser() -> ArgumentParser:
         "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
     )
     parser.add_argument(
+        "--rest", type=list[str], default=[], help="parts that stay as they are, statistics of batch norm included"
+    )
+    parser.add_argument(
+        "--cache", type=bool, default=False, help="keep what resting trunks say of every face, and learn from that"
+    )
+    parser.add_argument("--cache_folder", type=str, default="runs/cache", help="where (default: runs/cache)")
+    parser.add_argument(
+        "--cache_views", type=list[str], default=list(VIEWS), help="of training faces: as is, mirrored, or both"
+    )
+    parser.add_argument("--cache_limit", type=float, default=LIMIT, help="gigabytes that it may take")
+    parser.add_argument(
         "--teachers", type=list[str], default=[], help="models whose answers are a share of every target: --task.teach"
     )
     parser.add_argument("--trust", action="store_true", help="build teachers of classes of yours, too")
@@ -101,7 +113,7 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
-    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "seed"}
+    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "cache", "seed"}
     parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
@@ -144,6 +156,7 @@ def _train(arguments: Sequence[str]) -> Path:
     _check_splits(data, made.faces)
     start_from(network, config.init, data.labels, plain(config.model))
     freeze(network, config.freeze)
+    rest(network, config.rest)
     torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
     header = {
@@ -167,7 +180,13 @@ def _train(arguments: Sequence[str]) -> Path:
     }
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
-    parts = {"augment": made.augment, "teachers": teachers, "seed": config.seed}
+    if config.cache:
+        _check_cached(network, made)
+        views = tuple(config.cache_views)
+        faces.cache = Cache(
+            config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
+        )
+    parts = {"augment": made.augment, "teachers": teachers, "cache": faces.cache, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     _check(task, made.trainer, faces)
@@ -186,9 +205,15 @@ def _train(arguments: Sequence[str]) -> Path:
         print(f"{config.name}: {data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)
         options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
-    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience)
+    own = {id(row) for row in data.rows(faces.train_split)}
+    learned = any(id(row) in own for row in data.rows(faces.validation_split))
+    if learned and rank_zero_only.rank == 0:
+        note = "is learned, too: checkpoints have no metrics, and the best is the last"
+        print(f"{config.name}: {faces.validation_split!r} {note}", file=sys.stderr)
+    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience, learned)
     points = Resume(last, config.every, facts)
     callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
+    callbacks += [Still(config.rest)] if config.rest else []
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
@@ -198,8 +223,8 @@ def _train(arguments: Sequence[str]) -> Path:
     if handler is signal.default_int_handler and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, points.interrupt)
     try:
-        told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
-        trainer = Trainer(**told, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
+        chosen = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
+        trainer = Trainer(**chosen, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
@@ -254,10 +279,12 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         return options.parse_args(arguments)
     except ArgumentError as error:
-        told = " ".join(str(error).split())
-        told = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", told)
-        told = re.sub("^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), told)
-        print(f"mien train: {told}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        reason = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", reason)
+        reason = re.sub(
+            "^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), reason
+        )
+        print(f"mien train: {reason}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -282,6 +309,24 @@ def _check_splits(data: DataSet, faces: Namespace) -> None:
             raise MienError(f"{error}: {hint}") from error
 
 
+def _check_cached(network: Network, made: Namespace) -> None:
+    """What changes faces would have no part in a run that never looks at one."""
+    moving = [
+        part for part in network.front_parts if any(p.requires_grad for p in network.get_submodule(part).parameters())
+    ]
+    if moving:
+        raise MienError(f"--cache: {' and '.join(moving)} would be trained: --rest {' '.join(network.front_parts)}")
+    refused = {
+        "--augment null": made.augment is not None,
+        "--faces.aligned 0": made.faces.aligned > 0,
+        "no --faces.train_size": made.faces.train_size is not None,
+        "no --task.cutmix": made.task.cutmix > 0,
+        "no --task.flip_consistency": made.task.flip_consistency > 0,
+    }
+    if wanted := [option for option, asked in refused.items() if asked]:
+        raise MienError(f"--cache: faces are kept as they are, and mirrored: it needs {', '.join(wanted)}")
+
+
 def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
     """What would otherwise end a run in the middle, or spoil it unseen."""
     data, size = faces.data, task.preprocess["input_size"]
@@ -290,6 +335,8 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
     with torch.no_grad():
         try:
             classes = task.network.eval()(blank).shape[1]
+            if task.network.training_only:
+                task.network.training_logits(blank)
         except (ValueError, RuntimeError) as error:
             raise MienError(
                 f"the network cannot look at faces of {size} pixels: {' '.join(str(error).split())}"
@@ -303,8 +350,10 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
         )
     if units and units != len(data.units):
         raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
-    if data.units and (task.mixup or task.teachers):
-        raise MienError("faces with action units are neither mixed nor taught: no --task.mixup, no --teachers")
+    if data.units and (task.mixup or task.cutmix or task.teachers):
+        raise MienError(
+            "faces with action units are neither mixed nor taught: no --task.mixup, no --task.cutmix, no --teachers"
+        )
     if task.augment is not None:
         side = faces.train_size or size
         made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]
