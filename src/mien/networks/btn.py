@@ -86,7 +86,7 @@ class BTN(Poster):
 
     def fuse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         (low, mid, high), trunk = self.levels(images)
-        if self.mla_mid is not None:
+        if self.mla_mid is not None and self.mla_high is not None:
             mid = self.mla_mid(low, mid)
             high = self.mla_high(mid, high)
         tokens = to_tokens(self.embed_high(high)) if self.embed_low is None else self.embed(low, mid, high)

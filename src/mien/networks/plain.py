@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
-from mien.networks.trunk import widen
+from mien.networks.trunk import Trunk, widen
 from mien.nn.base import MakeBatchBranch, MakePool, MakeRefiner, Refiner
+from mien.nn.class_batch_attention import BatchTransformer
 from mien.nn.grid import to_tokens
 from mien.nn.medusa import Medusa
 
@@ -37,7 +38,7 @@ class PlainClassifier(Network):
     def __init__(
         self,
         *,
-        image: nn.Module,
+        image: Trunk,
         num_classes: int,
         dropout: float = 0.1,
         pool: Literal["mean"] | MakePool = "mean",
@@ -64,14 +65,14 @@ class PlainClassifier(Network):
         self.head = nn.Linear(image.levels[-1][0], num_classes)
         self.batch_branch = None
         if batch_branch != "none":
-            self.batch_branch = batch_branch(image.levels[-1][0], num_classes)
+            self.batch_branch = cast(BatchTransformer, batch_branch(image.levels[-1][0], num_classes))
             self.training_only = {"batch_branch": "none"}
             self.loss_weights = {"logits": logits_loss_weight, "bt": 1.0, "cba": 1.0}
 
     def refiners(self, images: Tensor) -> Sequence[Refiner]:
-        """What looks over the trunk's levels, one each."""
+        """What looks over the trunk's levels, one each; none without `refine`."""
         if not isinstance(self.refine, Medusa):
-            return self.refine
+            return list(self.refine or ())
         guide = self.refine.body(images)
         return [partial(head, guide=guide) for head in self.refine.heads]
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mien.networks.ir50 import IR50
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
+from mien.networks.trunk import Trunk
 from mien.networks.vit import ViT
 from mien.nn.base import MakeMixers, MakePool
 from mien.nn.grid import to_tokens
@@ -49,8 +50,8 @@ class Poster(Network):
     def __init__(
         self,
         *,
-        image: nn.Module,
-        landmarks: nn.Module,
+        image: Trunk,
+        landmarks: Trunk,
         num_classes: int,
         dims: Sequence[int] = (64, 128, 256),
         head_dim: int = 32,
