@@ -4,7 +4,6 @@ import glob
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ class Parquet(DataSet):
         self._groups = list(groups or ())
         self._files = _find(self.path)
         columns = self._schema(0).names
-        self._number = number = number if number in columns else None
+        self._numbered_by = number = number if number in columns else None
         prepared = (self._schema(0).metadata or {}).get(PREPARED)
         subject = "subject" if prepared and subject is None else subject
         if votes is not None and label is not None:
@@ -113,10 +112,10 @@ class Parquet(DataSet):
         except MienError as error:
             raise MienError(f"{self.path}: {error}") from error
         self.labels, self.notes = self._matched.labels, self._matched.notes
-        number = {name: self.labels.index(label) for name, label in self._matched.label_of.items() if label}
+        index_of = {name: self.labels.index(label) for name, label in self._matched.label_of.items() if label}
         # the class of each column of votes, -1 for those rejected; and of one that is not among the labels, likewise
-        self._class_of = np.array([number.get(name, -1) for name in self._votes], int)
-        self._number = number
+        self._class_of = np.array([index_of.get(name, -1) for name in self._votes], int)
+        self._index_of = index_of
 
     def __str__(self) -> str:
         return self.path
@@ -152,7 +151,8 @@ class Parquet(DataSet):
         groups = {column: str(values[column]) for column in self._groups if values[column] is not None}
         units = np.array(values["units"], np.float32) if self.units else None
         subject = None if subject is None else str(subject)
-        number = -1 if self._number is None or values[self._number] is None else int(values[self._number])
+        number = values[self._numbered_by] if self._numbered_by else None
+        number = -1 if number is None else int(number)
         return Row(source, target, split, subject, label, name, units=units, groups=groups, number=number)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
@@ -164,10 +164,10 @@ class Parquet(DataSet):
             return value, target
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, str) and value in self._number:
-            label = self._number[value]
-        elif isinstance(value, int) and self.first is not None and 0 <= value - self.first < len(self.labels):
-            label = value - self.first
+        if isinstance(value, str) and value in self._index_of:
+            label = self._index_of[value]
+        elif isinstance(value, int) and self._first is not None and 0 <= value - self._first < len(self.labels):
+            label = value - self._first
         else:
             raise ValueError("no label" if value is None else f"label {self._matched.why_none(str(value))}")
         return label, np.eye(len(self.labels), dtype=np.float32)[label]
@@ -221,7 +221,6 @@ class Parquet(DataSet):
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = info.get("info", {}).get("features", {}).get(self._label, {}).get("names")
         if names and (labels is None or isinstance(labels, Known)):
-            self.first = self._first
             order = tuple(names) if self._target else class_order(names)  # of prepared shards, as they are
             return Matched(order, dict(zip(names, order, strict=True)))
         found = [value for index in range(len(self._files)) for value in self._values_in(index, self._label)]
@@ -229,8 +228,8 @@ class Parquet(DataSet):
         texts = [value for value in found if isinstance(value, str)]
         if found and not texts:
             matched = match_names([[str(self._first)]], labels)  # raises where nobody says what the numbers are
-            self.first = matched.first if isinstance(labels, Known) else self._first
-            return replace(matched, first=self.first)
+            self.first = self._first = labels.first if isinstance(labels, Known) else self._first
+            return matched
         return match_names([texts], labels)
 
 

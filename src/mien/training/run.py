@@ -25,12 +25,13 @@ from mien import __version__
 from mien.checkpoint import VERSION, check_header
 from mien.data import DataSet
 from mien.data.dataset import NoSplit
+from mien.data.heldout import HELD_OUT, HeldOut
 from mien.data.spelling import spell_split
 from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
 from mien.training.augment import Augment, Augmentation
-from mien.training.cache import LIMIT, VIEWS, Cache
+from mien.training.cache import LIMIT, VIEWS, Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.faces import Faces
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
@@ -173,13 +174,14 @@ def _train(arguments: Sequence[str]) -> Path:
             "licence": config.licence,
             **({"action_units": list(data.units)} if data.units else {}),
             **({"numbered_from": data.first} if data.first is not None else {}),
+            **({"held_out": " of ".join(map(str, data.counts()))} if isinstance(data, HeldOut) else {}),
             **config.notes,
         },
     }
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
     if config.cache:
-        _check_cached(network, made)
+        check_cached(network, made)
         views = tuple(config.cache_views)
         faces.cache = Cache(
             config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
@@ -197,11 +199,18 @@ def _train(arguments: Sequence[str]) -> Path:
     if rank_zero_only.rank == 0:
         if not resume:
             clear(folder)
+        if isinstance(data, HeldOut):
+            data.write_list(folder / HELD_OUT)
         counts = zip(data.labels, data.class_counts(faces.train_split), strict=True)
         print(f"{config.name}: {data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)
         options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
-    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience)
+    own = {id(row) for row in data.rows(faces.train_split)}
+    learned = any(id(row) in own for row in data.rows(faces.validation_split))
+    if learned and rank_zero_only.rank == 0:
+        note = "is learned, too: checkpoints have no metrics, and the best is the last"
+        print(f"{config.name}: {faces.validation_split!r} {note}", file=sys.stderr)
+    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience, learned)
     points = Resume(last, config.every, facts)
     callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
     callbacks += [Still(config.rest)] if config.rest else []
@@ -214,20 +223,22 @@ def _train(arguments: Sequence[str]) -> Path:
     if handler is signal.default_int_handler and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, points.interrupt)
     try:
-        told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
-        trainer = Trainer(**told, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
+        chosen = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
+        trainer = Trainer(**chosen, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
-        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=False)
+        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=True)
     except MisconfigurationException as error:
         raise MienError(" ".join(str(error).split())) from error
     except SIGTERMException:
+        _say_where(last)
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as end:  # lightning's way to say that somebody pressed Ctrl-C, which it then ignores
         signal.signal(signal.SIGINT, handler)
         if end.code == 128 + signal.SIGTERM:  # a handler of the caller's
             raise
+        _say_where(last)
         raise KeyboardInterrupt from None
     finally:
         if signal.getsignal(signal.SIGINT) == points.interrupt:
@@ -245,6 +256,14 @@ def _train(arguments: Sequence[str]) -> Path:
     return folder
 
 
+def _say_where(last: Path) -> None:
+    if rank_zero_only.rank == 0:
+        kept = (
+            f"{last}: the same command goes on from there" if last.exists() else f"{last.parent}: nothing to go on from"
+        )
+        print(kept, file=sys.stderr)
+
+
 def keep_memory() -> None:
     """Ask glibc to hold on to freed memory: giving it back between steps costs a CPU a fifth of training's time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -260,10 +279,12 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         return options.parse_args(arguments)
     except ArgumentError as error:
-        told = " ".join(str(error).split())
-        told = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", told)
-        told = re.sub("^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), told)
-        print(f"mien train: {told}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        reason = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", reason)
+        reason = re.sub(
+            "^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), reason
+        )
+        print(f"mien train: {reason}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -286,24 +307,6 @@ def _check_splits(data: DataSet, faces: Namespace) -> None:
             if len(data.splits) == 1:
                 hint = "mien finetune holds some of it out, and so does mien.data.HeldOut in a recipe"
             raise MienError(f"{error}: {hint}") from error
-
-
-def _check_cached(network: Network, made: Namespace) -> None:
-    """What changes faces would have no part in a run that never looks at one."""
-    moving = [
-        part for part in network.front_parts if any(p.requires_grad for p in network.get_submodule(part).parameters())
-    ]
-    if moving:
-        raise MienError(f"--cache: {' and '.join(moving)} would be trained: --rest {' '.join(network.front_parts)}")
-    refused = {
-        "--augment null": made.augment is not None,
-        "--faces.aligned 0": made.faces.aligned > 0,
-        "no --faces.train_size": made.faces.train_size is not None,
-        "no --task.cutmix": made.task.cutmix > 0,
-        "no --task.flip_consistency": made.task.flip_consistency > 0,
-    }
-    if wanted := [option for option, asked in refused.items() if asked]:
-        raise MienError(f"--cache: faces are kept as they are, and mirrored: it needs {', '.join(wanted)}")
 
 
 def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
