@@ -32,7 +32,7 @@ class Worker:
     def __init__(self, options: Mapping[str, Any], limits: Limits, threads: int):
         self._socket, theirs = socket.socketpair()
         self._stream = self._socket.makefile("rwb")
-        self._limits = limits
+        self._limits, self._ready = limits, False
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
@@ -54,10 +54,12 @@ class Worker:
             self.end()
             raise MienError(reason)
         self._socket.settimeout(2 * self._limits.seconds)
+        self._ready = True
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        """Whether it has opened the model, and lives."""
+        return self._ready and self._process.poll() is None
 
     def ask(self, jobs: Sequence[Job]) -> list[Answer | int] | Slow:
         """The answers of `JobReader`. Raises EOFError or OSError where the worker has died or hangs."""
@@ -187,7 +189,7 @@ class Dispatcher:
 
     @property
     def alive(self) -> int:
-        """Workers that are."""
+        """Workers that are ready, or at work."""
         return sum(worker.alive for worker in self._workers)
 
     @property
