@@ -205,8 +205,7 @@ class Dispatcher:
                     raise EOFError
                 answers = worker.ask([entry.job for entry in batch]) if batch else []
                 if isinstance(answers, Slow):
-                    self._again(batch, slow=batch[answers.number])
-                    self._replace(number, "took too long over one picture")
+                    self._replace(number, batch, "took too long over one picture", batch[answers.number])
                     continue
                 for entry, answer in zip(batch, answers, strict=True):
                     if isinstance(answer, Answer):
@@ -214,8 +213,7 @@ class Dispatcher:
                     else:
                         self._put(self._put_off, entry, answer)
             except Exception as error:  # whatever a dying process sends
-                self._again(batch)
-                self._replace(number, "hung" if isinstance(error, TimeoutError) else "died")
+                self._replace(number, batch, "hung" if isinstance(error, TimeoutError) else "died")
 
     def _gather(self) -> list[_Entry]:
         """The requests of a batch; none if none came for a while."""
@@ -254,13 +252,15 @@ class Dispatcher:
                 entry.died = True
                 self._put(self._put_off, entry, self._limits.request_pixels)  # which leaves no room for another
 
-    def _replace(self, number: int, fate: str) -> None:
+    def _replace(self, number: int, batch: Sequence[_Entry], fate: str, slow: _Entry | None = None) -> None:
+        with self._changed:
+            self.restarts += 1
+        self._again(batch, slow)
         if self._ended:
             return
         code = self._workers[number].end()
         logger.error("a worker %s (exit code %s); another one starts", fate, code)
         while not self._ended:
-            self.restarts += 1
             try:
                 self._workers[number] = worker = Worker(*self._worker_arguments)
                 worker.wait_ready()
