@@ -28,7 +28,7 @@ from mien.labels import EXPRESSIONS
 from mien.reader import Reader
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-KEYS = ["source", "face", "box", "score", "landmarks", "expression", "probability", "probabilities"]
+KEYS = ["source", "face", "box", "score", "landmarks", "rotation", "expression", "probability", "probabilities"]
 
 
 @pytest.fixture
