@@ -233,7 +233,7 @@ def test_levels_have_a_panel_each(here, mien):
     assert (code, err) == (0, [])
     [[_, *levels]] = panels(here / "out/crop-face0.png", 4)
     assert all(level.max() > 150 for level in levels)
-    [row] = Attention(open_network("btn_mobile_ferplus")[0], EXPRESSIONS)(crop())
+    [row] = Attention(open_network("btn_mobile_ferplus")[0], EXPRESSIONS)(crop().repeat(2, 0).repeat(2, 1))
     assert [panel.title.rpartition(",")[0] for panel in row[1:]] == [f"class attention {i}" for i in (1, 2, 3)]
 
 
