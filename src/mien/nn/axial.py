@@ -48,7 +48,8 @@ class Axial(nn.Module):
         self.columns, self.rows = (Lines(axis, dim, num_heads, qkv_bias, attn_drop) for axis in (0, 1))
         self.qkv = nn.Identity()
         if share_qkv:
-            self.qkv, self.columns.qkv, self.rows.qkv = self.columns.qkv, nn.Identity(), nn.Identity()
+            self.qkv = self.columns.qkv
+            self.columns.qkv, self.rows.qkv = nn.Identity(), nn.Identity()
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
