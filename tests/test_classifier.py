@@ -100,7 +100,6 @@ def test_nothing_gives_nothing(classifier):
         np.ones((1, 3, 8, 8), np.int64),
         Image.new("RGB", (9, 9)),
         "face.jpg",
-        ["face.jpg"],
         [torch.zeros(3, 9, 9)],
         [None],
         None,
@@ -305,8 +304,9 @@ def test_a_revision_on_the_hub(tmp_path, monkeypatch):
 
 def test_public_names():
     assert mien.Classifier is Classifier
-    assert set(mien.__all__) <= set(dir(mien))
-    for name in mien.__all__:
+    assert dir(mien) == sorted([*mien.__all__, "data", "networks", "nn"])
+    for name in dir(mien):
         assert getattr(mien, name) is not None
+    assert mien.read_video is mien.video.read_video
     with pytest.raises(AttributeError, match="nothing"):
         _ = mien.nothing

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: 8000; 0: one that is free",
     )
     add_reading_arguments(
-        parser, "--model", "--trust", "--device", "--precision", "--min-face", "--threshold", "--abstain"
+        parser, "--model", "--trust", "--device", "--precision", "--min-face", "--search", "--threshold", "--abstain"
     )
     parser.add_argument(
         "--keys", type=Path, metavar="FILE", help=f"API keys, one a line (default: those in ${VARIABLE}; none: no keys)"
@@ -53,7 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("max-pictures", partial(count, most=10_000), "N", usual.pictures, "of a request"),
         ("max-pixels", _real(0.0001, 178), "MILLIONS", usual.pixels / 10**6, "of a picture"),
         ("max-faces", partial(count, most=10_000), "N", usual.faces, "of a picture"),
-        ("read-timeout", seconds, "S", usual.read_seconds, "for opening a request's pictures and finding their faces"),
+        (
+            "max-read-seconds",
+            seconds,
+            "S",
+            usual.read_seconds,
+            "of a processor, to open a request's pictures and find faces",
+        ),
         ("timeout", seconds, "S", usual.seconds, "from the end of a request to its answer"),
         ("upload-timeout", seconds, "S", usual.upload_seconds, "for the body of a request"),
         ("queue", partial(count, most=10**5), "N", usual.queue, "requests that wait or are worked on"),
@@ -89,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         pixels=round(args.max_pixels * 10**6),
         request_pixels=round((args.max_request_pixels or 2 * args.max_pixels) * 10**6),
         faces=args.max_faces,
-        read_seconds=args.read_timeout,
+        read_seconds=args.max_read_seconds,
         seconds=args.timeout,
         upload_seconds=args.upload_timeout,
         queue=args.queue,

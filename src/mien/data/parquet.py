@@ -81,7 +81,7 @@ class Parquet(DataSet):
         self._groups = list(groups or ())
         self._files = _find(self.path)
         columns = self._schema(0).names
-        self._number = number = number if number in columns else None
+        self._numbered_by = number = number if number in columns else None
         prepared = (self._schema(0).metadata or {}).get(PREPARED)
         subject = "subject" if prepared and subject is None else subject
         if votes is not None and label is not None:
@@ -113,10 +113,10 @@ class Parquet(DataSet):
         except MienError as error:
             raise MienError(f"{self.path}: {error}") from error
         self.labels, self.notes = self._matched.labels, self._matched.notes
-        number = {name: self.labels.index(label) for name, label in self._matched.label_of.items() if label}
+        index_of = {name: self.labels.index(label) for name, label in self._matched.label_of.items() if label}
         # the class of each column of votes, -1 for those rejected; and of one that is not among the labels, likewise
-        self._class_of = np.array([number.get(name, -1) for name in self._votes], int)
-        self._number = number
+        self._class_of = np.array([index_of.get(name, -1) for name in self._votes], int)
+        self._index_of = index_of
 
     def __str__(self) -> str:
         return self.path
@@ -152,7 +152,7 @@ class Parquet(DataSet):
         groups = {column: str(values[column]) for column in self._groups if values[column] is not None}
         units = np.array(values["units"], np.float32) if self.units else None
         subject = None if subject is None else str(subject)
-        number = -1 if self._number is None or values[self._number] is None else int(values[self._number])
+        number = -1 if self._numbered_by is None or values[self._numbered_by] is None else int(values[self._numbered_by])
         return Row(source, target, split, subject, label, name, units=units, groups=groups, number=number)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
@@ -164,8 +164,8 @@ class Parquet(DataSet):
             return value, target
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, str) and value in self._number:
-            label = self._number[value]
+        if isinstance(value, str) and value in self._index_of:
+            label = self._index_of[value]
         elif isinstance(value, int) and self.first is not None and 0 <= value - self.first < len(self.labels):
             label = value - self.first
         else:

@@ -16,14 +16,14 @@ from mien.nn.multi_level_attention import LevelAttention
 class BTN(Poster):
     """Images (B, 3, 112, 112) -> logits (B, C), of the ViT alone.
 
-    Between POSTER++'s levels and its tokens stands multi-level attention: low asks mid, the result asks high. In
-    training the batch transformer adds two sets of logits, `bt` and `cba`, computed across the batch, and
+    Between POSTER++'s levels and its tokens stands multi-level attention: low attends to mid, and the result to high.
+    In training the batch transformer adds two sets of logits, `bt` and `cba`, computed across the batch, and
 
         L = λ · L_vit + L_bt + L_cba
 
-    The size of the batch is the size of that attention: at least 64 is advised, and a batch of one has nobody to ask.
-    Where it cannot be so large, `bt_gather` asks the faces of all processes, and `bt_memory` so many past ones: both
-    are ours (`BatchTransformer`), and leave parameters and answers alone.
+    The size of the batch is the size of that attention: at least 64 is advised, and a face alone attends to itself.
+    Where it cannot be so large, `bt_gather` adds the faces of all processes, and `bt_memory` so many past ones. Both
+    are ours (`BatchTransformer`), and change neither parameters nor answers.
 
     Certain: the order of the parts, the loss, `bt = cba + logits`, inference by the ViT alone. *Inferred*: that the ViT
     still reads 147 tokens (`vit_tokens="fused49"`: the 49 of the fused map), λ = 2 (the paper studies 1 to 3), and what
@@ -84,18 +84,18 @@ class BTN(Poster):
             )
         self.loss_weights = {"vit": vit_loss_weight, "bt": 1.0, "cba": 1.0} if bt else {"vit": 1.0}
 
-    def fuse(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        low, mid, high = self.levels(images)
-        if self.mla_mid is not None:
+    def fuse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        (low, mid, high), trunk = self.levels(images)
+        if self.mla_mid is not None and self.mla_high is not None:
             mid = self.mla_mid(low, mid)
             high = self.mla_high(mid, high)
         tokens = to_tokens(self.embed_high(high)) if self.embed_low is None else self.embed(low, mid, high)
-        return tokens, high
+        return tokens, high, trunk
 
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        tokens, fused = self.fuse(images)
-        features = self.vit.forward_features(tokens)
-        logits = {"vit": self.vit.forward_head(features)}
+        tokens, fused, trunk = self.fuse(images)
+        features = self._with_trunk(self.vit.forward_features(tokens), trunk)
+        logits = {"vit": self.forward_head(features)}
         if self.batch_transformer is not None:
             logits |= self.batch_transformer(fused, logits["vit"])
         return features, logits
@@ -113,7 +113,7 @@ def btn(*, num_classes: int = 7, **options) -> BTN:
 def btn_mobile(*, num_classes: int = 8, **options) -> BTN:
     """BTN at the size of a phone, ours: two trained MobileFaceNets, levels 32/64/96, a ViT of one block 128 wide.
 
-    At every level the landmarks ask 7×7 places of the image (`key_stride` 4, 2, 1). 2.9 M parameters, 0.58 GMAC.
+    At every level the landmarks attend to 7×7 cells of the image (`key_stride` 4, 2, 1). 2.9 M parameters, 0.58 GMAC.
     `options` are BTN's.
     """
     return BTN(

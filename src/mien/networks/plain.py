@@ -1,15 +1,17 @@
 """A trunk, a pool and a linear layer: what every other network has to beat."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
+from mien.networks.trunk import Trunk, widen
 from mien.nn.base import MakeBatchBranch, MakePool, MakeRefiner, Refiner
+from mien.nn.class_batch_attention import BatchTransformer
 from mien.nn.grid import to_tokens
 from mien.nn.medusa import Medusa
 
@@ -31,10 +33,12 @@ class PlainClassifier(Network):
     Paper of the branch: Her et al., Batch Transformer, arXiv 2407.04218; that it stands beside a plain trunk is ours.
     """
 
+    front_parts = ("image",)
+
     def __init__(
         self,
         *,
-        image: nn.Module,
+        image: Trunk,
         num_classes: int,
         dropout: float = 0.1,
         pool: Literal["mean"] | MakePool = "mean",
@@ -61,14 +65,14 @@ class PlainClassifier(Network):
         self.head = nn.Linear(image.levels[-1][0], num_classes)
         self.batch_branch = None
         if batch_branch != "none":
-            self.batch_branch = batch_branch(image.levels[-1][0], num_classes)
+            self.batch_branch = cast(BatchTransformer, batch_branch(image.levels[-1][0], num_classes))
             self.training_only = {"batch_branch": "none"}
             self.loss_weights = {"logits": logits_loss_weight, "bt": 1.0, "cba": 1.0}
 
     def refiners(self, images: Tensor) -> Sequence[Refiner]:
-        """What looks over the trunk's levels, one each."""
+        """What looks over the trunk's levels, one each; none without `refine`."""
         if not isinstance(self.refine, Medusa):
-            return self.refine
+            return list(self.refine or ())
         guide = self.refine.body(images)
         return [partial(head, guide=guide) for head in self.refine.heads]
 
@@ -77,6 +81,11 @@ class PlainClassifier(Network):
             return self._features(images)
         both = self._features(torch.cat([images, images.flip(3)]))  # (2B, D)
         return both.reshape(2, -1, both.shape[1]).mean(0)
+
+    def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of a narrower network are widened, if its trunk is of that kind."""
+        tensors = super().fit(tensors)
+        return widen(tensors, self.state_dict()) if getattr(self.image, "width", 1) > 1 else tensors
 
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.batch_branch is None:
@@ -90,10 +99,20 @@ class PlainClassifier(Network):
         if self.batch_branch is not None:
             self.batch_branch.remember()
 
-    def _maps(self, images: Tensor) -> Tensor:
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.refine is not None or self.mirror:
+            raise ValueError("nothing can be kept behind a trunk that is refined, or that looks twice")
+        maps = self.image(images)[-1]
+        return (maps.mean((2, 3)) if self.pool is None and self.batch_branch is None else maps,)
+
+    def _maps(self, images: Tensor | tuple[Tensor]) -> Tensor:
+        if isinstance(images, tuple):
+            return images[0]
         return (self.image(images) if self.refine is None else self.image(images, self.refiners(images)))[-1]
 
     def _pooled(self, maps: Tensor) -> Tensor:
+        if maps.ndim == 2:
+            return maps
         return maps.mean((2, 3)) if self.pool is None else self.pool(to_tokens(maps))
 
     def _features(self, images: Tensor) -> Tensor:
@@ -112,9 +131,11 @@ def mobilefacenet(
     mirror: bool = False,
     batch_branch: Literal["none"] | MakeBatchBranch = "none",
     logits_loss_weight: float = 2.0,
+    width: int = 1,
 ) -> PlainClassifier:
-    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC, twice that with `mirror`; with another `pool`, or `refine`,
-    what that one adds. `batch_branch` and `logits_loss_weight` are of training alone, and add nothing."""
+    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC, twice that with `mirror`; of `width` 2 3.4 M and 0.9 GMAC,
+    and as good as the narrow one whose weights it is given. Another `pool`, or `refine`, adds what it adds;
+    `batch_branch` and `logits_loss_weight` are of training alone, and add nothing."""
     options = {"dropout": dropout, "pool": pool, "refine": refine, "mirror": mirror}
     options |= {"batch_branch": batch_branch, "logits_loss_weight": logits_loss_weight}
-    return PlainClassifier(image=MobileFaceNet("relu6"), num_classes=num_classes, **options)
+    return PlainClassifier(image=MobileFaceNet("relu6", width=width), num_classes=num_classes, **options)

@@ -3,14 +3,18 @@
 import csv
 import io
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -26,12 +30,22 @@ class Keep(Callback):
     folder: of the files. header: of both, without metrics.
     monitor: what is best, "val_accuracy", "val_macro_f1" or "val_loss".
     every: as well `step_N.safetensors` after each, behind step N, so that the choice can be made, or an average, later.
+    learned: faces that are validated have been learned: files have no metrics, and the best is the last.
     patience: the run ends after so many validations in a row without a better one; 0: never before its end.
 
     Stands before the averaging callback, whose weights are then still in place.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], monitor: str, every: bool = False, patience: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        monitor: str,
+        every: bool = False,
+        patience: int = 0,
+        learned: bool = False,
+    ):
+        self.learned = learned
         self.folder, self.header, self.monitor, self.best = folder, header, monitor, float("-inf")
         self.every, self.patience, self.without = every, patience, 0
 
@@ -43,7 +57,7 @@ class Keep(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """A run that is resumed has to beat what it wrote before it was cut, even after its last `resume.ckpt`."""
-        if trainer.global_step and (self.folder / "best.safetensors").exists():
+        if trainer.global_step and not self.learned and (self.folder / "best.safetensors").exists():
             self.best = self._rank(read_header(self.folder / "best.safetensors")["training"]["metrics"])
 
     def _rank(self, metrics: dict[str, float]) -> float:
@@ -54,7 +68,7 @@ class Keep(Callback):
             return
         values = module.metrics.compute() | {"val_loss": module.validation_loss.compute()}  # of all processes
         metrics = {name: round(float(value), 5) for name, value in values.items()}
-        better = self._rank(metrics) > self.best
+        better = self.learned or self._rank(metrics) > self.best
         self.without = 0 if better else self.without + 1
         if self.patience and self.without >= self.patience:
             trainer.should_stop = True
@@ -63,6 +77,8 @@ class Keep(Callback):
         if not trainer.is_global_zero:
             return
         training = self.header["training"] | {"metrics": metrics, "steps": trainer.global_step}
+        if self.learned:
+            training = training | {"metrics": {}, "measured": "not on faces that it has not learned"}
         header = self.header | {"training": training}
         save_network(self.folder / "last.safetensors", module.network, header)
         if self.every:
@@ -73,9 +89,10 @@ class Keep(Callback):
 
 class Resume(Checkpoint):
     """Writes `resume.ckpt`, all that a run goes on from, whole or not at all: every so many steps, at the end of every
-    epoch, and when it is told to stop, by SIGTERM or Ctrl-C, behind the step that it is at.
+    epoch where epochs are counted, and when it is told to stop, by SIGTERM or Ctrl-C, behind the step that it is at.
 
-    When that is the last step of an epoch it waits for the validation, which would not be repeated.
+    When that is the last step of an epoch it waits for the validation, which would not be repeated. A run of several
+    processes stops at once, as they would wait for each other.
 
     file: where. every: steps. facts: what the run must be gone on with, kept under "mien".
     """
@@ -83,20 +100,25 @@ class Resume(Checkpoint):
     def __init__(self, file: Path, every: int, facts: dict[str, Any]):
         self.file, self.every, self.facts, self.saved = file, every, facts, 0
         self.trainer: Trainer | None = None
-        self.interrupted = False
+        self.stop: type[BaseException] | None = None  # what is raised behind this step
+        self.alone = threading.current_thread() is threading.main_thread()  # nobody else's handlers are in the way
+        self.alone &= signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
-    def interrupt(self, *_: Any) -> None:
-        """The handler of SIGINT: where a step may be half done it waits for its end, and elsewhere, and for those who
-        ask twice, it does not."""
-        if self.interrupted or self.trainer is None or self.trainer.validating:
-            raise KeyboardInterrupt
-        self.interrupted = True
+    def interrupt(self, number: int, _: Any) -> None:
+        """The handler of SIGINT and SIGTERM: where a step may be half done it waits for its end, and elsewhere, and for
+        those who ask twice, it does not."""
+        stop = KeyboardInterrupt if number == signal.SIGINT else SIGTERMException
+        if self.stop or self.trainer is None or self.trainer.validating or self.trainer.world_size > 1:
+            raise stop
+        self.stop = stop
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["mien"] = self.facts
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.saved, self.trainer = trainer.global_step, trainer
+        if self.alone and trainer.world_size == 1:
+            signal.signal(signal.SIGTERM, self.interrupt)  # in place of lightning's, which puts back what was there
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.trainer = None
@@ -105,10 +127,10 @@ class Resume(Checkpoint):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         if index + 1 < trainer.num_training_batches:
-            self._save(trainer, self.interrupted or trainer.received_sigterm)
+            self._save(trainer, self.stop is not None)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._save(trainer, True)
+        self._save(trainer, trainer.max_epochs not in (None, -1) or self.stop is not None)
 
     def _save(self, trainer: Trainer, now: bool) -> None:
         if (now or trainer.global_step % self.every == 0) and trainer.global_step != self.saved:
@@ -117,17 +139,24 @@ class Resume(Checkpoint):
             trainer.save_checkpoint(part)
             if trainer.is_global_zero:
                 os.replace(part, self.file)
-        if self.interrupted:
-            raise KeyboardInterrupt
+        if self.stop is not None:
+            raise self.stop
 
 
 class Still(Callback):
     """Batch norms stay as they are: they normalise by the statistics that they began with, and do not move them.
 
-    Those of a few faces are of these few alone.
+    Those of a few faces are of these few alone. parts: by name, what rests in all, dropout and the like as well.
     """
 
+    def __init__(self, parts: Sequence[str] | None = None):
+        self.parts = parts
+
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
+        if self.parts is not None:
+            for name in self.parts:
+                module.network.get_submodule(name).eval()
+            return
         for part in module.network.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.eval()

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from mien.data import DataSet, Row
 from mien.errors import MienError
-from mien.faces import YuNet, crop
+from mien.faces import YuNet, crop, find_known
+from mien.training.cache import Cache
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +67,13 @@ class Crops(Dataset):
             face = crop(image, self.preprocess, landmarks)
         except ValueError:  # landmarks that cannot be a face
             face = crop(image, self.preprocess)
-        target = self.target(row)
+        return torch.from_numpy(np.ascontiguousarray(face)), *self.truth(i)
+
+    def truth(self, i: int) -> tuple[Any, ...]:
+        """All of an item but the face."""
+        row = self.rows[i]
         units = () if row.units is None else (torch.from_numpy(row.units),)
-        return torch.from_numpy(np.ascontiguousarray(face)), torch.from_numpy(target), row.label, *units
+        return torch.from_numpy(self.target(row)), row.label, *units
 
     def target(self, row: Row) -> np.ndarray:
         """(C,) float32, what is learned of a row."""
@@ -192,15 +197,19 @@ class Faces(LightningDataModule):
         self.balance, self.oversample, self.train_size = balance, oversample, train_size
         self.subset, self.num_workers = subset, num_workers
         self.train_split, self.validation_split = train_split, validation_split
+        self.cache: Cache | None = None  # where there is one, its features are given in place of faces
 
     def prepare_data(self) -> None:
-        """In one process alone: what the others then find in the cache."""
+        """In one process alone: what the others then find in the caches."""
         if self.aligned and self.landmarks_cache is not None:
             self._landmarks(self.data.rows(self.train_split))
+        if self.cache is not None:
+            self.cache.make(Crops(self.data.rows(self.train_split), self.preprocess), self.train_split)
+            self.cache.make(Crops(self._judged(), self.preprocess), self.validation_split, self.cache.views[:1])
 
     def setup(self, stage: str | None = None) -> None:
         rows = list(self.data.rows(self.train_split))
-        landmarks = self._landmarks(rows) if self.aligned else None
+        landmarks, keep = self._landmarks(rows) if self.aligned else None, None
         if self.subset is not None:
             keep = np.random.default_rng(0).permutation(len(rows))[: self.subset]
             rows = [rows[i] for i in keep]
@@ -209,8 +218,14 @@ class Faces(LightningDataModule):
         if self.train_size is not None:
             shown = shown | {"resize": [{"size": self.train_size, "interpolation": "auto"}]}
         self.train_faces = Crops(rows, shown, landmarks, self.aligned, self.label_share)
-        judged = [row for row in self.data.rows(self.validation_split) if row.label >= 0]
-        self.validation_faces = Crops(judged, self.preprocess, label_share=self.label_share)
+        self.validation_faces = Crops(self._judged(), self.preprocess, label_share=self.label_share)
+        if self.cache is not None:
+            first = self.cache.views[:1]
+            self.train_faces = self.cache.open(self.train_faces, self.train_split, rows=keep)
+            self.validation_faces = self.cache.open(self.validation_faces, self.validation_split, first)
+
+    def _judged(self) -> list[Row]:
+        return [row for row in self.data.rows(self.validation_split) if row.label >= 0]
 
     def _landmarks(self, rows: Sequence[Row]) -> np.ndarray:
         """(n, 5, 2) float32 in pixels of each picture, not a number where the detector found no face."""
@@ -223,7 +238,7 @@ class Faces(LightningDataModule):
         detector = YuNet(min_face=0)
         landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
         for i, row in enumerate(tqdm(rows, desc="landmarks", unit="face")):
-            found = detector(row.image())
+            found = find_known(detector, row.image())
             if found:
                 landmarks[i] = max(found, key=lambda face: face.score).landmarks
         missed = int(np.isnan(landmarks[:, 0, 0]).sum())

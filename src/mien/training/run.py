@@ -30,10 +30,11 @@ from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
 from mien.training.augment import Augment, Augmentation
+from mien.training.cache import LIMIT, VIEWS, Cache
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.faces import Faces
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
-from mien.training.start import freeze, seed_of_start, start_from
+from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
 
@@ -71,6 +72,17 @@ def parser() -> ArgumentParser:
         "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
     )
     parser.add_argument(
+        "--rest", type=list[str], default=[], help="parts that stay as they are, statistics of batch norm included"
+    )
+    parser.add_argument(
+        "--cache", type=bool, default=False, help="keep what resting trunks say of every face, and learn from that"
+    )
+    parser.add_argument("--cache_folder", type=str, default="runs/cache", help="where (default: runs/cache)")
+    parser.add_argument(
+        "--cache_views", type=list[str], default=list(VIEWS), help="of training faces: as is, mirrored, or both"
+    )
+    parser.add_argument("--cache_limit", type=float, default=LIMIT, help="gigabytes that it may take")
+    parser.add_argument(
         "--teachers", type=list[str], default=[], help="models whose answers are a share of every target: --task.teach"
     )
     parser.add_argument("--trust", action="store_true", help="build teachers of classes of yours, too")
@@ -100,7 +112,7 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
-    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "seed"}
+    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "cache", "seed"}
     parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
@@ -143,6 +155,7 @@ def _train(arguments: Sequence[str]) -> Path:
     _check_splits(data, made.faces)
     start_from(network, config.init, data.labels, plain(config.model))
     freeze(network, config.freeze)
+    rest(network, config.rest)
     torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
     header = {
@@ -165,7 +178,13 @@ def _train(arguments: Sequence[str]) -> Path:
     }
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
-    parts = {"augment": made.augment, "teachers": teachers, "seed": config.seed}
+    if config.cache:
+        _check_cached(network, made)
+        views = tuple(config.cache_views)
+        faces.cache = Cache(
+            config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
+        )
+    parts = {"augment": made.augment, "teachers": teachers, "cache": faces.cache, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     _check(task, made.trainer, faces)
@@ -182,9 +201,15 @@ def _train(arguments: Sequence[str]) -> Path:
         print(f"{config.name}: {data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)
         options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
-    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience)
+    own = {id(row) for row in data.rows(faces.train_split)}
+    learned = any(id(row) in own for row in data.rows(faces.validation_split))
+    if learned and rank_zero_only.rank == 0:
+        note = "is learned, too: checkpoints have no metrics, and the best is the last"
+        print(f"{config.name}: {faces.validation_split!r} {note}", file=sys.stderr)
+    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience, learned)
     points = Resume(last, config.every, facts)
     callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
+    callbacks += [Still(config.rest)] if config.rest else []
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
@@ -194,8 +219,8 @@ def _train(arguments: Sequence[str]) -> Path:
     if handler is signal.default_int_handler and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, points.interrupt)
     try:
-        told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
-        trainer = Trainer(**told, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
+        chosen = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
+        trainer = Trainer(**chosen, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
@@ -203,11 +228,13 @@ def _train(arguments: Sequence[str]) -> Path:
     except MisconfigurationException as error:
         raise MienError(" ".join(str(error).split())) from error
     except SIGTERMException:
+        _say_where(last)
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as end:  # lightning's way to say that somebody pressed Ctrl-C, which it then ignores
         signal.signal(signal.SIGINT, handler)
         if end.code == 128 + signal.SIGTERM:  # a handler of the caller's
             raise
+        _say_where(last)
         raise KeyboardInterrupt from None
     finally:
         if signal.getsignal(signal.SIGINT) == points.interrupt:
@@ -225,6 +252,14 @@ def _train(arguments: Sequence[str]) -> Path:
     return folder
 
 
+def _say_where(last: Path) -> None:
+    if rank_zero_only.rank == 0:
+        kept = (
+            f"{last}: the same command goes on from there" if last.exists() else f"{last.parent}: nothing to go on from"
+        )
+        print(kept, file=sys.stderr)
+
+
 def keep_memory() -> None:
     """Ask glibc to hold on to freed memory: giving it back between steps costs a CPU a fifth of training's time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -240,10 +275,12 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         return options.parse_args(arguments)
     except ArgumentError as error:
-        told = " ".join(str(error).split())
-        told = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", told)
-        told = re.sub("^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), told)
-        print(f"mien train: {told}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        reason = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", reason)
+        reason = re.sub(
+            "^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), reason
+        )
+        print(f"mien train: {reason}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -266,6 +303,24 @@ def _check_splits(data: DataSet, faces: Namespace) -> None:
             if len(data.splits) == 1:
                 hint = "mien finetune holds some of it out, and so does mien.data.HeldOut in a recipe"
             raise MienError(f"{error}: {hint}") from error
+
+
+def _check_cached(network: Network, made: Namespace) -> None:
+    """What changes faces would have no part in a run that never looks at one."""
+    moving = [
+        part for part in network.front_parts if any(p.requires_grad for p in network.get_submodule(part).parameters())
+    ]
+    if moving:
+        raise MienError(f"--cache: {' and '.join(moving)} would be trained: --rest {' '.join(network.front_parts)}")
+    refused = {
+        "--augment null": made.augment is not None,
+        "--faces.aligned 0": made.faces.aligned > 0,
+        "no --faces.train_size": made.faces.train_size is not None,
+        "no --task.cutmix": made.task.cutmix > 0,
+        "no --task.flip_consistency": made.task.flip_consistency > 0,
+    }
+    if wanted := [option for option, asked in refused.items() if asked]:
+        raise MienError(f"--cache: faces are kept as they are, and mirrored: it needs {', '.join(wanted)}")
 
 
 def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
