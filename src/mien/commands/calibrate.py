@@ -21,13 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=partial(share, zero=False),
         default=0.9,
         metavar="SHARE",
-        help="answers count as uncertain below the probability above which this share is right (default: 0.9)",
+        help="the fraction of answers that is right above the probability below which answers count as uncertain "
+        "(default: 0.9)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Divide the logits by what makes labelled pictures likeliest, find from where on a share of the answers is right,
-    and keep both in the header."""
+    """Fit the temperature, find from where on enough answers are right, and write both into the header."""
     for module in ("torch", "torchmetrics"):
         require(module, "eval")
     import numpy as np
@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> int:
     scaled = with_temperature(logits, header["temperature"])
     threshold = uncertain_below(scaled, target, args.sure)
     header.pop("uncertain", None)
-    told = f"no threshold for --abstain: not even the surest answers are right {args.sure:.0%} of the time"
+    sentence = f"no threshold for --abstain: not even the surest answers are right {args.sure:.0%} of the time"
     if threshold < 1:
         header["uncertain"] = math.floor(threshold * 1e4) / 1e4
         kept = scaled.max(1) >= header["uncertain"]
-        told = (
+        sentence = (
             f"uncertain below {header['uncertain']}: {1 - kept.mean():.1%} of the faces; of the others "
             f"{(scaled.argmax(1) == target)[kept].mean():.1%} are read right, of all {after.accuracy:.1%}"
         )
@@ -66,6 +66,6 @@ def run(args: argparse.Namespace) -> int:
         f"{path}: temperature {header['temperature']}, fitted on {len(target):,} faces of {split}\n"
         f"calibration error {before.calibration_error:.4f} before; {after.calibration_error:.4f} on each half of these "
         f"faces with the temperature of the other half\n"
-        f"{told}"
+        f"{sentence}"
     )
     return 0
