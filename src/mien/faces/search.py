@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from mien.faces.detect import SEARCHES, Detection, Detector
+from mien.faces.face import as_box
 from mien.faces.tiles import shrink
 
 _FRAMED = 320  # pixels of the longer side of a picture that is framed
@@ -125,7 +126,7 @@ def moved(face: Detection, by: Sequence[float], scale: Sequence[float] = (1, 1))
     offset, factor = np.array(by, float), np.array(scale, float)
     corner, size = (np.array(face.box[:2]) + offset) * factor, np.array(face.box[2:]) * factor
     landmarks = ((face.landmarks + offset) * factor).astype(np.float32)
-    return Detection((*map(float, corner), *map(float, size)), face.score, landmarks)
+    return Detection(as_box([*corner, *size]), face.score, landmarks)
 
 
 def upright(image: np.ndarray, found: Detections) -> tuple[np.ndarray, list[Detection]]:

@@ -164,15 +164,15 @@ class APViT(Network):
         self.vit.keep_rate = rates
 
     @property
-    def front_parts(self) -> tuple[str, ...]:
+    def front_parts(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return () if self.image is None else ("image",)
 
     def front(self, images: Tensor) -> tuple[Tensor, ...]:
-        return (self.image(images)[self.level],)
+        return (images if self.image is None else self.image(images)[self.level],)
 
     def patches(self, images: Tensor | tuple[Tensor]) -> Tensor:
         """Images -> P (B, N, D)."""
-        maps = images[0] if isinstance(images, tuple) else images if self.image is None else self.front(images)[0]
+        maps = images[0] if isinstance(images, tuple) else self.front(images)[0]
         maps = self.proj(maps)
         if maps.shape[2:] != (self.side, self.side):
             height, width = (images[0] if isinstance(images, tuple) else images).shape[2:]
@@ -224,8 +224,11 @@ class APViT(Network):
                 else:
                     tokens, kept, _ = block.selecting(tokens, grid)
                     stayed = came.gather(1, kept)
-            looks = [look for look in seen.values() if look.layout.kind == "token" and look.attn.ndim == 4]
-            first = [look[:, :, 0] for look in (looks[-1].scores, looks[-1].attn)] if looks else [None, None]
+            scores = attn = None
+            for look in seen.values():
+                if look.layout.kind == "token" and look.attn is not None and look.attn.ndim == 4:
+                    scores, attn = look.scores, look.attn
+            first = [None if part is None else part[:, :, 0] for part in (scores, attn)]
             blocks.append(BlockTrace(came, stayed, *first))
             came = stayed
         logits = self.forward_head(self.pooled(self.vit.norm(tokens)))

@@ -102,7 +102,7 @@ class Poster(Network):
             nn.init.zeros_(self.vit.head.weight)
 
     @property
-    def front_parts(self) -> tuple[str, ...]:
+    def front_parts(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The trunks, and the adapters behind them where these rest."""
         return ("image", "landmarks", *(("image_adapt", "landmark_adapt") if self._adapters_rest() else ()))
 

@@ -79,7 +79,7 @@ class TiC(LocalAttention):
         v = self.split(planes)[2]
         at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
         attn = F.dropout(scores.softmax(-1, dtype=at_least_fp32).to(v.dtype), self.attend.dropout, self.training)
-        mixed = 0 if v_prefix is None else attn[..., self.kernel_size**2 :] @ v_prefix
+        mixed = torch.zeros_like(v) if v_prefix is None else attn[..., self.kernel_size**2 :] @ v_prefix
         for i, there in enumerate(self.around(v, grid)):
             mixed = mixed + attn[..., i : i + 1] * there
         return merge_heads(mixed)
