@@ -151,9 +151,8 @@ class Parquet(DataSet):
         groups = {column: str(values[column]) for column in self._groups if values[column] is not None}
         units = np.array(values["units"], np.float32) if self.units else None
         subject = None if subject is None else str(subject)
-        number = (
-            -1 if self._numbered_by is None or values[self._numbered_by] is None else int(values[self._numbered_by])
-        )
+        number = values[self._numbered_by] if self._numbered_by else None
+        number = -1 if number is None else int(number)
         return Row(source, target, split, subject, label, name, units=units, groups=groups, number=number)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
