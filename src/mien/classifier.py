@@ -278,7 +278,7 @@ def _pictures(images: Any) -> Sequence[Source]:
         if not np.issubdtype(images.dtype, np.floating) or not np.all((images >= 0) & (images <= 1)):
             raise ValueError("a tensor of faces is uint8, or float from 0 to 1: do not normalise it")
         images = np.rint(images * np.float32(255)).astype(np.uint8)
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    return list(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
 
 
 def _kind(thing: Any) -> str:
