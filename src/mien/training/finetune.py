@@ -30,8 +30,9 @@ from mien.training.run import train
 class Plan:
     """How so many faces are learned: values of a recipe.
 
-    batch_size: faces. epochs: at most, and every so many of them, validate, the held out are looked at; after patience
-    looks without a better one it ends. lr: of the head, and trunk: the factor of it for the trunks. frozen: beginnings of the names of parameters that stay. still_norms: whether batch norms do. ema: see `mien train`.
+    batch_size: faces. epochs: at most. validate: every so many of them the held out are looked at. patience: it ends
+    after so many looks without a better one. lr: of the head; trunk: its factor for the trunks. frozen: beginnings of
+    the names of parameters that stay. still_norms: whether batch norms do. ema: as in a recipe.
     """
 
     batch_size: int
