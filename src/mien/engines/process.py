@@ -29,7 +29,7 @@ class FileEngine:
         self._get(Path(path))
         _engines.add(self)
 
-    def _open(self, path: Path, **options: Any) -> tuple[Any, int]:
+    def _open(self, path: Path, options: dict[str, Any]) -> tuple[Any, int]:
         """What runs the file, and a checksum of the file."""
         raise NotImplementedError
 
@@ -42,7 +42,7 @@ class FileEngine:
             with self._lock:
                 if self._opened is None:
                     path = path or self._path
-                    opened, checksum = self._open(path, **self._options)
+                    opened, checksum = self._open(path, self._options)
                     if self._checksum not in (None, checksum):
                         raise CheckpointError(f"{path}: has changed since it was opened")
                     self._opened, self._checksum = opened, checksum
