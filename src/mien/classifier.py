@@ -74,9 +74,9 @@ class Classifier:
         else:
             require("torch", "torch")
             require("safetensors", "torch")
-            from mien.networks import Deployed, load_network
+            from mien.networks import deploy, load_network
 
-            deployed = Deployed(load_network(path), header["preprocess"], header.get("temperature", 1.0))
+            deployed = deploy(load_network(path), header)
             engine = TorchEngine(deployed, device=device, precision=precision)
         return cls(engine, header, path)
 

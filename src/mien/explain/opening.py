@@ -6,7 +6,7 @@ from typing import Any
 
 from mien.checkpoint import read_header
 from mien.classifier import find_checkpoint
-from mien.networks import Deployed, load_network
+from mien.networks import deploy, load_network
 
 
 def open_network(model: str | os.PathLike[str] | None = None) -> tuple[Deployed, Mapping[str, Any]]:
@@ -17,4 +17,4 @@ def open_network(model: str | os.PathLike[str] | None = None) -> tuple[Deployed,
     """
     path = find_checkpoint(model)
     network, header = load_network(path), read_header(path)
-    return Deployed(network, header["preprocess"], header.get("temperature", 1.0)).eval(), header
+    return deploy(network, header), header

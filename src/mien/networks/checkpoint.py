@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mien.checkpoint import KEY, check_header, read_header
+from mien.checkpoint import KEY, check_header, outputs_of, read_header
 from mien.errors import CheckpointError
 from mien.files import whole
 from mien.networks.network import Network
@@ -148,7 +148,9 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
         raise CheckpointError(f"{path}: its weights are for engines; torch takes them from a .safetensors file")
     try:
         network = build(header["model"], trust=trust, **overrides)
-    except CheckpointError as error:
+        if others := outputs_of(header)[1:]:
+            network.add_heads(others)
+    except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     fill(network, load_tensors(path), path)
     return network.eval()

@@ -1,8 +1,10 @@
 """What every network has in common."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
+
+from mien.outputs import Output
 
 
 class Network(nn.Module):
@@ -11,11 +13,48 @@ class Network(nn.Module):
     A network that reads another size says so in `img_size`; `preprocess` then has it as `input_size`.
     In eval mode the logits of a face never depend on the other faces of its batch. In training `training_logits` gives
     every set of logits that has a share in the loss, and `loss_weights` their weights.
+
+    A network answers one question, its first output; `add_heads` gives it more, which read the same features.
     """
 
     loss_weights: Mapping[str, float] = {"logits": 1.0}
     no_decay: Collection[str] = ()
     """Names of parameters without weight decay, though they have two dimensions or more."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleDict()
+
+    def add_heads(self, outputs: Iterable[Output]) -> None:
+        """A linear layer, which begins at 0, for each output that the network has no head for yet.
+
+        Raises ValueError for a network without one vector of features.
+        """
+        for output in outputs:
+            if output.name not in self.head_names:
+                head = nn.Linear(self.width, output.width)
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
+                self.heads[output.name] = head
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The outputs beside the first that there are heads for."""
+        return tuple(self.heads)
+
+    def answers(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, 112, 112) -> "logits" (B, C) of the first output, and (B, width) of every other by its name.
+
+        `mien.networks.activate` makes what a person reads of them.
+        """
+        if not self.head_names:
+            return {"logits": self(images)}
+        features = self.forward_features(images)
+        return {"logits": self.forward_head(features), **self.head_answers(features)}
+
+    def head_answers(self, features: Tensor) -> dict[str, Tensor]:
+        """(B, D) -> what every head beside the first answers, (B, width) each."""
+        return {name: head(features) for name, head in self.heads.items()}
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, 3, 112, 112) -> the vector (B, D) that the head reads."""
@@ -54,3 +93,8 @@ class Network(nn.Module):
     def headed(self) -> nn.Module:
         """The part whose `head` is the linear layer from features to logits."""
         return self
+
+    @property
+    def width(self) -> int:
+        """D, of the features."""
+        return next(part for part in self.headed.head.modules() if isinstance(part, nn.Linear)).in_features
