@@ -176,30 +176,34 @@ def test_loss_of_two_processes_is_that_of_one(output):
     wanted.backward()
     parts = [values[:5].clone().requires_grad_(), values[5:].clone().requires_grad_()]
     targets = [target[:5], target[5:]]
-    # each part is computed with what the other gave at the same place, as an all-reduce with a gradient would
-    for sums in _together(output, parts, targets):
-        loss = sums
+    loss = in_step(output, parts, targets)
     torch.testing.assert_close(loss, wanted)
     loss.backward()
     torch.testing.assert_close(torch.cat([part.grad for part in parts]), whole.grad)
 
 
-def _together(output, parts, targets):
-    """Run both processes in step: the k-th exchange of one is met by the k-th of the other."""
-    seen: list[list[torch.Tensor]] = [[], []]
-    for _ in range(8):  # until every exchange is known
-        calls = [0, 0]
-        losses = []
-        for rank in (0, 1):
-            def exchange(value, rank=rank):
-                at = calls[rank]
-                calls[rank] += 1
-                seen[rank][at : at + 1] = [value]
-                other = seen[1 - rank][at] if at < len(seen[1 - rank]) else value
-                return (value + other) / 2
+def in_step(output: Output, parts: list[torch.Tensor], targets: list[torch.Tensor]) -> torch.Tensor:
+    """The loss of the first of two processes, whose k-th exchange meets the k-th of the other.
 
-            losses.append(output_loss(output, parts[rank], targets[rank], over_processes=exchange))
-        yield losses[0]
+    What one gives depends on what both gave before, so they are run over and over until all is known.
+    """
+    given: list[list[torch.Tensor]] = [[], []]
+
+    def run(rank: int) -> torch.Tensor:
+        count = 0
+
+        def exchange(value: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            given[rank][count : count + 1] = [value]
+            count += 1
+            others = given[1 - rank]
+            return (value + (others[count - 1] if count <= len(others) else value)) / 2
+
+        return output_loss(output, parts[rank], targets[rank], over_processes=exchange)
+
+    for _ in range(6):
+        losses = run(0), run(1)
+    return losses[0]
 
 
 def test_the_concordance_is_lin_s():
@@ -235,9 +239,8 @@ def test_heads_begin_at_nothing_and_leave_the_first_answer_alone(tmp_path):
     network.add_heads(ALL[1:])
     answers = network.answers(images)
     assert torch.equal(answers["logits"], before) and torch.equal(network(images), before)
-    assert {name: tuple(value.shape) for name, value in answers.items()} == {
-        "logits": (2, 3), "action_units": (2, 2), "valence": (2, 1), "pose": (2, 3), "eyes": (2, 4),
-    }  # fmt: skip
+    widths = {"logits": 3, "action_units": 2, "valence": 1, "pose": 3, "eyes": 4}
+    assert {name: tuple(value.shape) for name, value in answers.items()} == {n: (2, w) for n, w in widths.items()}
     assert not answers["pose"].any()
 
 

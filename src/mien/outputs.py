@@ -68,7 +68,9 @@ class Output:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or self.name in RESERVED:
             raise ValueError(f"no output can be called {self.name!r}")
         if self.kind not in KINDS:
-            raise ValueError(f"the output {self.name} is of the unknown kind {self.kind!r}; there are {', '.join(KINDS)}")
+            raise ValueError(
+                f"the output {self.name} is of the unknown kind {self.kind!r}; there are {', '.join(KINDS)}"
+            )
         labels = tuple(self.labels)
         object.__setattr__(self, "labels", labels)
         if not labels or not all(isinstance(label, str) and label.strip() for label in labels):

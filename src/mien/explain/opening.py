@@ -6,7 +6,7 @@ from typing import Any
 
 from mien.checkpoint import read_header
 from mien.classifier import find_checkpoint
-from mien.networks import deploy, load_network
+from mien.networks import Deployed, deploy, load_network
 
 
 def open_network(model: str | os.PathLike[str] | None = None) -> tuple[Deployed, Mapping[str, Any]]:

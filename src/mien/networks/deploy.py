@@ -41,9 +41,9 @@ def to_float(faces: Tensor) -> Tensor:
 def activate(output: Output, values: Tensor) -> Tensor:
     """What a head gives, (B, width) -> what a person reads, (B, …) of the shape that `output` has.
 
-        classes  softmax(z / temperature)          binary  σ(z / temperature)
-        range    low + (high - low) · σ(z)         angles  degrees(z), wrapped to [-180, 180)
-        points   z as it is, (B, P, 2)
+    classes  softmax(z / temperature)          binary  σ(z / temperature)
+    range    low + (high - low) · σ(z)         angles  degrees(z), wrapped to [-180, 180)
+    points   z as it is, (B, P, 2)
     """
     match output.kind:
         case "classes":
