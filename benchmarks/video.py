@@ -26,7 +26,7 @@ import numpy as np
 from mien.faces import open_picture
 from mien.files import whole
 from mien.reader import Reader
-from mien.video import AnnotatedVideo, Video, read_video, video_rows
+from mien.video import AnnotatedVideo, Video, read_video, video_records
 
 ASTRONAUT = Path(__file__).parents[1] / "examples" / "astronaut.png"
 
@@ -86,7 +86,7 @@ def speed(reader: Reader, folder: Path, args: argparse.Namespace) -> None:
     def read(**options) -> None:
         with whole(folder / "rows.jsonl") as file:
             for frame in read_video(clip, reader, **options):
-                for row in video_rows("clip.mp4", frame):
+                for row in video_records("clip.mp4", frame):
                     file.write(repr(row).encode())
 
     def annotate() -> None:
@@ -134,7 +134,7 @@ def memory(reader: Reader, folder: Path, args: argparse.Namespace) -> None:
     ):
         writer = WRITERS[".parquet"](file, reader.classifier.labels, True)
         for frame in read_video(video, reader, track=True, images=True, sound=True):
-            for row in video_rows(clip.name, frame):
+            for row in video_records(clip.name, frame):
                 writer.write(row)
             drawn.write(frame)
             summary.add(frame)

@@ -33,7 +33,8 @@ from mien.networks import (
     load_network,
     save_network,
 )
-from mien.networks.convert import KINDS, _labels, convert, from_apvit, from_timm_vit
+from mien.networks.convert import KINDS, _labels, convert
+from mien.networks.published import from_apvit, from_timm_vit
 from mien.nn import Attend, AttentiveSelect, Block, ClassAttentionPool, SelfAttention
 from mien.nn.select import Criterion
 from mien.training.run import start_from

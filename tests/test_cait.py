@@ -24,7 +24,8 @@ from mien.errors import CheckpointError, MienError
 from mien.export import export_onnx
 from mien.labels import EXPRESSIONS, ORDERS
 from mien.networks import CaiT, Deployed, Network, ViT, build, cait, load_network, mobilefacenet, save_network
-from mien.networks.convert import convert, from_cait
+from mien.networks.convert import convert
+from mien.networks.published import from_cait
 from mien.nn import (
     Block,
     ClassAttention,

@@ -21,9 +21,9 @@ from PIL import Image
 
 from mien.__main__ import COMMANDS, main
 from mien.commands.annotate import annotated_names, draw
-from mien.commands.rows import spell
 from mien.commands.terminal import Progress
 from mien.faces import Face, open_picture
+from mien.faces.record import path_text
 from mien.labels import EXPRESSIONS
 from mien.reader import Reader
 
@@ -343,7 +343,7 @@ def test_names_that_are_no_utf8(here, mien):
     shutil.copy("none.png", name)
     for output in ((), ("--output", "rows.jsonl"), ("--output", "rows.csv"), ("--output", "rows.parquet")):
         assert mien(name, "müde.png", *output)[0] == 1
-    assert json.loads((here / "rows.jsonl").read_text())["source"] == spell(name) == "caf\\xe9\n.png"
+    assert json.loads((here / "rows.jsonl").read_text())["source"] == path_text(name) == "caf\\xe9\n.png"
 
 
 def test_every_command_has_help(capsys):

@@ -28,7 +28,9 @@ from mien.commands.convert import KINDS as OFFERED
 from mien.errors import CheckpointError
 from mien.labels import EXPRESSIONS, ORDERS
 from mien.networks import IR50, MobileFaceNet, ViT, load_network
-from mien.networks.convert import KINDS, _Inert, _InertUnpickler, convert, from_ir50
+from mien.networks.convert import KINDS, convert
+from mien.networks.inert import _Inert, _InertUnpickler
+from mien.networks.published import from_ir50
 
 
 def vit_shapes(num_classes: int = 7, dim: int = 32, tokens: int = 9, depth: int = 1) -> dict[str, tuple[int, ...]]:

@@ -151,16 +151,25 @@ def test_arrays():
     image = np.asarray(picture_of("RGB"))
     np.testing.assert_array_equal(open_picture(image), image)
     np.testing.assert_array_equal(open_picture(image[:, :, 0]), image)
+    np.testing.assert_array_equal(open_picture(image[:, :, :1]), image)
+    opaque, glass = (np.dstack([image, np.full(image.shape[:2], alpha, np.uint8)]) for alpha in (255, 0))
+    np.testing.assert_array_equal(open_picture(opaque), image)
+    assert (open_picture(glass) == 255).all()
 
 
 @pytest.mark.parametrize(
     "array",
-    [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 0, 3), np.uint8), np.zeros(4, np.uint8),
+    [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 5), np.uint8), np.zeros(4, np.uint8),
      np.zeros((1, 4, 4, 3), np.uint8), np.zeros((3, 4, 4), np.uint8), np.zeros((4, 4), np.int64)],
 )  # fmt: skip
 def test_arrays_that_are_no_picture(array):
     with pytest.raises(ReadError, match="^array: needs uint8 of"):
         open_picture(array)
+
+
+def test_arrays_without_pixels():
+    with pytest.raises(ReadError, match="^array: has no pixels"):
+        open_picture(np.zeros((4, 0, 3), np.uint8))
 
 
 def png(width: int, height: int) -> bytes:
@@ -184,7 +193,7 @@ def test_bombs_where_warnings_are_errors():
 
 
 def test_postscript_is_not_run():
-    with pytest.raises(ReadError, match="not a picture"):
+    with pytest.raises(ReadError, match="of the format PostScript, which mien does not open"):
         open_picture(encoded(picture_of("RGB"), "EPS"))
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from published import GOLDEN, fill_by_rule, posterpp_facts, posterpp_shapes, rng, weight
 
 from mien.networks import btn, load_network, poster
-from mien.networks.convert import convert, from_poster
+from mien.networks.convert import convert
+from mien.networks.published import from_poster
 from mien.nn import BatchTransformer, class_batch_attention
 from mien.training.sam import SAM
 

@@ -433,7 +433,7 @@ def test_deployed_takes_pixels_and_gives_probabilities():
 
 def test_the_identity_network_is_foamlius():
     """Their network written down a second time, from its keys alone, gives the maps of ours."""
-    from mien.networks.convert import from_mobilefacenet
+    from mien.networks.published import from_mobilefacenet
 
     w = fill_by_rule(foamliu_shapes())
     network = MobileFaceNet("relu6")

@@ -28,7 +28,7 @@ from PIL import Image
 import mien
 from mien.__main__ import main
 from mien.errors import MienError
-from mien.faces.row import row
+from mien.faces.record import record
 
 pytest.importorskip("litserve")
 pytest.importorskip("prometheus_client")
@@ -179,7 +179,7 @@ def test_pictures_are_read_as_by_the_reader(server):
     faces = mien.Reader.from_pretrained()(ROOT / "examples" / "hopper.jpg")
     assert told == {
         "pictures": [
-            {"source": "0", "faces": [close_to(row("0", 0, faces[0]))]},
+            {"source": "0", "faces": [close_to(record("0", 0, faces[0]))]},
             {"source": "1", "faces": []},
         ]
     }

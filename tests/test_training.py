@@ -36,7 +36,7 @@ from mien.networks import APViT, Network, build, load_network, mobilefacenet, sa
 from mien.nn import BatchTransformer, MoH
 from mien.nn.grid import to_tokens
 from mien.training.augment import APViTAugment, Augment, Erase, Jpeg, Resample, Tint, mix_up
-from mien.training.callbacks import Average, Table, Waiting
+from mien.training.callbacks import Average, MetricsFile, Waiting
 from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats, weigh_classes
 from mien.training.run import parser, start_from, train
 from mien.training.sam import SAM
@@ -1141,18 +1141,18 @@ def test_waiting_for_faces_is_told_from_the_steps_and_from_validation(monkeypatc
 
 
 def test_the_table_of_a_resumed_run_drops_what_was_lost(tmp_path):
-    first = Table(tmp_path, resume=False)
+    first = MetricsFile(tmp_path, resume=False)
     for step in range(4):
         first.log_metrics({"loss": float(step)}, step)
     first.log_metrics({"val_accuracy": 0.5}, 3)
-    second = Table(tmp_path, resume=True)
+    second = MetricsFile(tmp_path, resume=True)
     second.log_metrics({"loss": 20.0}, 2)
     assert table(tmp_path) == [
         {"step": "0", "loss": "0.0", "val_accuracy": ""},
         {"step": "1", "loss": "1.0", "val_accuracy": ""},
         {"step": "2", "loss": "20.0", "val_accuracy": ""},
     ]
-    Table(tmp_path, resume=False).log_metrics({"loss": 0.0}, 0)
+    MetricsFile(tmp_path, resume=False).log_metrics({"loss": 0.0}, 0)
     assert table(tmp_path) == [{"step": "0", "loss": "0.0"}]
 
 

@@ -4,9 +4,10 @@ import argparse
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
-from mien.errors import MienError, MissingExtra
+from mien.errors import MienError, MienWarning, MissingExtra
 
 # name: (module, imported when the command is called; the extra that it needs, if any; what `mien --help` says of it)
 COMMANDS = {
@@ -14,6 +15,7 @@ COMMANDS = {
     "batch": ("mien.commands.batch", "parquet", "read very many pictures, on one machine or on many"),
     "list": ("mien.commands.list", "", "list the models that came with mien, or the mixers of its networks"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
+    "choose": ("mien.commands.choose", "eval", "choose among models by one half of labelled faces, judge by the other"),
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
@@ -26,7 +28,7 @@ COMMANDS = {
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }
 
-NAMING = {"train", "ablate", "bench", "eval", "data"}
+NAMING = {"train", "ablate", "bench", "eval", "choose", "data"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too."""
 
 
@@ -53,11 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error("the command comes first")
         if name in NAMING and (here := os.getcwd()) not in sys.path:
             sys.path.append(here)
-        command = _load(name)
-        command.add_arguments(commands.choices[name])
-        code = command.run(parser.parse_args(argv))
-        sys.stdout.flush()
-        return code
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of other libraries, on pictures that are read all the same
+            warnings.simplefilter("always", MienWarning)
+            warnings.showwarning = _show
+            command = _load(name)
+            command.add_arguments(commands.choices[name])
+            code = command.run(parser.parse_args(argv))
+            sys.stdout.flush()
+            return code
     except MienError as error:
         return _fail(error)
     except OSError as error:
@@ -79,6 +85,10 @@ def _load(name: str):
         if not extra or (error.name or "mien").partition(".")[0] == "mien":
             raise
         raise MissingExtra(f'mien {name} needs {error.name}: pip install "mien[{extra}]"') from error
+
+
+def _show(message: Warning | str, *_: object) -> None:
+    _fail(message)
 
 
 def _fail(reason: object, code: int = 1) -> int:

@@ -9,14 +9,21 @@ class MienError(Exception):
 
 
 class ReadError(MienError):
-    """A source that could not be read: `source` names it, `reason` says why."""
+    """A source that could not be read: `source` names it, `reason` says why.
 
-    def __init__(self, source: object, reason: str):
-        super().__init__(f"{source}: {reason}")
-        self.source, self.reason = str(source), reason
+    rows: how many pictures of a data set this one error leaves out.
+    """
+
+    def __init__(self, source: object, reason: str, rows: int = 1):
+        super().__init__(f"{source}: {reason}" + (f": {rows:,} pictures left out" if rows > 1 else ""))
+        self.source, self.reason, self.rows = str(source), reason, rows
 
     def __reduce__(self):
-        return type(self), (self.source, self.reason)
+        return type(self), (self.source, self.reason, self.rows)
+
+
+class MienWarning(UserWarning):
+    """What a person should know though the work goes on; a command prints it in one line on stderr."""
 
 
 class CheckpointError(MienError):

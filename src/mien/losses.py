@@ -139,3 +139,16 @@ def _discord(given: Tensor, truth: Tensor, known: Tensor, over_processes: Callab
     discord = 1 - 2 * covariance / spread.clamp_min(1e-8)
     any_known = (count > 0).to(given)
     return (discord * any_known).sum() / any_known.sum().clamp_min(1)
+
+
+def flip_divergence(logits: Tensor) -> Tensor:
+    """How far answers to faces and to their mirror images are apart: logits (2B, C), mirror images behind -> a scalar.
+
+        p, q = softmax(logits[:B]), softmax(logits[B:]);   m = (p + q) / 2, without a gradient
+        mean over faces of (KL(m | p) + KL(m | q)) / 2
+
+    In at least fp32. Its gradient draws both answers to their mean, which is what reading a face twice would answer.
+    """
+    logp = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
+    mean = logp.detach().exp().unflatten(0, (2, -1)).mean(0)
+    return F.kl_div(logp, torch.cat([mean, mean]), reduction="batchmean")

@@ -55,7 +55,7 @@ def read_on_ray(
         workers = workers or max(1, sum(node // cpus for node in nodes))
         workers = min(workers, len(shards))
         texts = [{"shard": json.dumps([shard.number, shard.items])} for shard in shards]
-        told = data.from_items(texts, override_num_blocks=len(texts)).map_batches(  # a block is what is begun anew
+        answers = data.from_items(texts, override_num_blocks=len(texts)).map_batches(  # a block is what is begun anew
             _Worker,
             fn_constructor_args=(replace(job, threads=cpus),),
             batch_size=1,
@@ -63,8 +63,8 @@ def read_on_ray(
             num_cpus=cpus,
             num_gpus=1 if job.reading.get("device") == "cuda" else None,
         )
-        for row in told.iter_rows():
-            answer = json.loads(row["told"])
+        for row in answers.iter_rows():
+            answer = json.loads(row["answer"])
             if "wrong" in answer:
                 raise MienError(answer["wrong"])
             yield Done(**answer)
@@ -77,7 +77,7 @@ class _Worker:
         self._job, self._reader = job, None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"told": [json.dumps(self._answer(text)) for text in batch["shard"]]}
+        return {"answer": [json.dumps(self._answer(text)) for text in batch["shard"]]}
 
     def _answer(self, text: str) -> dict[str, Any]:
         number, items = json.loads(text)
@@ -85,7 +85,7 @@ class _Worker:
         try:
             self._reader = self._reader or ShardReader(self._job)
             return asdict(self._reader(shard))
-        except MienError as error:  # told here, since Ray would print a traceback
+        except MienError as error:  # caught here, since Ray would print a traceback
             return {"wrong": str(error)}
         except Exception as error:
             return {"wrong": f"{shard.name}: {type(error).__name__}: {error}"}
@@ -104,7 +104,7 @@ def _running(ray: Any) -> Iterator[None]:
         host, colon, port = cluster.rpartition(":")
         if colon and port.isdecimal() and "/" not in host:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        with silence():  # or it would say that it is told to be silent
+        with silence():  # or it would say that its log is off
             ray.init(cluster, **options, log_to_driver=False, logging_level=logging.CRITICAL)
     except (OSError, ValueError, RuntimeError) as error:
         raise MienError(f"{cluster}: no Ray to be had there ({reason(error)})") from error

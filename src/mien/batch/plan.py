@@ -1,4 +1,4 @@
-"""What is to be read, and what of it is done: told by the files of the folder that results lie in, and by nothing else.
+"""What is to be read, and what of it is done. The files of the folder of results say both, and nothing else does.
 
 _mien/manifest.json       what was asked: model and options, which never change
 _mien/sources-00000.json  the first shards, each a list of its sources; a later run that finds more adds a file
@@ -69,13 +69,15 @@ def _agree(store: Store, manifest: dict[str, Any]) -> str:
         old, new = there.get(key), manifest[key]
         if old == new or (key == "model" and isinstance(old, dict) and old.get("sha256") == new["sha256"]):
             continue
-        told = f"{key} {old} there, {new} here"
+        message = f"{key} {old} there, {new} here"
         if key == "model" and isinstance(old, dict):
-            told = ", ".join(f"model {m['name']} ({m['sha256'][:12]}) {w}" for m, w in ((old, "there"), (new, "here")))
+            message = ", ".join(
+                f"model {m['name']} ({m['sha256'][:12]}) {w}" for m, w in ((old, "there"), (new, "here"))
+            )
         if key == "options" and isinstance(old, dict):
             changed = [name for name in new if old.get(name) != new[name]]
-            told = ", ".join(f"{name} {old.get(name)} there, {new[name]} here" for name in changed)
-        raise MienError(f"{store.where}: {told}: not what it was begun with; read into another folder")
+            message = ", ".join(f"{name} {old.get(name)} there, {new[name]} here" for name in changed)
+        raise MienError(f"{store.where}: {message}: not what it was begun with; read into another folder")
     return str(there.get("version"))
 
 

@@ -1,4 +1,4 @@
-"""One shard: its sources read, and told in one file."""
+"""One shard: its sources are read, and the answers go into one file."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from mien.reader import Reader
 Answer = tuple[str, list[Face] | ReadError]
 """A source, and its faces or why there are none."""
 
-_TOLD = 20  # sources that could not be read, of which a shard tells the reasons outside of its file
+_REASONS = 20  # how many sources that could not be read are named outside of the file
 
 
 @dataclass(frozen=True)
@@ -93,33 +93,33 @@ class ShardReader:
             raise MienError(f"{path}: not the model that the job was begun with")
         self._reader = Reader.from_pretrained(str(path), **job.reading)
 
-    def __call__(self, shard: Shard, tell: Callable[[], None] = lambda: None) -> Done:
-        """Read a shard and write its file, the same whenever that is done; `tell` is called once a source."""
+    def __call__(self, shard: Shard, count: Callable[[], Any] = lambda: None) -> Done:
+        """Read a shard and write its file, the same whenever that is done; `count` is called once for each source."""
         tries = Tries(self.job.out, shard.digest)
         try:
-            return self._write(shard, self._answers(shard, tries, tell))
+            return self._write(shard, self._answers(shard, tries, count))
         finally:
             tries.end()
 
-    def _answers(self, shard: Shard, tries: Tries, tell: Callable[[], None]) -> list[Answer]:
+    def _answers(self, shard: Shard, tries: Tries, count: Callable[[], Any]) -> list[Answer]:
         answers: list[Answer] = []
         if not tries.careful:
             try:
                 with closing(self._read(shard)) as reading:
                     for answer in reading:
                         answers.append(answer)
-                        tell()
+                        count()
                 return answers
             except MienError:
                 raise
             except Exception:  # of what may be wrong with a picture, something that nobody thought of
                 pass
-        told = len(answers)
+        counted = len(answers)
         answers = []
         for answer in self._read_singly(shard, tries):
             answers.append(answer)
-            if len(answers) > told:
-                tell()
+            if len(answers) > counted:
+                count()
         return answers
 
     def _write(self, shard: Shard, answers: list[Answer]) -> Done:
@@ -127,9 +127,9 @@ class ShardReader:
         unread = [(name, faces.reason) for name, faces in answers if isinstance(faces, ReadError)]
         faces = len(table) - table["face"].null_count
         facts = {"sources": len(answers), "faces": faces, "unread": len(unread)}
-        told = {"mien": 1, "version": __version__, "shard": shard.digest, **facts}
-        self._store.write(shard.name, parquet_bytes(table, told))
-        return Done(shard.name, **facts, reasons=unread[:_TOLD])
+        metadata = {"mien": 1, "version": __version__, "shard": shard.digest, **facts}
+        self._store.write(shard.name, parquet_bytes(table, metadata))
+        return Done(shard.name, **facts, reasons=unread[:_REASONS])
 
     def _read(self, shard: Shard) -> Iterator[Answer]:
         names: list[str] = []
@@ -149,11 +149,11 @@ class ShardReader:
                 yield names[index], refused.get(index, faces)
 
     def _read_singly(self, shard: Shard, tries: Tries) -> Iterator[Answer]:
-        for place, (name, source) in enumerate(contents(shard.items, self.job.column)):
-            if place in tries.deadly:
+        for index, (name, source) in enumerate(contents(shard.items, self.job.column)):
+            if index in tries.deadly:
                 yield name, ReadError(name, REASON)
                 continue
-            tries.begin(place)
+            tries.begin(index)
             try:
                 yield name, source if isinstance(source, ReadError) else self._reader(source)
             except ReadError as error:

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
-from mien.batch.store import address, file_system, reason, told
+from mien.batch.store import address, file_system, one_line, reason
 from mien.errors import MienError, ReadError, require
 from mien.faces import find_pictures
 from mien.faces.picture import SUFFIXES
@@ -30,7 +30,7 @@ def find_sources(names: Sequence[str], column: str, out: str) -> list[Item]:
 
     A folder's pictures are those that `mien.faces.find_pictures` finds in it; where there are none, the rows of the
     tables in it. A glob that spells ".parquet" names tables. A table that cannot be opened is an item of no rows, so
-    that reading it tells why. Tables in `out` are left out.
+    that reading it says why. Tables in `out` are left out.
 
     Raises MienError for what is not there, and for a table without `column`.
     """
@@ -42,7 +42,7 @@ def find_sources(names: Sequence[str], column: str, out: str) -> list[Item]:
 
 def _find(name: str) -> list[str]:
     if "://" in name:
-        with told(name):
+        with one_line(name):
             return _find_far(name)
     if not os.path.lexists(name) and not glob.has_magic(name):
         raise MienError(f"{name}: no such file or folder")
@@ -62,7 +62,7 @@ def _find_far(name: str) -> list[str]:
     if glob.has_magic(path):
         ending = os.path.splitext(path)[1]
         spelt = () if glob.has_magic(ending) else (ending,)
-        paths = [path for path, told in fs.glob(path, detail=True).items() if told["type"] == "file"]
+        paths = [path for path, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
     else:
         paths = fs.find(path)
     for endings in (spelt or SUFFIXES, (TABLE,)):
@@ -121,7 +121,7 @@ def _values(items: Sequence[Item], column: str) -> Iterator[tuple[str, str | byt
 
 
 def _rows(name: str, first: int, count: int, column: str) -> Iterator[tuple[str, str | bytes | ReadError]]:
-    """The pictures of `count` rows; where the table breaks off, all that follow are told to be missing."""
+    """The pictures of `count` rows; where the table breaks off, each row that follows is an error."""
     row = first
     try:
         with _open_table(name) as table:

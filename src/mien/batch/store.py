@@ -13,7 +13,7 @@ from mien.errors import MienError, require
 from mien.files import whole
 
 KEY = b"mien"
-"""Under which a Parquet file's metadata tells what it holds, as JSON."""
+"""The key of a Parquet file's metadata under which it says, as JSON, what it holds."""
 
 _LOCAL = ("file://", "local://")
 
@@ -41,8 +41,8 @@ def file_system(name: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
-    """What a bucket's client raises, which has no base of its own, in a line."""
+def one_line(name: str) -> Iterator[None]:
+    """Turns whatever a bucket's client raises (there is no common base class) into a MienError of one line."""
     try:
         yield
     except MienError:
@@ -72,7 +72,7 @@ class Store:
     def names(self, folder: str = "") -> set[str]:
         """What the files are called in a folder, which need not be there."""
         path = os.path.join(self._root, folder).rstrip("/")
-        with told(self.where):
+        with one_line(self.where):
             try:
                 if self._fs is None:
                     return set(os.listdir(path))
@@ -83,7 +83,7 @@ class Store:
 
     def read(self, name: str) -> bytes | None:
         """None where there is no such file."""
-        with told(f"{self.where}/{name}"):
+        with one_line(f"{self.where}/{name}"):
             try:
                 if self._fs is None:
                     return Path(self._root, name).read_bytes()
@@ -92,7 +92,7 @@ class Store:
                 return None
 
     def write(self, name: str, data: bytes) -> None:
-        with told(f"{self.where}/{name}"):
+        with one_line(f"{self.where}/{name}"):
             if self._fs is not None:
                 self._fs.pipe_file(f"{self._root}/{name}", data)  # a bucket shows an object when all of it is there
                 return
@@ -102,11 +102,11 @@ class Store:
                 file.write(data)
 
     def footer(self, name: str) -> dict[str, Any] | None:
-        """What a Parquet file tells of itself; None for one that is missing, damaged or somebody else's."""
+        """What a Parquet file says it holds; None for one that is missing, damaged or somebody else's."""
         parquet = require("pyarrow.parquet", "parquet")
         nothing = (FileNotFoundError, require("pyarrow", "parquet").ArrowException, KeyError, TypeError, ValueError)
         path = f"{self._root}/{name}"
-        with told(f"{self.where}/{name}"):
+        with one_line(f"{self.where}/{name}"):
             try:
                 with open(path, "rb") if self._fs is None else self._fs.open(path, "rb") as file:
                     return json.loads(parquet.read_metadata(file).metadata[KEY])
@@ -137,7 +137,7 @@ class Store:
 
 
 def parquet_bytes(table: Any, facts: dict[str, Any]) -> bytes:
-    """A table as a Parquet file that tells `facts` of itself."""
+    """A table as a Parquet file whose metadata holds `facts`."""
     file = io.BytesIO()
     table = table.replace_schema_metadata({KEY: json.dumps(facts)})
     require("pyarrow.parquet", "parquet").write_table(table, file)

@@ -15,7 +15,7 @@ REASON = "reading it ends the process"
 class Tries:
     """A shard's attempts on this machine, in a file of the cache folder that is there while one is under way.
 
-    attempt: the how manieth this is. deadly: the places in the shard of pictures in which earlier ones ended.
+    attempt: the number of this one, from 1. deadly: the indices in the shard of the pictures that ended earlier ones.
     """
 
     def __init__(self, out: str, digest: str):
@@ -36,12 +36,12 @@ class Tries:
     def careful(self) -> bool:
         return self.attempt >= CAREFUL
 
-    def begin(self, place: int | None) -> None:
-        """Note that the picture at `place` is next; None: many at once."""
+    def begin(self, index: int | None) -> None:
+        """Note that the picture `index` is next; None: many at once."""
         if self._path is not None:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._path.write_text(json.dumps([self.attempt, sorted(self.deadly), place]))
+                self._path.write_text(json.dumps([self.attempt, sorted(self.deadly), index]))
             except OSError:
                 self._path = None
 

@@ -26,11 +26,12 @@ from mien.batch import (
 from mien.classifier import DEFAULT_MODEL, find_model
 from mien.commands.options import number
 from mien.commands.read import begin
-from mien.commands.rows import no_face, row, schema
+from mien.commands.rows import schema
 from mien.commands.terminal import printable
 from mien.errors import MienError, ReadError, require
+from mien.faces.record import no_face, record
 
-_TOLD = 20  # sources that could not be read, of which stderr says why
+_NAMED = 20  # how many sources that could not be read are named on stderr
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,10 +132,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace, job: Job, plan: Plan) -> list[Done]:
-    """What is done now; of what could not be read the first is told."""
+    """Read what is left to do. The first sources that could not be read are named on stderr."""
     from tqdm import tqdm
 
-    todo, now, told = plan.todo, [], 0
+    todo, now, named = plan.todo, [], 0
     total, left = (sum(shard.count for shard in shards) for shards in (plan.shards, todo))
     off = not sys.stderr.isatty()
     with tqdm(total=total, initial=total - left, unit=" pictures", leave=False, disable=off) as bar:
@@ -147,18 +148,18 @@ def _read(args: argparse.Namespace, job: Job, plan: Plan) -> list[Done]:
                 now.append(done)
                 if args.engine == "ray":
                     bar.update(done.sources)
-                for source, reason in done.reasons[: _TOLD - told]:
+                for source, reason in done.reasons[: _NAMED - named]:
                     bar.write(f"mien: {printable(f'{source}: {reason}')}", file=sys.stderr)
-                    told += 1
-    if more := sum(done.unread for done in now) - told:
+                    named += 1
+    if more := sum(done.unread for done in now) - named:
         print(f"mien: {more:,} more could not be read: the column error says why", file=sys.stderr)
     return now
 
 
-def _one_by_one(job: Job, shards: Sequence[Shard], tell: Callable[[], Any]) -> Iterator[Done]:
+def _one_by_one(job: Job, shards: Sequence[Shard], count: Callable[[], Any]) -> Iterator[Done]:
     reader = ShardReader(job) if shards else None
     for shard in shards:
-        yield reader(shard, tell)
+        yield reader(shard, count)
 
 
 def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done]) -> int:
@@ -177,15 +178,15 @@ def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done]) -> int:
 def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
     """The rows of `mien read --output x.parquet`, and a column `error`: why a source could not be read."""
     pa = require("pyarrow", "parquet")
-    rows = []
+    records = []
     for source, faces in answers:
         if isinstance(faces, ReadError):
-            rows.append(no_face(source, "") | {"note": None, "error": faces.reason})
+            records.append(no_face(source, "") | {"note": None, "error": faces.reason})
         elif faces:
-            rows += [row(source, index, face) for index, face in enumerate(faces)]
+            records += [record(source, index, face) for index, face in enumerate(faces)]
         else:
-            rows.append(no_face(source, "no face found"))
-    return pa.Table.from_pylist(rows, schema(labels).append(pa.field("error", pa.string())))
+            records.append(no_face(source, "no face found"))
+    return pa.Table.from_pylist(records, schema(labels).append(pa.field("error", pa.string())))
 
 
 def _counted(count: int, thing: str) -> str:

@@ -16,7 +16,7 @@ from mien.commands.terminal import Progress, printable
 from mien.errors import ReadError
 from mien.files import whole
 from mien.reader import Reader
-from mien.video import AnnotatedVideo, Summary, Video, read_video, video_rows
+from mien.video import AnnotatedVideo, Summary, Video, read_video, video_records
 
 
 class Films:
@@ -36,7 +36,7 @@ class Films:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as of a shell's background job
-                    self._before[number] = signal.signal(number, self._told)
+                    self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -45,7 +45,7 @@ class Films:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _told(self, number: int, _: Any) -> None:
+    def _on_signal(self, number: int, _: Any) -> None:
         if self.signal == number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = number
@@ -112,8 +112,8 @@ class Films:
         with AnnotatedVideo(drawing, video) if drawing else nullcontext() as drawn:
             try:
                 for frame in frames:
-                    for row in video_rows(video.name, frame):
-                        writer.write(row)
+                    for record in video_records(video.name, frame):
+                        writer.write(record)
                     if video.live and not args.output:
                         sys.stdout.flush()
                     if drawn:

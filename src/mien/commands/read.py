@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -14,10 +13,11 @@ from itertools import groupby
 from pathlib import Path
 
 from mien.commands.options import count, drawing_place, every, pixels, seconds, share, summary_file, table_file
-from mien.commands.rows import WRITERS, JsonLines, Writer, no_face, row
+from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video, open_picture
+from mien.faces.record import no_face, record
 from mien.files import whole
 from mien.reader import Reader
 
@@ -25,7 +25,10 @@ from mien.reader import Reader
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_face_arguments(parser)
     [source] = [action for action in parser._actions if action.dest == "source"]
-    source.help = "a picture, a video, a folder, a glob, 0 for a camera, or an address such as rtsp://…"
+    source.help = (
+        "a picture, a video, a folder, a glob, a zip of pictures, - for a picture on stdin, 0 for a camera, or an "
+        "address such as https://…/photo.jpg or rtsp://…"
+    )
     parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
     parser.add_argument(
         "--output", type=table_file, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead"
@@ -48,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
     )
     videos = parser.add_argument_group("videos, cameras and streams")
+    videos.add_argument("--video", action="store_true", help="take the sources for videos, whatever they are called")
     videos.add_argument(
         "--every", type=every, metavar="N|Ns", help="read every N-th frame, or with 0.5s one each half second"
     )
@@ -88,7 +92,6 @@ def begin() -> None:
     """What a command does first that reads strangers' pictures and writes files."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or a half-written file would stay
-    warnings.simplefilter("ignore")  # of Pillow, on pictures that it reads all the same
 
 
 def run(args: argparse.Namespace) -> int:
@@ -96,8 +99,9 @@ def run(args: argparse.Namespace) -> int:
     begin()
     if args.output and args.output.suffix == ".parquet":
         require("pyarrow.parquet", "parquet")
-    sources, notes = find_sources(args.source)
-    moving = any(map(is_video, sources))
+    sources, notes, missed = find_sources(args.source, args.video)
+    films = set(sources) if args.video else set(filter(is_video, sources))
+    moving = bool(films)
     if moving:
         require("av", "video")
         if args.summary:
@@ -144,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
         elif sys.stdout.isatty():
             writer = (Changes if moving else Table)(bar, sources, labels)
         else:
-            writer = JsonLines(sys.stdout.buffer, labels)
+            writer = JsonLinesWriter(sys.stdout.buffer, labels)
         stack.enter_context(closing(writer))
         for note in notes:
             bar.write(f"mien: {printable(note)}", file=sys.stderr)
@@ -224,7 +228,7 @@ def _read_pictures(
                 counts["error"] += 1
             else:
                 for index, face in enumerate(faces):
-                    writer.write(row(source, index, face))
+                    writer.write(record(source, index, face))
                 if not faces:
                     writer.write(no_face(source, "no face found"))
                 counts["face"] += len(faces)

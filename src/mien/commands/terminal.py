@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from mien.commands.rows import Row
+from mien.faces.record import Record
 
 
 def printable(text: str) -> str:
@@ -15,7 +15,7 @@ def printable(text: str) -> str:
 
 
 class Table:
-    """Rows of pictures as a person reads them."""
+    """Prints records of pictures as a person reads them."""
 
     first, time = "picture", 0  # the header of the first column, and the width of the one of times
 
@@ -29,50 +29,50 @@ class Table:
     def _begin(self, source: str, time: str) -> str:
         return f"{source:{self._source}}"
 
-    def write(self, row: Row) -> None:
+    def write(self, record: Record) -> None:
         if self._header:
             self._say(self._header)
             self._header = ""
-        source = printable(row["source"])
+        source = printable(record["source"])
         if len(source) > self._source:
             source = "…" + source[1 - self._source :]
-        line = self._begin(source, "" if row.get("time") is None else f"{row['time']:.2f}")
-        if row["expression"] is None:
-            self._say(f"{line}        {row['note']}")
+        line = self._begin(source, "" if record.get("time") is None else f"{record['time']:.2f}")
+        if record["expression"] is None:
+            self._say(f"{line}        {record['note']}")
             return
-        number = row["face"] if row.get("track") is None else row["track"]
-        where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*row["box"]) if row["box"] else "all of it"
-        self._say(f"{line}  {number:>4}  {row['expression']:{self._label}} {row['probability']:>5.0%}  {where}")
+        number = record["face"] if record.get("track") is None else record["track"]
+        where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*record["box"]) if record["box"] else "all of it"
+        self._say(f"{line}  {number:>4}  {record['expression']:{self._label}} {record['probability']:>5.0%}  {where}")
 
     def close(self) -> None:
         pass
 
 
 class Changes(Table):
-    """Rows of videos as a person reads them: where who shows what changes."""
+    """Prints records of videos as a person reads them: those where somebody's expression changes."""
 
     first, time = "source", 12
 
     def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str]):
         super().__init__(bar, sources, labels)
-        self._told: dict[int | None, str | None] = {}  # what each person shows, or {None: None} if nobody is there
+        self._shown: dict[int | None, str | None] = {}  # by person, their expression; {None: None} if nobody is there
         self._film = ""
 
     def _begin(self, source: str, time: str) -> str:
         return f"{source:{self._source}} {time:>9}"
 
-    def write(self, row: Row) -> None:
-        if self._film != row["source"]:
-            self._film, self._told = row["source"], {}
-        number = row["face"] if row.get("track") is None else row["track"]
-        if row["expression"] is None:
-            changed, self._told = self._told != {None: None}, {None: None}
+    def write(self, record: Record) -> None:
+        if self._film != record["source"]:
+            self._film, self._shown = record["source"], {}
+        number = record["face"] if record.get("track") is None else record["track"]
+        if record["expression"] is None:
+            changed, self._shown = self._shown != {None: None}, {None: None}
         else:
-            self._told.pop(None, None)
-            changed = self._told.get(number) != row["expression"]
-            self._told[number] = row["expression"]
+            self._shown.pop(None, None)
+            changed = self._shown.get(number) != record["expression"]
+            self._shown[number] = record["expression"]
         if changed:
-            super().write(row)
+            super().write(record)
 
 
 class Progress:

@@ -101,9 +101,9 @@ class AffectNet(Listing):
     @staticmethod
     def _folder(folder: Path) -> Iterator[tuple[str, Path]]:
         """A line is the file of a label, and a picture without one."""
-        told = {file.name.removesuffix("_exp.npy") for file in folder.glob("annotations/*_exp.npy")}
+        labelled = {file.name.removesuffix("_exp.npy") for file in folder.glob("annotations/*_exp.npy")}
         shown = {file.stem for file in folder.glob("images/*.jpg")}
-        for name in sorted(told | shown, key=lambda name: (len(name), name)):
+        for name in sorted(labelled | shown, key=lambda name: (len(name), name)):
             file = folder / "annotations" / f"{name}_exp.npy"
             yield str(file), file
 

@@ -84,9 +84,9 @@ class AffWild2(DataSet):
         )
         for video, files in sorted(self.files[split].items()):
             errors: list[ReadError] = []
-            told = {kind: self._numbers(kind, file, errors) for kind, file in files.items()}
+            numbers = {kind: self._numbers(kind, file, errors) for kind, file in files.items()}
             yield from errors
-            length = max(map(len, told.values()))
+            length = max(map(len, numbers.values()))
             if self.videos is not None:
                 shown = self._film(video, length)
                 missing = f"no video {video}"
@@ -102,10 +102,10 @@ class AffWild2(DataSet):
                     yield ReadError(picture, f"no line of {which} is of this frame")
                     continue
                 label, units = -1, np.full(len(self.units), -1, np.float32)
-                if "EXPR_Set" in told and frame < len(told["EXPR_Set"]):
-                    label = int(told["EXPR_Set"][frame, 0])
-                if "AU_Set" in told and frame < len(told["AU_Set"]):
-                    units = told["AU_Set"][frame]
+                if "EXPR_Set" in numbers and frame < len(numbers["EXPR_Set"]):
+                    label = int(numbers["EXPR_Set"][frame, 0])
+                if "AU_Set" in numbers and frame < len(numbers["AU_Set"]):
+                    units = numbers["AU_Set"][frame]
                 if label >= 0 or (units >= 0).any():
                     units = units if self.units else None
                     yield Row(picture, targets[label], split, video, label, str(picture), units=units)
@@ -121,7 +121,7 @@ class AffWild2(DataSet):
         return [(path, int(path.stem) - 1 if path.stem.isdecimal() else -1) for path in pictures]
 
     def _film(self, video: str, length: int) -> Iterator[tuple[Frame, int]] | None:
-        """As many frames as there are lines; those beyond its end are told when they are read."""
+        """As many frames as there are lines; reading one beyond its end is an error."""
         name, _, side = video.rpartition("_")
         if video in self.videos or side not in ("left", "right"):
             name, side = video, ""

@@ -18,7 +18,7 @@ from mien.data.sheet import contact_sheet, tile_of
 from mien.errors import MienError, ReadError
 
 _BATCH = 256  # pictures in memory
-_PLACE = re.compile(r"(?P<file>.+?)(?::| line | row | picture | frame )(?P<line>\d+)(?:: .*)?")
+_WHERE = re.compile(r"(?P<file>.+?)(?::| line | row | picture | frame )(?P<line>\d+)(?:: .*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Problem:
 
     def to_dict(self) -> dict[str, Any]:
         """With the file and the line (or the row, or the frame) taken apart."""
-        place = _PLACE.fullmatch(self.where)
-        apart = (place["file"], int(place["line"])) if place else (self.where, None)
+        found = _WHERE.fullmatch(self.where)
+        apart = (found["file"], int(found["line"])) if found else (self.where, None)
         return asdict(self) | dict(zip(("file", "line"), apart, strict=True))
 
 
@@ -81,7 +81,7 @@ def check(data: DataSet, *, workers: int | None = None, shown: int = 24, progres
     checked = Checked(data.labels, tiles={label: {} for label in data.labels})
     first: dict[bytes, tuple[str, str, int]] = {}  # split, name and label of the first row of a picture
     subjects: dict[str, set[str]] = {}
-    told: set[tuple[str, str]] = set()  # a list is read once for each split
+    reported: set[tuple[str, str]] = set()  # a list is read once for each split
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         for split in data.splits:
             rows = []
@@ -90,10 +90,11 @@ def check(data: DataSet, *, workers: int | None = None, shown: int = 24, progres
             for row in _read(data, split, checked.problems):
                 if isinstance(row, Row):
                     rows.append(row)
-                elif (row.source, row.reason) not in told:
-                    told.add((row.source, row.reason))
-                    checked.left_out[split] += 1
-                    checked.problems.append(Problem("row", split, row.source, row.reason))
+                elif (row.source, row.reason) not in reported:
+                    reported.add((row.source, row.reason))
+                    checked.left_out[split] += row.rows
+                    reason = str(row).removeprefix(f"{row.source}: ")
+                    checked.problems.append(Problem("row", split, row.source, reason))
             shows = _spread(rows, shown)
             subjects[split] = {row.subject for row in rows if row.subject is not None}
             looked = _look(pool, rows, shows, split if progress else None)

@@ -30,14 +30,19 @@ class Findings:
     repeated: int = 0
     shared: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def left_out(self) -> int:
+        """The rows that cannot be used; one error may be of many, such as all of a folder."""
+        return sum(error.rows for error in self.malformed)
+
 
 class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
     It may set `units`, the names of the action units that its rows tell of, and `published`: by split, how many rows
-    its makers count of each label. A split that differs is told.
+    its makers count of each label. A split that differs is reported.
 
-    check: decode each picture once when its split is first read, so that the unreadable are left out and told, and
+    check: decode each picture once when its split is first read, so that the unreadable are left out and logged, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.
     """
 
@@ -103,7 +108,7 @@ class DataSet(ABC):
         return None
 
     def _tell(self, split: str, rows: list[Row], found: Findings) -> None:
-        bad = len(found.malformed)
+        bad = found.left_out
         if not rows:
             why = f"all {bad} are malformed, the first: {found.malformed[0]}" if bad else "it is empty"
             raise MienError(f"{self}: no usable row in {split!r}: {why}")
@@ -120,7 +125,7 @@ class DataSet(ABC):
     def compare(self, part: str, counts: Sequence[int], published: Sequence[int]) -> None:
         """Warn where the counts of the labels differ from those that are published."""
         all_counts = zip(self.labels, counts, published, strict=False)
-        differs = [f"{count:,} of {label} instead of {told:,}" for label, count, told in all_counts if count != told]
+        differs = [f"{count:,} of {label} instead of {said:,}" for label, count, said in all_counts if count != said]
         if differs:
             self.warn(f"{part} is not as published: {', '.join(differs)}")
 

@@ -3,6 +3,7 @@
 import csv
 import glob
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -14,10 +15,13 @@ import numpy as np
 from mien.data.dataset import DataSet
 from mien.data.parquet import Parquet
 from mien.data.row import Row
-from mien.data.spelling import spell
+from mien.data.spelling import spell, spell_split
 from mien.data.votes import Mode, judge
 from mien.errors import MienError, ReadError
 from mien.labels import EXPRESSIONS
+
+HALVES = ("even", "odd")
+"""What the halves of a split are called, by the parity of the numbers of their pictures."""
 
 _SIDE = 48
 _LINES = {"train": 28_709, "validation": 3_589, "test": 3_589}
@@ -35,10 +39,14 @@ class FERPlus(DataSet):
     The classes are mien.labels.EXPRESSIONS. A row whose first largest vote, in the order of the file's columns, is
     "unknown" or "not a face" is left out, and so is a training picture that is in another split as well.
 
+    "validation-even" and "validation-odd" are the halves of a split by the parity of its pictures' numbers (the parquet
+    column `fer_row`, the number in FER+'s "Image name"), so that one half can choose and the other can judge.
+
     min_votes: 2 forgets single votes, as the makers of FER+ do; 1 keeps all. mode: "majority" and "probability" are the
         makers' ways of turning votes into a target, as `mien.data.votes.judge` says; "votes" leaves out fewer pictures.
 
-    Raises MienError where a file is missing or lacks a column. Paper: Barsoum et al., Training Deep Networks for Facial
+    Raises MienError where a file is missing or lacks a column, and for a half of a split whose pictures have no number.
+    Paper: Barsoum et al., Training Deep Networks for Facial
     Expression Recognition with Crowd-Sourced Label Distribution, ICMI 2016.
     """
 
@@ -69,12 +77,23 @@ class FERPlus(DataSet):
                 min_votes=min_votes,
                 mode=mode,
                 groups=groups,
+                number="fer_row",
                 check=False,
             )
         self.splits = self._source.splits
 
     def __str__(self) -> str:
         return str(self._source)
+
+    def rows(self, split: str) -> list[Row]:
+        whole, _, half = split.rpartition("-")
+        if half not in HALVES or split in self.splits:
+            return super().rows(split)
+        rows = super().rows(whole)
+        if any(row.number < 0 for row in rows):
+            raise MienError(f"{self}: pictures without a number (fer_row): {whole!r} cannot be halved")
+        self.findings[split] = self.findings[spell_split(whole)]
+        return [row for row in rows if row.number % 2 == HALVES.index(half)]
 
     def read(self, split: str) -> Iterator[Row | ReadError]:
         yield from self._source.read(split)
@@ -128,7 +147,8 @@ class _CSV:
                 yield ReadError(name, str(error))
                 continue
             if judged is not None and _digest(picture) not in held_out:
-                yield Row(picture, judged[1], split, None, judged[0], name)
+                number = re.search(r"(\d+)\.\w+$", votes["image name"].strip())
+                yield Row(picture, judged[1], split, None, judged[0], name, number=int(number[1]) if number else -1)
 
     def _held_out(self) -> set[bytes]:
         """A digest of every picture that is not for training."""
@@ -139,7 +159,7 @@ class _CSV:
                     try:
                         self._others.add(_digest(_picture(face["pixels"])))
                     except ValueError:
-                        continue  # told when its own split is read
+                        continue  # reported when its own split is read
         return self._others
 
     def _lines(self) -> Iterator[tuple[int, dict[str, str], dict[str, str] | None]]:

@@ -1,6 +1,7 @@
 """Pictures sorted into folders: split/label/picture."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from mien.data.dataset import DataSet
 from mien.data.row import Row
 from mien.data.spelling import class_order, sort_classes, spell, spell_split
 from mien.errors import MienError, ReadError
-from mien.faces.picture import SUFFIXES, find_pictures
+from mien.faces.formats import KINDS, SUFFIXES, NotOpened, ends
+from mien.faces.sources import find_pictures
 from mien.labels import EXPRESSIONS
 
 
@@ -57,9 +59,10 @@ class Folder(DataSet):
         return str(self.root)
 
     def read(self, split: str) -> Iterator[Row | ReadError]:
+        missed: list[ReadError] = []
         for top in self._splits[split]:
             for folder in _folders(top):
-                pictures = _pictures(folder)
+                pictures = _pictures(folder, missed)
                 label = self._label(folder.name)
                 if label is None:
                     for picture in pictures:
@@ -68,6 +71,10 @@ class Folder(DataSet):
                 target = np.eye(len(self.labels), dtype=np.float32)[label]
                 for picture in pictures:
                     yield Row(picture, target, split, label=label, name=picture)
+        yield from (error for error in missed if not isinstance(error, NotOpened))
+        if kinds := sum((error.kinds for error in missed if isinstance(error, NotOpened)), Counter[str]()):
+            where = self._splits[split]
+            yield NotOpened(where[0] if len(where) == 1 else self.root, kinds)
 
     def _label(self, name: str) -> int | None:
         if spell(name) in self.labels:
@@ -80,10 +87,10 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _pictures(folder: Path) -> list[str]:
-    found = find_pictures(folder)
+def _pictures(folder: Path, missed: list[ReadError]) -> list[str]:
+    found = find_pictures(folder, missed=missed)
     return [] if found == [os.fspath(folder)] else found  # what holds no picture is named itself
 
 
 def _holds_pictures(folder: Path) -> bool:
-    return any(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.iterdir())
+    return any(ends(path.name) in SUFFIXES or ends(path.name) in KINDS for path in folder.iterdir())

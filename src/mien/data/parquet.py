@@ -45,13 +45,14 @@ class Parquet(DataSet):
     subject: the column that says who is in the picture. drop: columns that are true where a row is to be left out.
     min_votes: votes for a class with fewer count as none (FER+'s makers: 2), unless none at all would be left.
     mode: how votes become a target, as `mien.data.votes.judge` says.
-    groups: columns that say more of the person, such as sex or age, by which answers can be told apart.
+    groups: columns that say more of the person, such as sex or age, to group answers by.
+    number: the column of the number that the set's makers gave a picture; without that column rows have none.
     check: decode each picture once, to leave out the unreadable and to count the repeated.
 
     Shards of `mien data prepare` say all of this themselves: the target is in them, as are subjects and action units.
     With `drop: [note]` faces that were not found are left out.
 
-    Raises MienError for a file that is no parquet, and for columns that are missing or cannot be told.
+    Raises MienError for a file that is no parquet, and for columns that are missing or ambiguous.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Parquet(DataSet):
         min_votes: int = 1,
         mode: Mode = "votes",
         groups: list[str] | None = None,
+        number: str | None = None,
         check: bool = True,
     ):
         super().__init__(check)
@@ -78,6 +80,7 @@ class Parquet(DataSet):
         self._groups = list(groups or ())
         self._files = _find(self.path)
         columns = self._schema(0).names
+        self._number = number = number if number in columns else None
         prepared = (self._schema(0).metadata or {}).get(PREPARED)
         subject = "subject" if prepared and subject is None else subject
         if votes is not None and label is not None:
@@ -94,7 +97,7 @@ class Parquet(DataSet):
         self.units = tuple(json.loads(prepared)["units"]) if self._target else ()
         chosen = [*(votes or ()), *(reject or ())]
         self._votes = [name for name in columns if name in chosen]
-        named = [name for name in (label, subject, *self._target) if name]
+        named = [name for name in (label, subject, number, *self._target) if name]
         self._values = [*self._votes, *named, *self._drop, *self._groups]
         for index, file in enumerate(self._files):
             names = self._schema(index).names
@@ -145,14 +148,15 @@ class Parquet(DataSet):
         groups = {column: str(values[column]) for column in self._groups if values[column] is not None}
         units = np.array(values["units"], np.float32) if self.units else None
         subject = None if subject is None else str(subject)
-        return Row(source, target, split, subject, label, name, units=units, groups=groups)
+        number = -1 if self._number is None or values[self._number] is None else int(values[self._number])
+        return Row(source, target, split, subject, label, name, units=units, groups=groups, number=number)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
         value = values[self._label]
         if self._target:
             target = np.array(values["target"], np.float32)
             if target.shape != (len(self.labels),) or not -1 <= value < len(self.labels):
-                raise ValueError(f"label {value!r} and {target.size} shares are not of {len(self.labels)} classes")
+                raise ValueError(f"label {value!r} and a target of {target.size} do not fit {len(self.labels)} classes")
             return value, target
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -209,8 +213,8 @@ class Parquet(DataSet):
         if not self._label:
             return sort_classes(map(spell, votes))
         schema = self._schema(0)
-        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = told.get("info", {}).get("features", {}).get(self._label, {}).get("names")
+        info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = info.get("info", {}).get("features", {}).get(self._label, {}).get("names")
         if names:
             return class_order(names)
         found = [value for index in range(len(self._files)) for value in self._values_in(index, self._label)]

@@ -68,7 +68,7 @@ def prepare(
 
     A file holds the same rows of the set whenever it is written, in their order, so that a run that was cut goes on
     where it was. `out/manifest.json` says what of: another set, or other options, are refused. A face that is not
-    found is stored as it is, with a `note` that says so; a row that cannot be used is left out and told.
+    found is stored as it is, with a `note` that says so; a row that cannot be used is left out and listed.
 
     root: paths are stored as seen from there. workers: threads that find faces, by default one a processor.
 
@@ -145,8 +145,8 @@ def _agree(out: Path, manifest: dict[str, Any]) -> None:
         raise MienError(f"{file}: damaged ({error})") from error
     for key, value in manifest.items():
         if there.get(key) != value:
-            told = "the rows are not" if key == "splits" else f"{key} {there.get(key)} there, {value} here: not"
-            raise MienError(f"{out}: {told} those that it was begun with; prepare into another folder")
+            message = "the rows are not" if key == "splits" else f"{key} {there.get(key)} there, {value} here: not"
+            raise MienError(f"{out}: {message} those that it was begun with; prepare into another folder")
 
 
 def _manifest(data: DataSet, items: dict[str, list[Row | ReadError]], options: Options, base: str) -> dict[str, Any]:
@@ -182,8 +182,8 @@ def _identity(row: Row | ReadError, base: str) -> tuple[Any, ...]:
         except OSError:
             source = None
     units = None if row.units is None else row.units.tolist()
-    told = row.label, row.target.tolist(), units, row.box, row.subject, sorted(row.groups.items())
-    return source, _source(row, base), told
+    labels = row.label, row.target.tolist(), units, row.box, row.subject, sorted(row.groups.items())
+    return source, _source(row, base), labels
 
 
 def _source(row: Row, base: str) -> str:
@@ -239,11 +239,11 @@ def _find(detector: Detector, picture: np.ndarray, box: Sequence[int] | None) ->
     nearest = np.inf
     for face in detector(around):
         left, top, *size = face.box
-        place = (left + corner[0], top + corner[1], *size)
-        away = np.abs(np.array(place[:2]) + np.divide(size, 2) - middle)
+        box_there = (left + corner[0], top + corner[1], *size)
+        away = np.abs(np.array(box_there[:2]) + np.divide(size, 2) - middle)
         if (away <= (width / 2, height / 2)).all() and away @ away < nearest:
             landmarks = (face.landmarks + np.array(corner)).astype(np.float32)
-            nearest, best = away @ away, Detection(place, face.score, landmarks)
+            nearest, best = away @ away, Detection(box_there, face.score, landmarks)
     return best
 
 
@@ -256,7 +256,7 @@ def _encode(face: np.ndarray, encoding: str) -> bytes:
 
 
 def _write(path: Path, stored: list[dict[str, Any] | ReadError], data: DataSet, groups: list[str]) -> None:
-    """A shard, as `datasets` and the Hub know such tables; what it leaves out is told in its metadata."""
+    """A shard, as `datasets` and the Hub know such tables; its metadata lists what it leaves out."""
     pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     rows = [row for row in stored if not isinstance(row, ReadError)]
     types = dict.fromkeys((*_COLUMNS, *groups), pa.string()) | dict.fromkeys(_FLOATS, pa.list_(pa.float32()))
@@ -266,30 +266,30 @@ def _write(path: Path, stored: list[dict[str, Any] | ReadError], data: DataSet, 
     floats = {"dtype": "float32", "_type": "Value"}
     features |= {name: {"feature": floats, "_type": "Sequence"} for name in _FLOATS} | {"score": floats}
     features |= {"image": {"_type": "Image"}, "label": {"names": list(data.labels), "_type": "ClassLabel"}}
-    told = {
+    facts = {
         "units": list(data.units),
         "not_found": sum(row["note"] is not None for row in rows),
         "rows": dict(Counter(row["split"] for row in rows)),
         "left_out": [[row.source, row.reason] for row in stored if isinstance(row, ReadError)],
     }
-    metadata = {PREPARED: json.dumps(told), b"huggingface": json.dumps({"info": {"features": features}})}
+    metadata = {PREPARED: json.dumps(facts), b"huggingface": json.dumps({"info": {"features": features}})}
     columns = {name: pa.array([row.get(name) for row in rows], kind) for name, kind in types.items()}
     with whole(path) as file:
         parquet.write_table(pa.table(columns).replace_schema_metadata(metadata), file, row_group_size=1024)
 
 
 def _sum_up(out: Path, shards: Sequence[Path]) -> Prepared:
-    """What all shards tell; `left_out.jsonl` says it of the rows that are in none."""
+    """What all shards say; `left_out.jsonl` says it of the rows that are in none."""
     read_schema: Callable[..., Any] = require("pyarrow.parquet", "parquet").read_schema
     prepared, left_out = Prepared(), Counter()  # a list is read once for each split, and some lines are of none
     for path in shards:
         try:
-            told = json.loads(read_schema(path).metadata[PREPARED])
+            facts = json.loads(read_schema(path).metadata[PREPARED])
         except (require("pyarrow", "parquet").ArrowException, KeyError, TypeError) as error:
             raise MienError(f"{path}: damaged; remove it, and run again") from error
-        prepared.rows.update(told["rows"])
-        prepared.not_found += told["not_found"]
-        left_out.update(map(tuple, told["left_out"]))
+        prepared.rows.update(facts["rows"])
+        prepared.not_found += facts["not_found"]
+        left_out.update(map(tuple, facts["left_out"]))
     prepared.left_out = [ReadError(*pair) for pair in left_out]
     if prepared.left_out:
         with whole(out / "left_out.jsonl") as file:

@@ -68,8 +68,8 @@ class RAFDB(Listing):
             lines = read_text(file).splitlines()
         except MienError as error:
             raise ValueError(str(error)) from error
-        told = dict(zip(ATTRIBUTES, map(str.strip, lines[5:8]), strict=False))
+        codes = dict(zip(ATTRIBUTES, map(str.strip, lines[5:8]), strict=False))
         known = {name: dict(zip("01234", words, strict=False)) for name, words in ATTRIBUTES.items()}
-        if any(told.get(name) not in words for name, words in known.items()):
+        if any(codes.get(name) not in words for name, words in known.items()):
             raise ValueError(f"{file}: lines 6 to 8 are not the numbers of {', '.join(ATTRIBUTES)}")
-        return {name: known[name][told[name]] for name in self.groups}
+        return {name: known[name][codes[name]] for name in self.groups}

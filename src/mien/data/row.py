@@ -22,7 +22,8 @@ class Row:
     subject: who is in the picture, where the set says so. name: where the row stands, for messages.
     box: x, y, width, height in pixels of the part of the picture that the row is about; without it, all of it.
     units: (U,) float32, the action units: 1 where one shows, 0 where it does not, -1 where nobody said.
-    groups: what else the set says of the person, such as {"sex": "female"}, by which answers can be told apart.
+    groups: what else the set says of the person, such as {"sex": "female"}, to group answers by.
+    number: of the picture in the set as its makers number it, and -1 where nobody does.
     """
 
     source: str | os.PathLike[str] | bytes | np.ndarray | Frame
@@ -34,6 +35,7 @@ class Row:
     box: tuple[int, int, int, int] | None = None
     units: np.ndarray | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
+    number: int = -1
 
     def __post_init__(self):
         if self.label < 0 and self.target.any():

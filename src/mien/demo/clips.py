@@ -32,7 +32,7 @@ class Clips:
         self._running[session] = stop, drawn
         summary, last, fault = Summary(self.reader.classifier.labels), 0.0, ""
         summary.begin(name)
-        told = time.monotonic()
+        shown = time.monotonic()
         try:
             video = Video(source)
             with AnnotatedVideo(drawn, video) as written:
@@ -42,8 +42,8 @@ class Clips:
                         written.write(frame)
                         summary.add(frame)
                         last = frame.time
-                        if time.monotonic() - told > _OFTEN:
-                            told = time.monotonic()
+                        if time.monotonic() - shown > _OFTEN:
+                            shown = time.monotonic()
                             seen = timeline(summary, video.duration or last or 1) if summary.people else ""
                             yield reading(last, video.duration) + seen, False
                 except ReadError as error:  # the rest cannot be read: what could be is kept

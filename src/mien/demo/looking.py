@@ -1,4 +1,4 @@
-"""Where a network looked, for the page: `mien.explain`, opened when somebody asks."""
+"""Where a network looked, for the page: `mien.explain`, opened when the first face is drawn."""
 
 import threading
 from collections.abc import Sequence

@@ -199,16 +199,17 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
         return desk.panels(request.session_hash, chosen or 0) if looking else ""
 
     outputs = [file, picture, looking, chooser, tabs, panels_tab, bars, panels]
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
+    hidden = {"api_visibility": "private", "show_progress": "hidden"}
     # the file as it was sent, instead of what gradio would make of it
     file.input(read_file, file, outputs, preprocess=False, api_visibility="private", show_progress_on=picture)
     for name, button in buttons.items():
         button.click(read_example(examples[name]), None, outputs, api_visibility="private", show_progress_on=picture)
     shown = {"inputs": [chooser, looking], "outputs": panels, "api_visibility": "private"}
-    chooser.input(choose, chooser, [picture, bars], **quiet).then(look, **shown)
-    picture.select(pressed, None, chooser, **quiet).then(choose, chooser, [picture, bars], **quiet).then(look, **shown)
-    bars_tab.select(lambda: False, None, looking, **quiet)
-    panels_tab.select(lambda: True, None, looking, **quiet).then(look, **shown)
+    chooser.input(choose, chooser, [picture, bars], **hidden).then(look, **shown)
+    chosen = picture.select(pressed, None, chooser, **hidden)
+    chosen.then(choose, chooser, [picture, bars], **hidden).then(look, **shown)
+    bars_tab.select(lambda: False, None, looking, **hidden)
+    panels_tab.select(lambda: True, None, looking, **hidden).then(look, **shown)
 
 
 def _video(clips: Clips) -> None:
@@ -232,17 +233,17 @@ def _video(clips: Clips) -> None:
         target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "drawn.mp4"
         start = {clip: None, stop: gr.Button(visible=True), drawn: gr.Video(None, visible=False)}
         yield start | {timeline: reading(0, None), hint: gr.HTML(visible=True)}
-        for told, done in clips.read(request.session_hash, source, uploaded["orig_name"] or source.name, target):
+        for seen, done in clips.read(request.session_hash, source, uploaded["orig_name"] or source.name, target):
             if done:
                 there = target.is_file()
                 found = gr.Video(str(target) if there else None, visible=there)
-                yield {timeline: told, drawn: found, hint: gr.HTML(visible=not there), stop: gr.Button(visible=False)}
+                yield {timeline: seen, drawn: found, hint: gr.HTML(visible=not there), stop: gr.Button(visible=False)}
             else:
-                yield {timeline: told}
+                yield {timeline: seen}
 
     def halt(request: gr.Request) -> None:
         clips.stop(request.session_hash)
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden"}
-    clip.input(read, clip, [clip, drawn, hint, stop, timeline], preprocess=False, concurrency_limit=1, **quiet)
-    stop.click(halt, None, None, queue=False, **quiet)
+    hidden = {"api_visibility": "private", "show_progress": "hidden"}
+    clip.input(read, clip, [clip, drawn, hint, stop, timeline], preprocess=False, concurrency_limit=1, **hidden)
+    stop.click(halt, None, None, queue=False, **hidden)

@@ -21,7 +21,7 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""What a browser is told: nothing on this page comes from anywhere else, whatever gradio's scripts may try."""
+"""The page's content security policy: nothing comes from anywhere else, whatever gradio's scripts may try."""
 
 LARGEST_FILE = "500mb"
 

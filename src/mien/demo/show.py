@@ -33,18 +33,18 @@ def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: i
     for i, face in enumerate(faces):
         x, y, w, h = face.box or (0, 0, width, height)
         left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)
-        share = [
+        percents = [
             100 * v / of for v, of in ((left, width), (top, height), (right - left, width), (bottom - top, height))
         ]
         text = f"{i + 1} " if len(faces) > 1 else ""
         if len(faces) <= _NAMED:
             text += f"<b>{escape(face.expression)} {percent(face.probability)}</b>"
-        places = ["below" if share[1] < 12 else "above", "from-right" if share[0] > 60 else "from-left"]
-        style = "left:{:.2f}%;top:{:.2f}%;width:{:.2f}%;height:{:.2f}%".format(*share)
+        sides = ["below" if percents[1] < 12 else "above", "from-right" if percents[0] > 60 else "from-left"]
+        style = "left:{:.2f}%;top:{:.2f}%;width:{:.2f}%;height:{:.2f}%".format(*percents)
         parts.append(
             f'<button type="button" class="mien-face" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" '
             f'aria-label="{escape(title(i, face))}" style="{style};--expression:{colour(face.expression)}">'
-            f'<span class="{" ".join(places)}">{text}</span></button>'
+            f'<span class="{" ".join(sides)}">{text}</span></button>'
         )
     several = " mien-several" if len(faces) > 1 else ""
     # by the ratio of its sides the style makes it fit the height of a window, too
@@ -55,9 +55,9 @@ def bars(face: Face, index: int | None = None) -> str:
     """A table of the probabilities, a bar each; `index` is the face's number from 0, where there are several."""
     rows = "".join(
         f'<tr class="{"best" if label == face.expression else ""}"><th scope="row">{escape(label)}</th>'
-        f'<td><span style="width:{100 * share:.2f}%;background:{colour(label)}"></span></td>'
-        f"<td>{percent(share)}</td></tr>"
-        for label, share in face.probabilities.items()
+        f'<td><span style="width:{100 * prob:.2f}%;background:{colour(label)}"></span></td>'
+        f"<td>{percent(prob)}</td></tr>"
+        for label, prob in face.probabilities.items()
     )
     which = "This face" if index is None else f"Face {index + 1}"
     said = f"{which}: <strong>{escape(face.expression)}</strong>, with a probability of {percent(face.probability)}"

@@ -47,14 +47,14 @@ def timeline(summary: Summary, end: float) -> str:
     for person in (person for person in summary.people if person in longest):
         width, row = summary.widths[person.source], rows[person.track]
         low, high = min(person.bins), max(person.bins) + 1
-        place = f"left:{100 * low * width / end:.3f}%;width:{100 * (high - low) * width / end:.3f}%"
+        style = f"left:{100 * low * width / end:.3f}%;width:{100 * (high - low) * width / end:.3f}%"
         shares = sorted(row["shares"].items(), key=lambda share: -share[1])
-        told = ", ".join(f"{escape(name)} {percent(share)}" for name, share in shares if share >= 0.005)
+        listed = ", ".join(f"{escape(name)} {percent(share)}" for name, share in shares if share >= 0.005)
         parts.append(
             f'<section><h3>Person {person.track}</h3><div class="mien-strip" data-end="{end:.3f}">'
-            f'<img src="{picture_url(strip(person, summary.labels), lossless=True)}" alt="" style="{place}"></div>'
+            f'<img src="{picture_url(strip(person, summary.labels), lossless=True)}" alt="" style="{style}"></div>'
             f"<p>Seen for {row['seconds']:.1f} s, from {clock(row['first'])} to {clock(row['last'])}: "
-            f"{told or row['expression']}.</p></section>"
+            f"{listed or row['expression']}.</p></section>"
         )
     more = len(summary.people) - len(longest)
     left_out = f'<p class="mien-note">{more:,} seen more shortly are left out.</p>' if more else ""

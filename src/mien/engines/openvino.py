@@ -148,7 +148,7 @@ def _kept_at(core: Any, data: bytes, settings: dict[str, Any], shape: list[int] 
     """The file for just this model, its settings, this OpenVINO and this CPU.
 
     OpenVINO's own cache would do, but for two things: it has no checksum, so that a block of zeros in it changes
-    probabilities in silence, and it parses the model before it looks.
+    probabilities unnoticed, and it parses the model before it looks.
     """
     version = sys.modules["openvino"].__version__
     maker = (version, core.get_property("CPU", "FULL_DEVICE_NAME"), sorted(settings.items()), shape)

@@ -51,7 +51,7 @@ def measure(
     rows = sample(data.rows(split), limit)
     target = targets(classifier, data, rows)
     probs, found = read_rows(classifier, rows, batch_size, detector, progress)
-    malformed = len(data.findings[split].malformed)
+    malformed = data.findings[split].left_out
     report = evaluate(probs, target, classifier.labels)
     return Measured(report, malformed, None if detector is None else found, rows, probs, target)
 

@@ -3,6 +3,7 @@
 from mien.faces.align import ARCFACE112, align, crop, resize, similarity
 from mien.faces.detect import Detection, Detector, YuNet, detect_or_retry, look_again
 from mien.faces.face import Face
+from mien.faces.faces import Faces
 from mien.faces.picture import SUFFIXES, Source, find_pictures, open_picture
 from mien.faces.video import VIDEO_SUFFIXES, is_video
 
@@ -13,6 +14,7 @@ __all__ = [
     "Detection",
     "Detector",
     "Face",
+    "Faces",
     "Source",
     "YuNet",
     "align",

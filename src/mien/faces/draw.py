@@ -45,7 +45,7 @@ def draw(image: np.ndarray, faces: Sequence[Face], names: Sequence[str] = ()) ->
         size = np.clip((box[2] - box[0]) / 7, max(12, side / 100), max(14, side / 25))
         size = float(round(size)) if names else size  # in a video few sizes, since each font costs 10 ms
         font = _font(size)
-        label = _place(brush.textbbox((0, 0), text, font, anchor="lt"), size / 4, box, picture.size, labels, boxes)
+        label = _label_box(brush.textbbox((0, 0), text, font, anchor="lt"), size / 4, box, picture.size, labels, boxes)
         labels.append(label)
         brush.rectangle(label, fill=_colour(face), outline="black", width=max(1, line // 2))
         ink = "black" if np.dot(_colour(face), (0.299, 0.587, 0.114)) > 110 else "white"
@@ -74,17 +74,17 @@ def _grown(box: Box, by: float) -> Box:
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
 
 
-def _place(
+def _label_box(
     text: Box, margin: float, box: Box, size: tuple[int, int], labels: Sequence[Box], boxes: Sequence[Box]
 ) -> Box:
     """Where the label of `box` hides the least: above it, below it, or inside at the bottom or the top."""
     width, height = text[2] + 2 * margin, text[3] + 2 * margin
     left = max(0, min(box[0], size[0] - 1 - width))
 
-    def hidden(place: Box) -> float:
-        out = max(0, -place[1]) + max(0, place[3] - size[1])
-        others = 3 * sum(_overlap(place, label) for label in labels)
-        return 10 * out * width + others + sum(_overlap(place, face) for face in boxes)
+    def hidden(label: Box) -> float:
+        out = max(0, -label[1]) + max(0, label[3] - size[1])
+        others = 3 * sum(_overlap(label, other) for other in labels)
+        return 10 * out * width + others + sum(_overlap(label, face) for face in boxes)
 
     tops = (box[1] - height, box[3], box[3] - height, box[1])
     return min(((left, top, left + width, top + height) for top in tops), key=hidden)

@@ -1,6 +1,6 @@
 """Networks: images (B, 3, 112, 112) in, logits (B, C) out."""
 
-from mien.networks.apvit import APViT, PooledViT, apvit, apvit_mobile, deit_tiny, hybrid_deit_tiny
+from mien.networks.apvit import APViT, apvit, apvit_mobile, deit_tiny, hybrid_deit_tiny
 from mien.networks.arbex import ARBEx, arbex, arbex_mobile
 from mien.networks.branched import ACMILClassifier, GuidedClassifier, acmil_mobile, guided_mobile
 from mien.networks.btn import BTN, btn, btn_mobile
@@ -21,6 +21,7 @@ from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
 from mien.networks.plain import PlainClassifier, mobilefacenet
+from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
 from mien.networks.vit import ViT
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from mien.errors import MienError, ReadError
 from mien.faces import Face
-from mien.faces.row import row
+from mien.faces.record import record
 from mien.reader import Reader
 from mien.service.limits import Limits
 
@@ -166,7 +166,7 @@ def _answer(job: Job, told: Sequence[list[Face] | ReadError]) -> Answer:
         if isinstance(faces, ReadError):
             pictures.append({"source": name, "error": {"code": "unreadable", "reason": faces.reason}})
         else:
-            pictures.append({"source": name, "faces": [row(name, index, face) for index, face in enumerate(faces)]})
+            pictures.append({"source": name, "faces": [record(name, index, face) for index, face in enumerate(faces)]})
             read, count = read + 1, count + len(faces)
     document: dict[str, Any] = {"pictures": pictures}
     if not read:

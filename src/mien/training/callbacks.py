@@ -23,11 +23,14 @@ from mien.networks import Network, save_network
 class Keep(Callback):
     """Writes `best.safetensors`, whenever a validation is the best so far, and `last.safetensors` after every one.
 
+    every: as well `step_N.safetensors` after each, behind step N, so that the choice can be made, or an average, later.
+
     Stands before the averaging callback, whose weights are then still in place.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], monitor: str):
+    def __init__(self, folder: Path, header: dict[str, Any], monitor: str, every: bool = False):
         self.folder, self.header, self.monitor, self.best = folder, header, monitor, float("-inf")
+        self.every = every
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """A run that is resumed has to beat what it wrote before it was cut, even after its last `resume.ckpt`."""
@@ -43,6 +46,8 @@ class Keep(Callback):
         training = self.header["training"] | {"metrics": metrics, "steps": trainer.global_step}
         header = self.header | {"training": training}
         save_network(self.folder / "last.safetensors", module.network, header)
+        if self.every:
+            save_network(self.folder / f"step_{trainer.global_step}.safetensors", module.network, header)
         if metrics[self.monitor] > self.best:
             self.best = metrics[self.monitor]
             save_network(self.folder / "best.safetensors", module.network, header)
@@ -203,7 +208,7 @@ def _rounded(metrics: dict[str, Any]) -> dict[str, str]:
     return {name: f"{float(value):.4f}" for name, value in metrics.items()}
 
 
-class Table(Logger):
+class MetricsFile(Logger):
     """`metrics.csv`, a row for each step that is logged; a run that is resumed goes on where its last one was cut.
 
     The row of the very step whose `resume.ckpt` was written may be missing: it comes after.

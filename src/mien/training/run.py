@@ -28,7 +28,7 @@ from mien.errors import MienError
 from mien.networks import Network
 from mien.networks.checkpoint import fill, load_tensors
 from mien.training.augment import Augment, Augmentation
-from mien.training.callbacks import Average, Bar, Decay, Keep, Resume, Table, Waiting
+from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Waiting
 from mien.training.faces import Faces
 from mien.training.task import Task
 from mien.training.teachers import Teachers
@@ -80,6 +80,9 @@ def parser() -> ArgumentParser:
         type=Literal["val_accuracy", "val_macro_f1"],
         default="val_accuracy",
         help="what makes a checkpoint the best",
+    )
+    parser.add_argument(
+        "--keep_all", action="store_true", help="keep the weights of every validation, as step_N.safetensors"
     )
     parser.add_argument("--every", type=PositiveInt, default=50, help="steps between checkpoints to resume from")
     parser.add_argument("--fresh", action="store_true", help="do not resume from the folder's last checkpoint")
@@ -158,7 +161,8 @@ def _train(arguments: Sequence[str]) -> Path:
     if rank_zero_only.rank == 0:
         options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
-    callbacks: list[Callback] = [Keep(folder, header, config.monitor), Resume(folder, config.every), waiting]
+    keep = Keep(folder, header, config.monitor, config.keep_all)
+    callbacks: list[Callback] = [keep, Resume(folder, config.every), waiting]
     callbacks += decay
     if config.ema:
         callbacks.append(Average(config.ema))
@@ -168,7 +172,7 @@ def _train(arguments: Sequence[str]) -> Path:
     handler = signal.getsignal(signal.SIGINT)
     try:
         told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
-        trainer = Trainer(**told, logger=Table(folder, resume), callbacks=callbacks, default_root_dir=folder)
+        trainer = Trainer(**told, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)

@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from mien.errors import MienError
-from mien.losses import weighted_cross_entropy
+from mien.losses import flip_divergence, weighted_cross_entropy
 from mien.networks import Network, Normalize
 from mien.networks.deploy import to_float
 from mien.nn import BatchTransformer
@@ -68,6 +68,8 @@ class Task(LightningModule):
         for MoH's balance of its heads; for the likeness of ACMIL's branches it is 1.
     augment: changes training images; None leaves them as they are.
     mixup: above 0, training faces and their targets are mixed in pairs: alpha of `mien.training.augment.mix_up`.
+    flip_consistency: above 0 every face is learned beside its mirror image, at twice the cost, and the loss has so much
+        of `mien.losses.flip_divergence` more.
     teachers, teach: the share `teach` of every target is what the teachers answer to the very image that is learned.
     seed: with the number of the batch it decides all that is drawn, so that a resumed run draws what it would have.
     """
@@ -90,6 +92,7 @@ class Task(LightningModule):
         class_weights: Literal["none", "inverse", "sqrt"] | list[float] = "none",
         augment: Augmentation | None = None,
         mixup: float = 0.0,
+        flip_consistency: float = 0.0,
         teachers: Teachers | None = None,
         teach: float = 0.5,
         seed: int = 0,
@@ -104,6 +107,9 @@ class Task(LightningModule):
         if mixup < 0 or not 0 <= teach <= 1:
             raise MienError(f"--task: mixup is 0 or more, and teach lies between 0 and 1, not {mixup} and {teach}")
         self.mixup, self.teachers, self.teach = mixup, teachers, teach
+        if flip_consistency < 0:
+            raise MienError(f"--task.flip_consistency is 0 or more, not {flip_consistency}")
+        self.flip_consistency = flip_consistency
         if not isinstance(class_weights, str):
             if len(class_weights) != num_classes or not (min(class_weights) >= 0 < max(class_weights)):
                 raise MienError(f"--task.class_weights: {num_classes} numbers of 0 or more, not {class_weights}")
@@ -170,6 +176,9 @@ class Task(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
         images, target, _, *units = batch
+        if self.flip_consistency:
+            images, target = torch.cat([images, images.flip(3)]), torch.cat([target, target])
+            units = [torch.cat([each, each]) for each in units]
         logits = self.network.training_logits(images)
         loss, parts = weighted_cross_entropy(
             logits,
@@ -184,6 +193,9 @@ class Task(LightningModule):
         if aux:
             parts["aux"] = torch.stack(aux).mean()
             loss = loss + self.aux_weight * parts["aux"]
+        if self.flip_consistency:
+            parts["flip"] = flip_divergence(next(iter(logits.values())))
+            loss = loss + self.flip_consistency * parts["flip"]
         told, *by_name = self._over_processes(torch.stack([loss, *parts.values()]).detach())
         named = {f"loss_{name}": part for name, part in zip(parts, by_name, strict=True)}
         self.log_dict(named, on_step=True, on_epoch=False)

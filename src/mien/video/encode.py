@@ -1,7 +1,8 @@
 """A video as it was read, with the faces drawn in and the sound kept."""
 
 import os
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -49,7 +50,7 @@ class AnnotatedVideo:
                 self._container.close()
             self._stack.__exit__(kind, error, trace)
             return
-        with self._stack, self._told():
+        with self._stack, self._ffmpeg_errors():
             self._hear(self._video.rest)
             self._container.mux(self._pictures.encode())
             if self._coder:
@@ -61,7 +62,7 @@ class AnnotatedVideo:
         names = ["" if face.track is None else str(face.track) for face in frame.faces]
         drawn = np.asarray(draw(frame.image, frame.faces, names))
         drawn = np.pad(drawn, ((0, drawn.shape[0] % 2), (0, drawn.shape[1] % 2), (0, 0)), "edge")  # as H.264 wants it
-        with self._told():
+        with self._ffmpeg_errors():
             if self._container is None:
                 self._open(drawn.shape[1::-1])
             if drawn.shape[1::-1] != self._size:
@@ -113,19 +114,10 @@ class AnnotatedVideo:
                     for again in self._resampler.resample(heard):
                         self._container.mux(self._coder.encode(again))
 
-    def _told(self) -> "_Told":
-        return _Told(self._path, self._av.FFmpegError)
-
-
-class _Told:
-    """Turns what ffmpeg raises into what a person can use."""
-
-    def __init__(self, path: str, errors: type[Exception]):
-        self._path, self._errors = path, errors
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, self._errors):
+    @contextmanager
+    def _ffmpeg_errors(self) -> Iterator[None]:
+        """Turns an error of ffmpeg into a MienError of one line."""
+        try:
+            yield
+        except self._av.FFmpegError as error:
             raise MienError(f"{self._path}: {(error.strerror or str(error)).lower()}") from error

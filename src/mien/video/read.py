@@ -93,7 +93,7 @@ def read_video(
     due, look = Every(every), _Follower(reader, Every(detect_every)) if track else _Finder(reader)
     video = source if isinstance(source, Video) else Video(source)
     pictures = video.pictures(due, sound=sound, stop=stop)
-    frames = _read(pictures, look, _Teller(reader, smooth, track), images, 1 if video.live else batch_size)
+    frames = _read(pictures, look, _Smoother(reader, smooth, track), images, 1 if video.live else batch_size)
     return frames if video is source else _closing(video, frames)
 
 
@@ -103,14 +103,14 @@ def _closing(video: Video, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]
 
 
 def _read(
-    pictures: Iterator[Picture], look: "_Finder", tell: "_Teller", images: bool, batch_size: int
+    pictures: Iterator[Picture], look: "_Finder", smoother: "_Smoother", images: bool, batch_size: int
 ) -> Iterator[VideoFrame]:
     """While the network reads the faces of one batch of frames, those of the next are looked for."""
     most = 1 if batch_size == 1 else _HELD if images else 4 * batch_size  # frames in a batch
     batch: list[_Seen] = []
     busy: deque[tuple[list[_Seen], Future[np.ndarray]]] = deque()
     failed: ReadError | None = None
-    classifier = tell.reader.classifier
+    classifier = smoother.reader.classifier
 
     def submit() -> None:
         crops = [crop for seen in batch for crop in seen.crops]
@@ -125,28 +125,29 @@ def _read(
                 picture, failed = None, error
             if picture is None:
                 break
-            places = look(picture)
+            detections = look(picture)
             crops = [
-                classifier.crop(picture.image, *((place.landmarks, place.box) if place else ())) for place, _ in places
+                classifier.crop(picture.image, *((detection.landmarks, detection.box) if detection else ()))
+                for detection, _ in detections
             ]
             frame = VideoFrame(
                 picture.number, picture.time, [], picture.image if images else None, picture.pts, picture.sound
             )
-            batch.append(_Seen(frame, places, crops))
+            batch.append(_Seen(frame, detections, crops))
             if sum(len(seen.crops) for seen in batch) >= batch_size or len(batch) >= most:
                 submit()
             while busy and (batch_size == 1 or len(busy) > 1 or busy[0][1].done()):
-                yield from tell(*busy.popleft())
+                yield from smoother(*busy.popleft())
         if batch:
             submit()
         while busy:
-            yield from tell(*busy.popleft())
+            yield from smoother(*busy.popleft())
     if failed is not None:
         raise failed
 
 
-Place = tuple[Detection | None, int | None]
-"""Where a face is, and whose it is; no detection where all of the frame is the face."""
+Tracked = tuple[Detection | None, int | None]
+"""A detection and its track; no detection where all of the frame is the face, and no track without tracking."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +155,7 @@ class _Seen:
     """A frame before the network has read its faces."""
 
     frame: VideoFrame
-    places: Sequence[Place]
+    detections: Sequence[Tracked]
     crops: Sequence[np.ndarray]
 
 
@@ -164,7 +165,7 @@ class _Finder:
     def __init__(self, reader: Reader):
         self.detector, self.min_face = reader.detector, reader.min_face
 
-    def __call__(self, picture: Picture) -> list[Place]:
+    def __call__(self, picture: Picture) -> list[Tracked]:
         return [(face, None) for face in self.find(picture.image)] if self.detector else [(None, None)]
 
     def find(self, image: np.ndarray) -> list[Detection]:
@@ -186,7 +187,7 @@ class _Follower(_Finder):
         super().__init__(reader)
         self._keys, self._tracker, self._count, self._before = keys, Tracker(), 0, -math.inf
 
-    def __call__(self, picture: Picture) -> list[Place]:
+    def __call__(self, picture: Picture) -> list[Tracked]:
         if self.detector is None:
             return [(None, 1)]
         tracks = self._tracker.predict(picture.time, picture.image.shape[1::-1])
@@ -201,7 +202,7 @@ class _Follower(_Finder):
         ids = self._tracker.update([face.box for face in faces], births=key)
         self._count, self._before = self._count + 1, picture.time
         found = [(face, id) for face, id in zip(faces, ids, strict=True) if id is not None]
-        return sorted(found, key=lambda place: -place[0].box[2] * place[0].box[3])
+        return sorted(found, key=lambda pair: -pair[0].box[2] * pair[0].box[3])
 
     def _look_near(self, image: np.ndarray, tracks: Sequence[Track]) -> list[Detection]:
         """What is seen about where the faces are expected, once each."""
@@ -243,32 +244,31 @@ def look_near(detector: Detector, image: np.ndarray, box: np.ndarray, around: fl
     ]
 
 
-class _Teller:
+class _Smoother:
     """Puts together what was found and what the network said, in order; smooths it."""
 
     def __init__(self, reader: Reader, smooth: float, track: bool):
         self.reader, self._smooth, self._track = reader, smooth, track
-        self._before: dict[int, tuple[float, np.ndarray]] = {}  # by track: when it was seen, and what was told
+        self._before: dict[int, tuple[float, np.ndarray]] = {}  # by track: when it was seen, and its smoothed probs
 
     def __call__(self, batch: Sequence[_Seen], answer: Future[np.ndarray]) -> Iterator[VideoFrame]:
         answers = iter(answer.result())
         for seen in batch:
             time = seen.frame.time
-            for place, id in seen.places:
-                shares = next(answers)
-                told = self._smoothed(id, time, shares) if self._track else shares
-                face = self.reader.face(place, told)
-                raw = dict(zip(face.probabilities, map(float, shares), strict=True)) if self._track else None
+            for detection, id in seen.detections:
+                probs = next(answers)
+                face = self.reader.face(detection, self._smoothed(id, time, probs) if self._track else probs)
+                raw = dict(zip(face.probabilities, map(float, probs), strict=True)) if self._track else None
                 values = (face.expression, face.probability, face.probabilities, id, raw)
                 seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values))
             for id in [id for id, (at, _) in self._before.items() if time - at > 10]:
                 del self._before[id]
             yield seen.frame
 
-    def _smoothed(self, id: int, time: float, shares: np.ndarray) -> np.ndarray:
+    def _smoothed(self, id: int, time: float, probs: np.ndarray) -> np.ndarray:
         """s + (1 - exp(-Δt / smooth)) (p - s): as fast whatever the frame rate, and less after a gap."""
-        at, before = self._before.get(id, (-math.inf, shares))
+        at, before = self._before.get(id, (-math.inf, probs))
         weight = 1 - math.exp(-max(0.0, time - at) / self._smooth) if self._smooth else 1.0
-        told = before + np.float32(weight) * (shares - before)
-        self._before[id] = time, told
-        return told
+        smoothed = before + np.float32(weight) * (probs - before)
+        self._before[id] = time, smoothed
+        return smoothed

@@ -125,7 +125,7 @@ class Video:
         sound: hand over the packets of `audio`, too. stop: asked several times a second; true ends the video.
 
         Raises ReadError where the rest cannot be read, after all that could. A packet that cannot be decoded is passed
-        over, as players do, and told at the end.
+        over, as players do; at the end a ReadError counts them.
         """
         ahead: queue.Queue[Picture | BaseException | None] = queue.Queue(_AHEAD)
         gone = threading.Event()

@@ -13,7 +13,7 @@ import numpy as np
 
 from mien.errors import require
 from mien.faces.draw import COLOURS
-from mien.faces.row import spell
+from mien.faces.record import path_text
 from mien.video.read import VideoFrame
 
 _FINEST, _BINS = 0.04, 1200  # seconds of a bin of the timeline, and how many a video has at most
@@ -26,7 +26,7 @@ _HIGH = 48  # pixels of a strip before it is scaled
 class Person:
     """A track. first, last: when it was seen, in seconds; seconds: for how long, all together, gaps not counted.
 
-    times: seconds by expression, as told, smoothed. total: (C,) the sum of unsmoothed probabilities × seconds.
+    times: seconds by (smoothed) expression. total: (C,) the sum of unsmoothed probabilities × seconds.
     bins: the same of the smoothed ones, by the number of the bin of the timeline.
     """
 
@@ -86,12 +86,12 @@ class Summary:
             person.frames += 1
             person.seconds += seconds
             person.times[face.expression] += seconds
-            person.total = person.total + seconds * self._shares(face.unsmoothed)
-            share = max(seconds, 1e-6) / len(bins) * self._shares(face.probabilities)
+            person.total = person.total + seconds * self._probs(face.unsmoothed)
+            part = max(seconds, 1e-6) / len(bins) * self._probs(face.probabilities)
             for at in bins:
-                person.bins[at] = person.bins.get(at, 0.0) + share
+                person.bins[at] = person.bins.get(at, 0.0) + part
 
-    def _shares(self, probabilities: dict[str, float]) -> np.ndarray:
+    def _probs(self, probabilities: dict[str, float]) -> np.ndarray:
         return np.array([probabilities[label] for label in self.labels])
 
     def _coarsen(self) -> None:
@@ -103,7 +103,7 @@ class Summary:
             person.bins = bins
 
     def rows(self) -> list[dict[str, Any]]:
-        """One a person: source, track, first, last, frames, seconds, expression (the one told for longest), shares (of
+        """One a person: source, track, first, last, frames, seconds, expression (the one seen for longest), shares (of
         the seconds, by expression) and mean (unsmoothed probabilities, by label)."""
         rows = []
         for person in self.people:
@@ -112,7 +112,7 @@ class Summary:
             mean = person.total / whole
             rows.append(
                 {
-                    "source": spell(person.source),
+                    "source": path_text(person.source),
                     "track": person.track,
                     "first": round(person.first, 6),
                     "last": round(person.last, 6),
@@ -198,9 +198,9 @@ class Summary:
             if label and (stop - begin) * width > end * (len(label) + 2) / 130:
                 share = person.bins[low + middle] / person.bins[low + middle].sum()
                 if share[kind] > 0.3:  # else there is no room in its band
-                    place = ((low + middle + 0.5) * width, row + 0.4 - 0.8 * (share[:kind].sum() + share[kind] / 2))
+                    at = ((low + middle + 0.5) * width, row + 0.4 - 0.8 * (share[:kind].sum() + share[kind] / 2))
                     ink = "white" if np.dot(_rgb(label), (0.299, 0.587, 0.114)) < 110 else "black"
-                    axes.text(*place, label, color=ink, ha="center", va="center", fontsize=8, clip_on=True)
+                    axes.text(*at, label, color=ink, ha="center", va="center", fontsize=8, clip_on=True)
 
 
 def _rgb(label: str) -> tuple[int, int, int]:
@@ -212,7 +212,8 @@ def _colour(label: str) -> tuple[float, ...]:
 
 
 def _short(source: str) -> str:
-    name = "".join(letter if letter.isprintable() else "?" for letter in spell(source).rstrip("/").rpartition("/")[2])
+    base = path_text(source).rstrip("/").rpartition("/")[2]
+    name = "".join(letter if letter.isprintable() else "?" for letter in base)
     return name if len(name) <= 40 else "…" + name[-39:]
 
 

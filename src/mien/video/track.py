@@ -15,7 +15,7 @@ class Track:
     """One face through time.
 
     state: (4, 2), middle x and y, width and height in pixels, each with its change in a second. spread: (2, 2), the
-    covariance of a place and its change in sizes of the face, one for all four. seen: when it was found last.
+    covariance of a position and its change in sizes of the face, one for all four. seen: when it was found last.
     """
 
     id: int
@@ -82,12 +82,12 @@ class Tracker:
             left = [track for track in self.tracks if track.id not in ids]
             free = [i for i, id in enumerate(ids) if id is None]
             margin = np.array([min(track.doubt, 1.0) * track.state[2:, 0].max() * grown for track in left])[:, None]
-            shares = overlaps(np.array([track.box for track in left]).reshape(-1, 4), found[free], margin)
-            while shares.size and shares.max() >= self.overlap:
-                row, column = np.unravel_index(shares.argmax(), shares.shape)
+            ious = overlaps(np.array([track.box for track in left]).reshape(-1, 4), found[free], margin)
+            while ious.size and ious.max() >= self.overlap:
+                row, column = np.unravel_index(ious.argmax(), ious.shape)
                 self._correct(left[row], found[free[column]])
                 ids[free[column]] = left[row].id
-                shares[row], shares[:, column] = 0, 0
+                ious[row], ious[:, column] = 0, 0
         for i, id in enumerate(ids):
             if id is None and births:
                 self._last = ids[i] = self._last + 1
