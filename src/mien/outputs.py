@@ -218,3 +218,7 @@ def check_outputs(outputs: Iterable[Output]) -> tuple[Output, ...]:
 def expression_output(labels: Sequence[str], temperature: float = 1.0) -> Output:
     """The output that models of one question have."""
     return Output(EXPRESSION, "classes", tuple(labels), temperature=temperature)
+
+
+VALENCE_AROUSAL = (Output("valence", "range", ("valence",)), Output("arousal", "range", ("arousal",)))
+"""How pleasant and how excited a face looks, each from -1 to 1."""
