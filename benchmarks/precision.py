@@ -14,10 +14,11 @@ import sys
 
 from mien.checkpoint import read_header
 from mien.classifier import Classifier, find_model
-from mien.commands.eval import add_format_arguments, choose_split, count, open_stored
+from mien.commands.labelled import add_format_arguments, open_stored
+from mien.commands.options import count
 from mien.engines import computes_bf16, open_model
 from mien.evaluation.compare import compare, read_side_by_side
-from mien.evaluation.measure import sample, targets
+from mien.evaluation.measure import choose_split, sample, targets
 
 
 def main() -> None:

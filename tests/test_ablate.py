@@ -120,7 +120,7 @@ def test_command_trains_and_tells(tmp_path, monkeypatch, capsys):
                 Image.fromarray(random.integers(0, 255, (48, 48, 3), np.uint8)).save(folder / f"{i}.png")
     recipe = {
         "model": {"class_path": "mien.networks.mobilefacenet", "init_args": {"num_classes": 2}},
-        "data": {"class_path": "mien.data.Folder", "init_args": {"root": "data"}},
+        "data": {"class_path": "mien.data.Folder", "init_args": {"path": "data"}},
         "faces": {"batch_size": 4, "aligned": 0.0},
         "task": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}}},
         "trainer": {"max_epochs": 5, "accelerator": "cpu"},

@@ -364,7 +364,7 @@ def test_a_recipe_for_images_of_another_size(tmp_path, monkeypatch):
     recipe = {
         "model": {"class_path": "mien.networks.CaiT", "init_args": {"num_classes": 2, "img_size": 32, **TINY}},
         "init": {"": str(start)},  # of 48 pixels
-        "data": {"class_path": "mien.data.Folder", "init_args": {"root": "faces"}},
+        "data": {"class_path": "mien.data.Folder", "init_args": {"path": "faces"}},
         "faces": {"batch_size": 2, "preprocess": header(None, 32)["preprocess"]},
         "task": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}}},
         "trainer": {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1, "enable_progress_bar": False},
@@ -509,7 +509,7 @@ def test_parts_in_a_recipe(name, tmp_path):
     path, arguments = BLOCKS[name]
     recipe = {
         "model": {"class_path": path, "init_args": arguments},
-        "data": {"class_path": "mien.data.Folder", "init_args": {"root": "none"}},
+        "data": {"class_path": "mien.data.Folder", "init_args": {"path": "none"}},
         "task": {"optimizer": {"class_path": "torch.optim.AdamW"}},
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(recipe))

@@ -213,7 +213,7 @@ def test_the_weights_of_an_onnx_file_are_not_for_torch(stand_in):
         ("mien.networks.btn.Sequence", "mien.networks.btn.Sequence is not a network"),
         ("mien.labels.EXPRESSIONS", "mien.labels.EXPRESSIONS is not a network"),
         ("mien.", "there is no network mien."),
-        ("os.system", "os.system is not one of mien's networks; trust=True imports it all the same"),
+        ("os.system", r"os.system is not one of mien's networks: trust=True \(--trust\) imports it all the same"),
         ("mienfield.networks.btn", "mienfield.networks.btn is not one of mien's networks"),
         ("", " is not one of mien's networks"),
     ],
@@ -280,7 +280,7 @@ def test_a_network_of_others_needs_trust(tmp_path):
     file = tmp_path / "x.safetensors"
     network = Doubled(3, 2)
     save_network(file, network, header(f"{__name__}.Doubled", in_features=3, out_features=2))
-    with pytest.raises(CheckpointError, match=f"{__name__}.Doubled is not one of mien's networks; trust=True"):
+    with pytest.raises(CheckpointError, match=f"{__name__}.Doubled is not one of mien's networks: trust=True"):
         load_network(file)
     again = load_network(file, trust=True)
     assert type(again) is Doubled and torch.equal(again.weight, network.weight)

@@ -262,10 +262,10 @@ def test_push_to_hub_uploads_what_is_saved(classifier, monkeypatch):
 def test_a_name_on_the_hub_is_fetched(stand_in, faces, monkeypatch):
     import huggingface_hub
 
-    def fetch(repo_id, allow_patterns):
+    def fetch(repo_id, revision, allow_patterns):
         if repo_id != "me/mine":
             raise huggingface_hub.errors.LocalEntryNotFoundError("no connection")
-        assert "model.onnx" in allow_patterns
+        assert "model.onnx" in allow_patterns and revision is None
         return str(stand_in)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
@@ -275,6 +275,32 @@ def test_a_name_on_the_hub_is_fetched(stand_in, faces, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtra, match=r"mien\[hub\]"):
         Classifier.from_pretrained("me/mine")
+
+
+def test_a_revision_on_the_hub(tmp_path, monkeypatch):
+    """What the Hub's own client has in its cache, under a branch, a tag and a commit."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repo = tmp_path / "models--me--mine"
+    for name, commit in {"main": "1" * 40, "v1.0": "2" * 40, "tries/one": "3" * 40}.items():
+        (repo / "refs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (repo / "refs" / name).write_text(commit)
+        write_stand_in(repo / "snapshots" / commit / "model.onnx", HEADER | {"training": {"commit": commit}})
+    for model, commit in (
+        ("me/mine", "1"),
+        ("me/mine@main", "1"),
+        ("me/mine@v1.0", "2"),
+        ("me/mine@tries/one", "3"),
+        (f"me/mine@{'2' * 40}", "2"),
+    ):
+        assert Classifier.from_pretrained(model).header["training"] == {"commit": commit * 40}, model
+    with pytest.raises(MienError, match=r"^me/mine@v9 on the Hub: "):
+        Classifier.from_pretrained("me/mine@v9")
+    for model in ("me/mine@", "me@v1", "@v1", "me/mine@v1@v2"):
+        with pytest.raises(CheckpointError, match=f"^{model}: no such model"):
+            find_model(model)
 
 
 def test_public_names():

@@ -93,22 +93,23 @@ def test_folder_without_splits_is_one(tmp_path):
 
 def test_folder_leaves_out_what_is_malformed_and_says_so(tmp_path, caplog):
     whole = png(9, 64)
-    names = {"fear/a.png": whole, "fear/cut.png": whole[:-30], "fear/empty.png": b"", "hapiness/c.png": whole}
+    names = {"fear/a.png": whole, "fear/cut.png": whole[:-30], "fear/empty.png": b""}
+    names |= {f"hapiness/{i}.png": whole for i in range(5)}
     tree(tmp_path, {f"train/{name}": data for name, data in names.items()})
     (tmp_path / "train/fear/gone.png").symlink_to("nowhere")
-    data = Folder(str(tmp_path))
+    data = Folder(str(tmp_path), labels=["fear", "happiness"])
     assert [Path(row.source).name for row in data.rows("train")] == ["a.png"]
     data.rows("train")  # told once
     told = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     for name, reason in {
-        "cut": "damaged or cut short",
-        "empty": "empty",
-        "gone": "no such file",
-        "c": "none of",
+        "fear/cut.png": "damaged or cut short",
+        "fear/empty.png": "empty",
+        "fear/gone.png": "no such file",
+        "hapiness": "'hapiness' is none of fear, happiness: is 'happiness' meant?: 5 pictures left out",
     }.items():
-        assert sum(f"/{name}.png: " in line and reason in line for line in told) == 1, told
-    assert len(told) == 5
-    assert told[-1].endswith("4 malformed of 5 rows left out of 'train'")
+        assert sum(f"/{name}: " in line and reason in line for line in told) == 1, told
+    assert len(told) == 5  # a folder is told of once
+    assert told[-1].endswith("8 malformed of 9 rows left out of 'train'")
 
 
 def test_all_rows_bad_is_an_error(tmp_path):
@@ -196,7 +197,9 @@ def test_votes_that_are_no_counts_are_malformed(tmp_path):
 
 def test_parquet_of_names(tmp_path):
     rows = [{"image": png(i), "emotion": name, "who": i} for i, name in enumerate(("happy", "Anger", "bored", None))]
-    data = Parquet(table(tmp_path / "test-00000-of-00001.parquet", rows), subject="who")
+    path = table(tmp_path / "test-00000-of-00001.parquet", rows)
+    assert Parquet(path).labels == ("Anger", "bored", "happy")  # the classes are what the column says
+    data = Parquet(path, subject="who", labels=["happiness", "anger"])
     assert (data.labels, data.splits) == (("happiness", "anger"), ("test",))
     assert [(row.label, row.subject) for row in data.rows("test")] == [(0, "0"), (1, "1")]
     assert [error.reason for error in data.findings["test"].malformed] == [
@@ -234,7 +237,7 @@ def test_parquet_that_cannot_be_told_is_an_error(tmp_path):
         (lambda: Parquet(path), "say which are votes"),
         (lambda: Parquet(path, label="y"), "no column 'y'"),
         (lambda: Parquet(path, label="x", labels="nobody"), "no order of labels"),
-        (lambda: Parquet(path, label="x", labels=["fear", "afraid"]), "each class once"),
+        (lambda: Parquet(path, label="x", labels=["fear", "Fear"]), "each class once"),
         (lambda: Parquet(path, label="x", votes=["x"]), "not both"),
         (lambda: Parquet(str(tmp_path / "b.parquet")), "not a parquet file"),
         (lambda: Parquet(str(tmp_path / "c.parquet")), "no such file"),

@@ -116,7 +116,7 @@ class TestDesk:
     @pytest.fixture
     def desk(self, reader):
         pytest.importorskip("gradio", reason="gradio is not installed")
-        from mien.demo.page import Desk
+        from mien.demo.layout import Desk
 
         return Desk(reader, Looking())
 
@@ -274,10 +274,10 @@ def test_the_app_asks_nobody_and_shows_no_more_than_it_must(reader, tmp_path, mo
         monkeypatch.setattr(f"gradio.processing_utils.{name}", getattr(gradio.processing_utils, name))  # put back
     from fastapi.testclient import TestClient
 
-    from mien.demo.page import build, examples
+    from mien.demo.layout import build_page, examples
     from mien.demo.serve import _app
 
-    page = build(reader, Looking(), examples(tmp_path))
+    page = build_page(reader, Looking(), examples(tmp_path))
     assert page.analytics_enabled is False
     client = TestClient(_app(gradio, page), base_url="http://127.0.0.1")
     answer = client.get("/")

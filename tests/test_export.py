@@ -2,7 +2,6 @@
 
 import logging
 import re
-from functools import partial
 
 import numpy as np
 import onnx
@@ -53,12 +52,6 @@ BLOCK = {
 }
 
 
-@pytest.fixture(autouse=True)
-def trust(monkeypatch):
-    """Tiny is no network of mien's, and a command trusts no other."""
-    monkeypatch.setattr(mien.networks, "load_network", partial(load_network, trust=True))
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
@@ -82,11 +75,7 @@ def pictures():
 def data(checkpoint, pictures, tmp_path_factory):
     """Pictures that are what torch says they are; a training split of others, all red."""
     root = tmp_path_factory.mktemp("data")
-    mien.networks.load_network, before = partial(load_network, trust=True), mien.networks.load_network
-    try:
-        labels = Classifier.from_pretrained(checkpoint).predict(pictures)
-    finally:
-        mien.networks.load_network = before
+    labels = Classifier.from_pretrained(checkpoint, trust=True).predict(pictures)
     for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         for split, shown in (("validation", picture), ("train", picture * np.array([1, 0, 0], np.uint8))):
             folder = root / split / label
@@ -96,7 +85,7 @@ def data(checkpoint, pictures, tmp_path_factory):
 
 
 def export(checkpoint: object, out: object, *words: object) -> int:
-    return main(["export", str(out), "--model", str(checkpoint), *map(str, words)])
+    return main(["export", str(out), "--model", str(checkpoint), "--trust", *map(str, words)])
 
 
 def types_of(path) -> dict[str, int]:
@@ -109,7 +98,7 @@ def test_a_folder_holds_two_files_that_answer_alike(checkpoint, pictures, tmp_pa
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "model.safetensors"}
     assert read_header(tmp_path / "out/model.onnx") == read_header(tmp_path / "out/model.safetensors") == HEADER | BLOCK
     assert TensorProto.FLOAT16 in types_of(tmp_path / "out/model.onnx").values()
-    a, b = (Classifier.from_pretrained(tmp_path / f"out/model.{kind}") for kind in ("onnx", "safetensors"))
+    a, b = (Classifier.from_pretrained(tmp_path / f"out/model.{kind}", trust=True) for kind in ("onnx", "safetensors"))
     np.testing.assert_allclose(a.predict_proba(pictures), b.predict_proba(pictures), atol=1e-5)
 
 
@@ -151,7 +140,7 @@ def test_int8(checkpoint, pictures, data, tmp_path, capsys):
     assert (faces.name, faces.type.tensor_type.elem_type) == ("faces", TensorProto.UINT8)
     assert faces.type.tensor_type.shape.dim[0].dim_param and [output.name for output in outputs] == ["logits", "probs"]
 
-    exact = Classifier.from_pretrained(checkpoint).predict_proba(pictures)
+    exact = Classifier.from_pretrained(checkpoint, trust=True).predict_proba(pictures)
     for engine in (OpenVINOEngine(path), OnnxRuntimeEngine(path)):
         for count in (1, 3, 40):
             probs = engine(np.stack(pictures[:count]))["probs"]
@@ -165,7 +154,7 @@ def test_int8_for_openvino_with_the_training_faces_of_check(checkpoint, pictures
     assert capsys.readouterr().out.splitlines()[2].startswith(f"{path}, OpenVINO")
     assert {file.name for file in tmp_path.iterdir()} == {"small.xml", "small.bin"}
     assert "precision" not in read_header(path) and 'element_type="i8"' in path.read_text()
-    exact = Classifier.from_pretrained(checkpoint).predict_proba(pictures)
+    exact = Classifier.from_pretrained(checkpoint, trust=True).predict_proba(pictures)
     for count in (1, 3, 40):
         assert 0 < np.abs(OpenVINOEngine(path)(np.stack(pictures[:count]))["probs"] - exact[:count]).max() < 0.05
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
@@ -188,7 +177,7 @@ def test_a_program_is_checked_too(checkpoint, pictures, data, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith(f"{path}, torch") and "on 20 faces, 0 won and 0 lost" in lines[3]
     assert read_header(path) == HEADER | BLOCK
-    exact = Classifier.from_pretrained(checkpoint).predict_proba(pictures)
+    exact = Classifier.from_pretrained(checkpoint, trust=True).predict_proba(pictures)
     assert 0 < np.abs(Classifier.from_pretrained(path).predict_proba(pictures) - exact).max() < 0.01  # of fp16
 
 

@@ -107,13 +107,12 @@ def two_steps(file: Path, data: Path, *options: str) -> list[str]:
     told = yaml.safe_load(file.read_text())
     name = told["model"]["class_path"].rpartition(".")[2].partition("_")[0]
     name = {"apvit": "Small", "arbex": "Balanced"}.get(name, "Plain")
-    path = "root" if told["data"]["class_path"] == "mien.data.Folder" else "path"
     own = {
         "--model.class_path": f"{__name__}.{name}",
         "--init": "{}",
         "--freeze": "[]",
         "--teachers": "[]",
-        f"--data.init_args.{path}": str(data),
+        "--data.init_args.path": str(data),
         "--faces.batch_size": "4",
         "--faces.landmarks_cache": "null",
         "--trainer.max_steps": "2",

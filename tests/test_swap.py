@@ -270,7 +270,7 @@ def test_in_recipes_and_headers(name, path, tmp_path):
         else:
             assert all(type(m) is SelfAttention for m in mixed)
     if name == "one's own" and path.startswith("mien."):
-        with pytest.raises(CheckpointError, match=r"Told is not one of mien's networks; trust=True"):
+        with pytest.raises(CheckpointError, match=r"Told is not one of mien's networks: trust=True"):
             build(kept)
 
 

@@ -148,7 +148,7 @@ def recipe(tmp_path, pictures, monkeypatch):
         whole = {
             "name": "tiny",
             "model": {"class_path": f"{__name__}.Tiny", "init_args": {"num_classes": 3}},
-            "data": {"class_path": "mien.data.Folder", "init_args": {"root": str(pictures)}},
+            "data": {"class_path": "mien.data.Folder", "init_args": {"path": str(pictures)}},
             "faces": {"batch_size": 4, "aligned": 0.0},
             "task": {"optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}}},
             "trainer": {"max_epochs": 2, "accelerator": "cpu", "log_every_n_steps": 1},
@@ -714,7 +714,7 @@ def test_help_lists_the_options_of_a_recipe(capsys):
         ({"pooling": "gradual"}, "--pooling gradual: this network keeps all of its patches"),
         ({"faces__oversample": "sqrt", "faces__balance": 1.0}, "not both"),
         ({"task__class_weights": [1.0, 2.0]}, "--task.class_weights: 3 numbers of 0 or more, not"),
-        ({"data__init_args": {"root": "gone"}}, "gone: no such folder"),
+        ({"data__init_args": {"path": "gone"}}, "gone: no such folder"),
         ({"faces__train_split": "learn"}, "no split 'learn', only train, validation"),
         ({"faces__preprocess": GREY48 | {"color": "blue"}}, 'neither "rgb" nor "grey"'),
         ({"faces__preprocess": {"align": "none"}}, 'the recipe: its header has a "preprocess"'),
@@ -745,7 +745,7 @@ def test_malformed_rows_are_told_once_and_left_out(recipe, pictures, tmp_path, c
     (tmp_path / "data/train/puzzled").mkdir()
     (tmp_path / "data/train/puzzled/0.png").write_bytes(whole)
     with caplog.at_level(logging.WARNING, "mien"):
-        folder = train([recipe(data__init_args={"root": str(tmp_path / "data")}, trainer__max_epochs=1)])
+        folder = train([recipe(data__init_args={"path": str(tmp_path / "data")}, trainer__max_epochs=1)])
     told = [record.getMessage() for record in caplog.records if record.name.startswith("mien")]
     assert sorted(message.partition(": ")[2].partition(": ")[0].rpartition("/")[2] for message in told[:3]) == [
         "0.png",

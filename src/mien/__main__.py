@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from mien.errors import MienError, MienWarning, MissingExtra
+from mien.errors import MienError, MienWarning, MissingExtra, Misuse
 
 # name: (module, imported when the command is called; the extra that it needs, if any; what `mien --help` says of it)
 COMMANDS = {
@@ -19,6 +19,7 @@ COMMANDS = {
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
+    "average": ("mien.commands.average", "torch", "make one checkpoint of several, whose weights are their mean"),
     "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
     "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
     "explain": ("mien.commands.explain", "torch", "draw what a network kept of a face and attended to"),
@@ -29,7 +30,8 @@ COMMANDS = {
 }
 
 NAMING = {"train", "ablate", "bench", "eval", "choose", "data"}
-"""Commands to which people may name classes of their own, which are looked for in the current folder, too."""
+"""Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
+with --trust, which every command has that opens a model."""
 
 
 class _Version(argparse.Action):
@@ -53,17 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
-        if name in NAMING and (here := os.getcwd()) not in sys.path:
-            sys.path.append(here)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of other libraries, on pictures that are read all the same
             warnings.simplefilter("always", MienWarning)
             warnings.showwarning = _show
             command = _load(name)
             command.add_arguments(commands.choices[name])
-            code = command.run(parser.parse_args(argv))
+            args = parser.parse_args(argv)
+            if (name in NAMING or getattr(args, "trust", False)) and (here := os.getcwd()) not in sys.path:
+                sys.path.append(here)
+            code = command.run(args)
             sys.stdout.flush()
             return code
+    except Misuse as error:
+        commands.choices[name].error(str(error))
     except MienError as error:
         return _fail(error)
     except OSError as error:

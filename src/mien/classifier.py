@@ -53,13 +53,22 @@ class Classifier:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | os.PathLike[str] | None = None, *, device: str = "auto", precision: str = "auto"
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        trust: bool = False,
     ) -> "Classifier":
-        """Open a model: the name of one that comes with mien (by default its best), a .onnx, .safetensors, .xml (with
-        its .bin) or .pt2 file, a folder with one that is called "model", or "owner/name" on the Hugging Face Hub.
+        """Open a model.
 
-        device: "auto", "cpu" or "cuda". precision: "fp32", "bf16" or "auto", which is bf16 where the CPU computes in it
-        and the header of a .onnx or .xml file says that it costs next to no accuracy, and fp32 everywhere else.
+        model: the name of one that comes with mien (by default its best); a .onnx, .safetensors, .xml (with its .bin)
+            or .pt2 file; a folder with such a file that is called "model"; or "owner/name" on the Hugging Face Hub,
+            "owner/name@revision" for a branch, a tag or a commit of it.
+        device: "auto", "cpu" or "cuda".
+        precision: "fp32", "bf16" or "auto", which is bf16 where the CPU computes in it and the header of a .onnx or
+            .xml file says that it costs next to no accuracy, and fp32 everywhere else.
+        trust: import whatever classes the header of a .safetensors file names for its network; mien's alone without.
 
         Raises CheckpointError for what is not there, damaged or unknown, and MissingExtra where a .safetensors or .pt2
         file is to be run without torch, or a model to be fetched without huggingface_hub.
@@ -76,7 +85,7 @@ class Classifier:
             require("safetensors", "torch")
             from mien.networks import deploy, load_network
 
-            deployed = deploy(load_network(path), header)
+            deployed = deploy(load_network(path, trust=trust), header)
             engine = TorchEngine(deployed, device=device, precision=precision)
         return cls(engine, header, path)
 
@@ -163,10 +172,11 @@ def find_model(model: str | os.PathLike[str] | None = None) -> Path:
         return path  # reading it tells what is wrong with it
     if re.fullmatch(r"\w[\w.-]*", name) and (MODELS / name).is_dir():
         return _file_in(MODELS / name)
-    if isinstance(model, str) and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        return _file_in(_download(name))
+    if isinstance(model, str) and (hub := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", name)):
+        return _file_in(_download(*hub.groups()))
     raise CheckpointError(
-        f"{name}: no such model (a file, a folder, owner/name on the Hub, or one that mien list shows)"
+        f"{name}: no such model (a file, a folder, owner/name or owner/name@revision on the Hub, or one that mien list "
+        "shows)"
     )
 
 
@@ -223,11 +233,11 @@ def _file_in(folder: Path) -> Path:
     raise CheckpointError(f"{folder}: neither model.onnx nor model.safetensors in it, nor model.xml or model.pt2")
 
 
-def _download(repo_id: str) -> Path:
+def _download(repo_id: str, revision: str | None) -> Path:
     hub = require("huggingface_hub", "hub")
-    with _hub_errors(repo_id):
+    with _hub_errors(f"{repo_id}@{revision}" if revision else repo_id):
         files = [name for name in _FILES if name != "model.pt2"]  # a program, which is not for strangers to bring
-        return Path(hub.snapshot_download(repo_id, allow_patterns=[*files, "model.bin", *_NOTES]))
+        return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[*files, "model.bin", *_NOTES]))
 
 
 @contextmanager

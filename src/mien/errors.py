@@ -22,6 +22,10 @@ class ReadError(MienError):
         return type(self), (self.source, self.reason, self.rows)
 
 
+class Misuse(MienError, ValueError):
+    """Arguments that do not go together; a command ends with the exit code 2."""
+
+
 class MienWarning(UserWarning):
     """What a person should know though the work goes on; a command prints it in one line on stderr."""
 

@@ -152,3 +152,17 @@ def flip_divergence(logits: Tensor) -> Tensor:
     logp = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
     mean = logp.detach().exp().unflatten(0, (2, -1)).mean(0)
     return F.kl_div(logp, torch.cat([mean, mean]), reduction="batchmean")
+
+
+def adjust_logits(logits: Mapping[str, Tensor], shares: Tensor, strength: float) -> dict[str, Tensor]:
+    """Logits as a loss reads them that counts rare classes as much as common ones: `z_c + strength · log share_c`.
+
+    logits: by name, as `weighted_cross_entropy` takes them; those of action units, costs ("center") and losses stay.
+    shares: (C,), of each class among what is learned; a class without any counts as one in a million. The network is
+    read without it, so that its answer leans to rare classes; a strength of 1 aims at the mean of recalls.
+
+    Paper: Menon et al., Long-tail learning via logit adjustment, ICLR 2021.
+    """
+    offset = strength * shares.clamp_min(1e-6).log()
+    apart = ("action_units", "center")
+    return {name: each if each.ndim == 0 or name in apart else each + offset.to(each) for name, each in logits.items()}

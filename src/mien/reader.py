@@ -61,20 +61,25 @@ class Reader:
         min_face: float = 20,
         device: str = "auto",
         precision: str = "auto",
+        trust: bool = False,
         abstain: bool | float = False,
+        max_pixels: int = MAX_PIXELS,
+        max_faces: int | None = None,
     ) -> "Reader":
         """Open a model, and the detector beside it.
 
-        model, device and precision: as for `Classifier.from_pretrained`, and its errors. threshold: the least score of
-        a face, 0 to 1, where the detector is YuNet; the rest as for `Reader`.
+        model, device, precision, trust: as for `Classifier.from_pretrained`, and its errors.
+        threshold: the least score of a face, 0 to 1 (default 0.6), where the detector is YuNet.
+        detector, aligned, min_face, abstain, max_pixels, max_faces: as for `Reader`.
         """
         with ThreadPoolExecutor(1) as pool:  # side by side, since opening either takes long
             opening = None
             if detector is None and not aligned:
                 opening = pool.submit(YuNet, threshold=threshold, min_face=min_face)
-            classifier = Classifier.from_pretrained(model, device=device, precision=precision)
+            classifier = Classifier.from_pretrained(model, device=device, precision=precision, trust=trust)
             detector = opening.result() if opening else detector
-        return cls(classifier, detector, min_face=min_face, aligned=aligned, abstain=abstain)
+        limits = {"max_pixels": max_pixels, "max_faces": max_faces}
+        return cls(classifier, detector, min_face=min_face, aligned=aligned, abstain=abstain, **limits)
 
     def __call__(self, source: Source) -> list[Face]:
         """The faces of one picture: a path, a Pillow picture, or a uint8 array, (H, W, 3) RGB or (H, W) grey.

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from mien.commands.eval import count
+from mien.commands.options import count
 from mien.errors import MienError, require
 from mien.files import whole
 

@@ -24,7 +24,7 @@ from mien.batch import (
     sha256_of,
 )
 from mien.classifier import DEFAULT_MODEL, find_model
-from mien.commands.options import number
+from mien.commands.options import add_reading_arguments, count, share
 from mien.commands.read import begin
 from mien.commands.rows import schema
 from mien.commands.terminal import printable
@@ -50,39 +50,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="local",
         help="one process (default), or Ray: the cluster at $RAY_ADDRESS, else all cores of this machine",
     )
-    parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
-    parser.add_argument("--aligned", action="store_true", help="the sources are face crops: read them as they are")
-    parser.add_argument(
-        "--min-face", type=_pixels, default=20, metavar="PIXELS", help="least shorter side of a face (default: 20)"
-    )
-    parser.add_argument(
-        "--threshold", type=_share, default=0.6, metavar="SCORE", help="least score of a face, 0 to 1 (default: 0.6)"
-    )
-    parser.add_argument(
-        "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="as for mien read")
+    add_reading_arguments(parser)
     parser.add_argument(
         "--column", default="image", metavar="NAME", help="of a .parquet file: bytes or paths (default: image)"
     )
     parser.add_argument(
-        "--shard-size", type=_count, default=1000, metavar="N", help="pictures that make a file (default: 1000)"
+        "--shard-size", type=count, default=1000, metavar="N", help="pictures that make a file (default: 1000)"
     )
-    parser.add_argument("--batch-size", type=_count, default=32, metavar="N", help="faces read at a time (default: 32)")
     parser.add_argument(
         "--retry", action="store_true", help="read the files anew in which there are pictures that could not be read"
     )
     parser.add_argument(
         "--tolerate",
-        type=_share,
+        type=share,
         default=0.0,
         metavar="SHARE",
         help="of pictures that cannot be read, up to which the exit code is 0 (default: 0)",
     )
-    parser.add_argument("--workers", type=_count, metavar="N", help="of ray (default: as many as there are cores for)")
+    parser.add_argument("--workers", type=count, metavar="N", help="of ray (default: as many as there are cores for)")
     parser.add_argument(
-        "--worker-cpus", type=_count, metavar="N", help="cores of a worker of ray (default: 4, or what a machine has)"
+        "--worker-cpus", type=count, metavar="N", help="cores of a worker of ray (default: 4, or what a machine has)"
     )
 
 
@@ -112,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         out=out,
         model=os.path.abspath(args.model) if args.model and os.path.exists(args.model) else args.model,
         sha256=sha256,
-        reading={**options, "device": args.device},
+        reading={**options, "device": args.device, "trust": args.trust},
         column=args.column,
         batch_size=args.batch_size,
         table=table,
@@ -191,15 +178,3 @@ def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
 
 def _counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
-
-
-def _count(text: str) -> int:
-    return int(number(text, int, 1, 1_000_000))
-
-
-def _pixels(text: str) -> float:
-    return number(text, float, 0, 1_000_000)
-
-
-def _share(text: str) -> float:
-    return number(text, float, 0, 1)

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from mien.commands.list import mixers
+from mien.commands.options import count
 from mien.errors import MienError, require
 
 
@@ -18,23 +19,17 @@ def grid(text: str) -> tuple[int, int]:
     return int(sides[1]), int(sides[2])
 
 
-def above_zero(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=("mixers",), help="what is measured")
     parser.add_argument("names", nargs="*", metavar="NAME", help="mixers of mien.nn, or import paths (default: all)")
     parser.add_argument(
         "--grid", metavar="H,W", type=grid, action="append", help="may be repeated (default: 14,14 28,28 56,56)"
     )
-    parser.add_argument("--dim", metavar="N", type=above_zero, default=192, help="width of a token (192)")
-    parser.add_argument("--heads", metavar="N", type=above_zero, default=6, help="heads (6)")
-    parser.add_argument("--batch", metavar="N", type=above_zero, default=2, help="faces at once (2)")
-    parser.add_argument("--threads", metavar="N", type=above_zero, default=1, help="of torch (1)")
-    parser.add_argument("--rounds", metavar="N", type=above_zero, default=5, help="how often each is timed (5)")
+    parser.add_argument("--dim", metavar="N", type=count, default=192, help="width of a token (192)")
+    parser.add_argument("--heads", metavar="N", type=count, default=6, help="heads (6)")
+    parser.add_argument("--batch", metavar="N", type=count, default=2, help="faces at once (2)")
+    parser.add_argument("--threads", metavar="N", type=count, default=1, help="of torch (1)")
+    parser.add_argument("--rounds", metavar="N", type=count, default=5, help="how often each is timed (5)")
     parser.add_argument("--memory", metavar="GB", type=float, default=4.0, help="skip what would take more (4)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 

@@ -3,11 +3,13 @@
 import argparse
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 from mien.checkpoint import read_header
 from mien.classifier import Classifier
-from mien.commands.eval import add_data_arguments, open_data
+from mien.commands.labelled import add_data_arguments, open_data
+from mien.commands.options import share
 from mien.errors import MienError, require
 
 
@@ -16,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     parser.add_argument(
         "--sure",
-        type=_share,
+        type=partial(share, zero=False),
         default=0.9,
         metavar="SHARE",
         help="answers count as uncertain below the probability above which this share is right (default: 0.9)",
@@ -30,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, "eval")
     import numpy as np
 
-    from mien.evaluation import evaluate
+    from mien.evaluation import classification_report
     from mien.evaluation.calibrate import fit_temperature, held_out, uncertain_below, with_temperature
     from mien.evaluation.measure import read_rows, sample, targets
     from mien.networks.checkpoint import write_header
@@ -39,14 +41,14 @@ def run(args: argparse.Namespace) -> int:
     if path.suffix != ".safetensors":
         raise MienError(f"{path}: only a .safetensors checkpoint is calibrated; an ONNX file is exported from it again")
     data, split = open_data(args)
-    classifier = Classifier.from_pretrained(path, device=args.device)
+    classifier = Classifier.from_pretrained(path, device=args.device, trust=args.trust)
     rows = sample(data.rows(split), None)
     target = targets(classifier, data, rows)
     probs, _ = read_rows(classifier, rows, args.batch_size, progress=sys.stderr.isatty())
     header = dict(read_header(path))
     logits = np.log(probs.astype(np.float64).clip(1e-12)) * header.get("temperature", 1.0)
-    before = evaluate(probs, target, classifier.labels)
-    after = evaluate(held_out(logits, target), target, classifier.labels)
+    before = classification_report(probs, target, classifier.labels)
+    after = classification_report(held_out(logits, target), target, classifier.labels)
     header["temperature"] = round(fit_temperature(logits, target), 4)
     scaled = with_temperature(logits, header["temperature"])
     threshold = uncertain_below(scaled, target, args.sure)
@@ -67,13 +69,3 @@ def run(args: argparse.Namespace) -> int:
         f"{told}"
     )
     return 0
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: not a share above 0 and up to 1")
-    return value

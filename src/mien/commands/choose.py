@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mien.classifier import Classifier
-from mien.commands.eval import add_data_arguments, open_data
+from mien.commands.labelled import add_data_arguments, open_data
 from mien.data import Row
 from mien.errors import MienError, require
 from mien.files import whole
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
     probs, truth, labels = {}, {}, ()
     for name in names:
-        classifier = Classifier.from_pretrained(name, device=args.device, precision="fp32")
+        classifier = Classifier.from_pretrained(name, device=args.device, precision="fp32", trust=args.trust)
         own = targets(classifier, data, rows)
         if truth and (classifier.labels != labels or (own != truth["votes"]).any()):
             raise MienError(f"{name} knows other labels than {names[0]}: {', '.join(classifier.labels)}")

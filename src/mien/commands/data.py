@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mien.commands.eval import count
+from mien.commands.options import count
 from mien.commands.terminal import printable
 from mien.data import DataSet, open_dataset
 from mien.data.check import Checked, check

@@ -3,23 +3,30 @@
 import argparse
 import ipaddress
 import sys
+from functools import partial
 from pathlib import Path
 
 from mien.classifier import EXPLAINED_MODEL
-from mien.commands.options import number
+from mien.commands.options import add_reading_arguments, count, reading_options
 from mien.commands.read import begin
 from mien.demo.looking import Looking
 from mien.demo.serve import serve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=_port, default=7860, metavar="N", help="0 is any free one (default: 7860)")
+    parser.add_argument(
+        "--port",
+        type=partial(count, least=0, most=65_535),
+        default=7860,
+        metavar="N",
+        help="0 is any free one (default: 7860)",
+    )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
         help="the address to listen on; 0.0.0.0 lets other computers in (default: 127.0.0.1, this one only)",
     )
-    parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
+    add_reading_arguments(parser, "--model", "--trust")
     parser.add_argument(
         "--explain",
         metavar="MODEL",
@@ -33,10 +40,11 @@ def run(args: argparse.Namespace) -> int:
     begin()
 
     def make(folder: Path):
-        from mien.demo.page import build, examples
+        from mien.demo.layout import build_page, examples
         from mien.reader import Reader
 
-        return build(Reader.from_pretrained(args.model), Looking(args.explain), examples(folder))
+        reader = Reader.from_pretrained(**reading_options(args))
+        return build_page(reader, Looking(args.explain, args.trust), examples(folder))
 
     def started(address: str) -> None:
         print(f"mien demo: {address} (Ctrl-C ends it)", flush=True)
@@ -56,7 +64,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _port(text: str) -> int:
-    return int(number(text, int, 0, 65535))

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 from mien.checkpoint import labels_of
 from mien.classifier import EXPLAINED_MODEL
 from mien.commands.annotate import annotated_names
-from mien.commands.options import folder, number
-from mien.commands.read import add_face_arguments, begin, outside
+from mien.commands.options import add_reading_arguments, count, folder, share
+from mien.commands.read import begin, outside
 from mien.commands.terminal import Progress, printable
 from mien.errors import ReadError, require
 from mien.faces import YuNet, crop, find_pictures, open_picture
@@ -23,7 +24,9 @@ from mien.files import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_face_arguments(parser)
+    parser.set_defaults(misuse=parser.error)
+    parser.add_argument("source", nargs="+", metavar="SOURCE", help="a picture, a folder of pictures, or a glob")
+    add_reading_arguments(parser, "--aligned", "--min-face", "--threshold", "--trust")
     parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="of the pictures, one a face")
     parser.add_argument(
         "--method",
@@ -40,14 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-patches",
         action="append",
-        type=_patches,
+        type=count,
         metavar="K",
         help="a row with K patches kept; once for each row (default: as the model was made, 3/4 and 1/2 of that)",
     )
     parser.add_argument(
         "--keep-rate",
         action="append",
-        type=_rate,
+        type=partial(share, zero=False),
         metavar="R",
         help="the share of tokens that each block of the second half keeps; once, or once for each row (default: as "
         "the model was made)",
@@ -72,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, "torch")
     from mien.explain import Attention, Patches, open_network, sheet
 
-    deployed, header = open_network(args.model or EXPLAINED_MODEL)
+    deployed, header = open_network(args.model or EXPLAINED_MODEL, trust=args.trust)
     if args.method == "patches":
         explain = Patches(deployed, labels_of(header), counts, rates)
     else:
@@ -115,14 +118,3 @@ def _overwritten(output: Path, pictures: Sequence[str], names: Sequence[str]) ->
         if drawn and drawn[1] in names and parent == os.path.realpath(output):
             return picture
     return None
-
-
-def _patches(text: str) -> int:
-    return int(number(text, int, 1, 1_000_000))
-
-
-def _rate(text: str) -> float:
-    value = number(text, float, 0, 1)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text}: no token would be left")
-    return value

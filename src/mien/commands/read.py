@@ -12,7 +12,15 @@ from contextlib import ExitStack, closing
 from itertools import groupby
 from pathlib import Path
 
-from mien.commands.options import count, drawing_place, every, pixels, seconds, share, summary_file, table_file
+from mien.commands.options import (
+    add_reading_arguments,
+    drawing_place,
+    every,
+    reading_options,
+    seconds,
+    summary_file,
+    table_file,
+)
 from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, printable
 from mien.errors import ReadError, require
@@ -23,13 +31,15 @@ from mien.reader import Reader
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_face_arguments(parser)
-    [source] = [action for action in parser._actions if action.dest == "source"]
-    source.help = (
-        "a picture, a video, a folder, a glob, a zip of pictures, - for a picture on stdin, 0 for a camera, or an "
-        "address such as https://…/photo.jpg or rtsp://…"
+    parser.set_defaults(misuse=parser.error)
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="SOURCE",
+        help="a picture, a video, a folder, a glob, a zip of pictures, - for a picture on stdin, 0 for a camera, or an "
+        "address such as https://…/photo.jpg or rtsp://…",
     )
-    parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
+    add_reading_arguments(parser)
     parser.add_argument(
         "--output", type=table_file, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead"
     )
@@ -38,17 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=drawing_place,
         metavar="DIR",
         help="draw the faces into copies of the pictures and videos; of one video, FILE.mp4 will do, too",
-    )
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="bf16 is faster where the CPU has it; auto takes it where the model was measured to bear it (default)",
-    )
-    parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="faces read at a time (default: 32)")
-    parser.add_argument(
-        "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
     )
     videos = parser.add_argument_group("videos, cameras and streams")
     videos.add_argument("--video", action="store_true", help="take the sources for videos, whatever they are called")
@@ -72,19 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=summary_file,
         metavar="FILE",
         help="with --track: write a .json or .csv with a line a person, and a timeline beside it as .png",
-    )
-
-
-def add_face_arguments(parser: argparse.ArgumentParser) -> None:
-    """What says which pictures are read, and what is a face in them."""
-    parser.set_defaults(misuse=parser.error)
-    parser.add_argument("source", nargs="+", metavar="SOURCE", help="a picture, a folder of pictures, or a glob")
-    parser.add_argument("--aligned", action="store_true", help="the sources are face crops: read them as they are")
-    parser.add_argument(
-        "--min-face", type=pixels, default=20, metavar="PIXELS", help="least shorter side of a face (default: 20)"
-    )
-    parser.add_argument(
-        "--threshold", type=share, default=0.6, metavar="SCORE", help="least score of a face, 0 to 1 (default: 0.6)"
     )
 
 
@@ -123,15 +109,7 @@ def run(args: argparse.Namespace) -> int:
         if lost := set(map(os.path.realpath, sources)) & {os.path.realpath(path) for path in paths if path}:
             args.misuse(f"{option} would overwrite {min(lost)}, which is to be read")
 
-    reader = Reader.from_pretrained(
-        args.model,
-        aligned=args.aligned,
-        threshold=args.threshold,
-        min_face=args.min_face,
-        device=args.device,
-        precision=args.precision,
-        abstain=args.abstain,
-    )
+    reader = Reader.from_pretrained(**reading_options(args))
     labels = reader.classifier.labels
     if args.annotate and drawings != [args.annotate]:
         args.annotate.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,10 @@ import argparse
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
-from mien.commands.options import number
+from mien.commands.options import add_reading_arguments, count, number, reading_options
 from mien.commands.read import begin
 from mien.service import Keys, Limits, serve
 
@@ -18,23 +19,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual = Limits()
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this computer only)")
     parser.add_argument(
-        "--port", type=_whole(0, 65_535), default=8000, metavar="N", help="default: 8000; 0: one that is free"
+        "--port",
+        type=partial(count, least=0, most=65_535),
+        default=8000,
+        metavar="N",
+        help="default: 8000; 0: one that is free",
     )
-    parser.add_argument("--model", help="a model's name, file, folder, or owner/name on the Hub (default: the best)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="default: auto")
-    parser.add_argument("--min-face", type=_real(0, 10**6), default=20, metavar="PIXELS", help="default: 20")
-    parser.add_argument("--threshold", type=_real(0, 1), default=0.6, metavar="SCORE", help="default: 0.6")
-    parser.add_argument(
-        "--abstain", action="store_true", help='say "uncertain" where the model was found not to be sure enough'
+    add_reading_arguments(
+        parser, "--model", "--trust", "--device", "--precision", "--min-face", "--threshold", "--abstain"
     )
     parser.add_argument(
         "--keys", type=Path, metavar="FILE", help=f"API keys, one a line (default: those in ${VARIABLE}; none: no keys)"
     )
     work = parser.add_argument_group("work")
-    work.add_argument("--workers", type=_whole(1, 256), default=1, metavar="N", help="processes that read (default: 1)")
     work.add_argument(
-        "--batch-size", type=_whole(1, 1024), default=16, metavar="N", help="requests read at a time (default: 16)"
+        "--workers", type=partial(count, most=256), default=1, metavar="N", help="processes that read (default: 1)"
+    )
+    work.add_argument(
+        "--batch-size",
+        type=partial(count, most=1024),
+        default=16,
+        metavar="N",
+        help="requests read at a time (default: 16)",
     )
     work.add_argument(
         "--batch-wait", type=_real(0, 10_000), default=2, metavar="MS", help="wait for more of them (default: 2)"
@@ -44,17 +50,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, kind, metavar, value, meaning in (
         ("max-body", megabytes, "MB", usual.body / 2**20, "of a request"),
         ("max-held", megabytes, "MB", usual.held / 2**20, "of all requests being received or worked on"),
-        ("max-pictures", _whole(1, 10_000), "N", usual.pictures, "of a request"),
+        ("max-pictures", partial(count, most=10_000), "N", usual.pictures, "of a request"),
         ("max-pixels", _real(0.0001, 178), "MILLIONS", usual.pixels / 10**6, "of a picture"),
-        ("max-faces", _whole(1, 10_000), "N", usual.faces, "of a picture"),
+        ("max-faces", partial(count, most=10_000), "N", usual.faces, "of a picture"),
+        ("read-timeout", seconds, "S", usual.read_seconds, "for opening a request's pictures and finding their faces"),
         ("timeout", seconds, "S", usual.seconds, "from the end of a request to its answer"),
         ("upload-timeout", seconds, "S", usual.upload_seconds, "for the body of a request"),
-        ("queue", _whole(1, 10**5), "N", usual.queue, "requests that wait or are worked on"),
-        ("max-connections", _whole(1, 10**5), "N", usual.connections, "open at a time"),
+        ("queue", partial(count, most=10**5), "N", usual.queue, "requests that wait or are worked on"),
+        ("max-connections", partial(count, most=10**5), "N", usual.connections, "open at a time"),
     ):
         limits.add_argument(
             f"--{name}", type=kind, default=value, metavar=metavar, help=f"{meaning} (default: {value:g})"
         )
+    limits.add_argument(
+        "--max-request-pixels",
+        type=_real(0.0001, 10**5),
+        metavar="MILLIONS",
+        help="of all pictures of a request (default: twice --max-pixels)",
+    )
     parser.add_argument("--access-log", action="store_true", help="a line a request on stderr: route, status, seconds")
 
 
@@ -62,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     begin()
     logging.basicConfig(format="mien: %(message)s", stream=sys.stderr)
+    for name in ("asyncio", "python_multipart"):  # of a client that is gone, or sends no form
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mien.service.access").setLevel(logging.INFO if args.access_log else logging.ERROR)
     named = os.environ.pop(VARIABLE, "")  # popped: no process started from here has it
     keys = Keys.read(args.keys) if args.keys else Keys(filter(None, map(str.strip, named.split(","))))
@@ -72,14 +87,16 @@ def run(args: argparse.Namespace) -> int:
         held=round(args.max_held * 2**20),
         pictures=args.max_pictures,
         pixels=round(args.max_pixels * 10**6),
+        request_pixels=round((args.max_request_pixels or 2 * args.max_pixels) * 10**6),
         faces=args.max_faces,
+        read_seconds=args.read_timeout,
         seconds=args.timeout,
         upload_seconds=args.upload_timeout,
         queue=args.queue,
         connections=args.max_connections,
     )
     serve(
-        {name: getattr(args, name) for name in ("model", "device", "precision", "min_face", "threshold", "abstain")},
+        reading_options(args),
         limits=limits,
         keys=keys,
         host=args.host,
@@ -92,9 +109,5 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _whole(least: int, most: int):
-    return lambda text: int(number(text, int, least, most))
-
-
 def _real(least: float, most: float):
-    return lambda text: number(text, float, least, most)
+    return partial(number, kind=float, least=least, most=most)

@@ -5,6 +5,7 @@ from mien.data.affwild2 import AffWild2
 from mien.data.cifar10 import CIFAR10
 from mien.data.dataset import DataSet, Findings
 from mien.data.expw import ExpW
+from mien.data.fer2013 import FER2013
 from mien.data.ferplus import FERPlus
 from mien.data.folder import Folder
 from mien.data.opening import open_dataset
@@ -12,6 +13,7 @@ from mien.data.parquet import Parquet
 from mien.data.rafdb import RAFDB
 from mien.data.row import Row
 from mien.data.sfew import SFEW
+from mien.data.table import Table
 
 __all__ = [
     "AffWild2",
@@ -19,6 +21,7 @@ __all__ = [
     "CIFAR10",
     "DataSet",
     "ExpW",
+    "FER2013",
     "FERPlus",
     "Findings",
     "Folder",
@@ -26,5 +29,6 @@ __all__ = [
     "RAFDB",
     "Row",
     "SFEW",
+    "Table",
     "open_dataset",
 ]

@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 _SHOWN = 20  # messages about single rows; a file that is bad throughout should not fill the screen
 
 
+class NoSplit(MienError):
+    """A split that a set does not have."""
+
+
 @dataclass(slots=True)
 class Findings:
     """What reading one split brought to light.
@@ -40,8 +44,11 @@ class Findings:
 class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
-    It may set `units`, the names of the action units that its rows tell of, `further`, outputs that rows have `targets`
-    of, and `published`: by split, how many rows its makers count of each label. A split that differs is reported.
+    It may set `units`, the names of the action units that its rows tell of; `further`, outputs that rows have `targets`
+    of; `first`, what its first class is numbered
+    where it has numbers in place of names; `notes`, what it reads otherwise than it is written, which is logged when
+    the first split is read; and `published`: by split, how many rows its makers count of each label. A split that
+    differs is reported.
 
     check: decode each picture once when its split is first read, so that the unreadable are left out and logged, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.
@@ -51,6 +58,8 @@ class DataSet(ABC):
     splits: tuple[str, ...]
     units: tuple[str, ...] = ()
     further: tuple[Output, ...] = ()
+    first: int | None = None
+    notes: tuple[str, ...] = ()
     published: Mapping[str, tuple[int, ...]] = {}
 
     def __init__(self, check: bool = True):
@@ -89,12 +98,14 @@ class DataSet(ABC):
     def rows(self, split: str) -> list[Row]:
         """The usable rows of a split. Malformed ones are logged, one message each, and counted in `findings`.
 
-        Raises MienError where there is no such split, or not one usable row in it.
+        Raises NoSplit where there is no such split, and MienError where there is not one usable row in it.
         """
         split = spell_split(split)
         if split not in self.splits:
-            raise MienError(f"{self}: no split {split!r}, only {', '.join(self.splits)}")
+            raise NoSplit(f"{self}: no split {split!r}, only {', '.join(sorted(self.splits))}")
         if split not in self._rows:
+            for note in self.notes if not self._rows else ():
+                logger.warning("%s: %s", self, note)
             found = self.findings[split] = Findings()
             self._seen[split] = set()
             rows = []

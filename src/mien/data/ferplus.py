@@ -13,6 +13,7 @@ from typing import get_args
 import numpy as np
 
 from mien.data.dataset import DataSet
+from mien.data.fer2013 import read_pixels
 from mien.data.parquet import Parquet
 from mien.data.row import Row
 from mien.data.spelling import spell, spell_split
@@ -23,7 +24,6 @@ from mien.labels import EXPRESSIONS
 HALVES = ("even", "odd")
 """What the halves of a split are called, by the parity of the numbers of their pictures."""
 
-_SIDE = 48
 _LINES = {"train": 28_709, "validation": 3_589, "test": 3_589}
 _SPLITS = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 
@@ -142,7 +142,7 @@ class _CSV:
                 class_of = np.array([EXPRESSIONS.index(c) if c in EXPRESSIONS else -1 for c in counts])
                 judged = judge(np.array(list(counts.values())), class_of, len(EXPRESSIONS), *self._rule)
                 name = f"{self._pixels} line {line}"
-                picture = _picture(face["pixels"])
+                picture = read_pixels(face["pixels"])
             except ValueError as error:
                 yield ReadError(name, str(error))
                 continue
@@ -157,7 +157,7 @@ class _CSV:
             for _, face, _ in self._lines():
                 if face["usage"].strip() != "Training":
                     try:
-                        self._others.add(_digest(_picture(face["pixels"])))
+                        self._others.add(_digest(read_pixels(face["pixels"])))
                     except ValueError:
                         continue  # reported when its own split is read
         return self._others
@@ -187,19 +187,6 @@ class _CSV:
                 if face is None:
                     raise MienError(f"{self._votes}: more lines than {self._pixels.name}")
                 yield line, face, vote
-
-
-def _picture(pixels: str | None) -> np.ndarray:
-    """(48, 48) uint8 of numbers with blanks between."""
-    try:
-        values = np.array((pixels or "").split(), np.uint8)
-    except OverflowError as error:
-        raise ValueError("pixels above 255") from error
-    except ValueError as error:
-        raise ValueError("pixels that are no numbers") from error
-    if values.size != _SIDE * _SIDE:
-        raise ValueError(f"{values.size} pixels instead of {_SIDE}×{_SIDE}")
-    return values.reshape(_SIDE, _SIDE)
 
 
 def _digest(picture: np.ndarray) -> bytes:

@@ -1,6 +1,7 @@
-"""Pictures sorted into folders: split/label/picture."""
+"""Pictures sorted into folders: split/class/picture."""
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from mien.data.dataset import DataSet
 from mien.data.row import Row
-from mien.data.spelling import class_order, sort_classes, spell, spell_split
+from mien.data.spelling import Known, match_names, names_split, spell, spell_split
 from mien.errors import MienError, ReadError
 from mien.faces.formats import KINDS, SUFFIXES, NotOpened, ends
 from mien.faces.sources import find_pictures
@@ -17,79 +18,109 @@ from mien.labels import EXPRESSIONS
 
 
 class Folder(DataSet):
-    """`root/split/label/picture`, or `root/label/picture` as the one split "all".
+    """`path/split/class/picture`, or `path/class/picture` as the one split "all".
 
-    A folder is named after its label as anybody spells it ("happiness", "Happy"), or numbered, counted from 0 where
-    there is a folder 0 and from 1 where there is none. Folders of other names are malformed.
+    Splits are folders that are called what anybody calls splits ("train", "val", "test", …), or of whose folders every
+    one is called after an expression. The names of the other folders are the classes, read as
+    `mien.data.spelling.match_names` says: expressions in any spelling where all are expressions, else as they are. A
+    folder of no class is malformed, and told once.
 
-    labels: the classes in order, by name, or a data set of mien.labels.ORDERS ("rafdb"); numbered folders need it.
-        Without it, the expressions that there is a folder of, in the order of mien.labels.EXPRESSIONS.
+    path: the folder.
+    labels: the classes in order, by name, or a data set of mien.labels.ORDERS ("rafdb"); numbered folders need it, and
+        are counted from 0 where there is a folder 0 and from 1 where there is none. Without it, the folders' names.
     check: decode each picture once, to leave out the unreadable and to count the repeated.
+    root: what path was called before.
 
-    Raises MienError where root is no such tree.
+    Raises MienError where path is no such tree.
     """
 
-    def __init__(self, root: str, labels: list[str] | str | None = None, check: bool = True):
+    def __init__(
+        self,
+        path: str = "",
+        labels: list[str] | str | Known | None = None,
+        check: bool = True,
+        root: str | None = None,
+    ):
         super().__init__(check)
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise MienError(f"{root}: no such folder")
-        top = _folders(self.root)
-        if any(_holds_pictures(folder) for folder in top):
-            self._splits = {"all": [self.root]}
-        else:
-            self._splits: dict[str, list[Path]] = {}
-            for folder in top:
-                if _folders(folder):
-                    self._splits.setdefault(spell_split(folder.name), []).append(folder)
+        if root is not None:
+            warnings.warn("mien.data.Folder(root=…) is called path now", DeprecationWarning, stacklevel=2)
+            path = root
+        if not path:
+            raise MienError("a folder of pictures needs its path")
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise MienError(f"{path}: no such folder")
+        self._splits = self._find_splits()
         self.splits = tuple(self._splits)
-        if not self.splits:
-            raise MienError(f"{root}: not a tree of split/label/picture")
-        names = {folder.name for tops in self._splits.values() for top in tops for folder in _folders(top)}
-        self._first = 0 if any(name.isdecimal() and int(name) == 0 for name in names) else 1
-        if labels is not None:
-            self.labels = class_order(labels)
-            return
-        self.labels = sort_classes({spell(name) for name in names} & set(EXPRESSIONS))
-        if not self.labels:
-            hint = " (its labels are numbered)" if any(name.isdecimal() for name in names) else ""
-            raise MienError(f'{root}: no folder is named after an expression{hint}: say labels, such as "rafdb"')
+        groups = [
+            [folder.name for top in tops for folder in _folders(top) if _shows(folder)]
+            for tops in self._splits.values()
+        ]
+        try:
+            self._matched = match_names(groups, labels)
+        except MienError as error:
+            raise MienError(f"{path}: {error}") from error
+        self.labels, self.notes, self.first = self._matched.labels, self._matched.notes, self._matched.first
 
     def __str__(self) -> str:
-        return str(self.root)
+        return str(self.path)
+
+    def _find_splits(self) -> dict[str, list[Path]]:
+        top = _folders(self.path)
+        inner = {folder: _folders(folder) for folder in top}
+        named = [folder for folder in top if names_split(folder.name) and inner[folder]]
+        if not any(map(_shows, top)):
+            raise MienError(f"{self.path}: not a tree of split/class/picture or class/picture")
+        if not any(_holds_pictures(folder) for folder in (named or top)):
+            names = [folder.name for folders in inner.values() for folder in folders]
+            if any(map(names_split, names)):
+                raise MienError(f"{self.path}: its splits lie one folder deeper: give {top[0]}")
+            if not named and not all(spell(name) in EXPRESSIONS or name.isdecimal() for name in names):
+                raise MienError(
+                    f"{self.path}: {top[0].name} may be a split or a class: call splits train, validation and test, "
+                    "or put the pictures right into the folders of their classes"
+                )
+            splits: dict[str, list[Path]] = {}
+            for folder in top:
+                if inner[folder]:
+                    splits.setdefault(spell_split(folder.name), []).append(folder)
+            return splits
+        return {"all": [self.path]}
 
     def read(self, split: str) -> Iterator[Row | ReadError]:
         missed: list[ReadError] = []
         for top in self._splits[split]:
             for folder in _folders(top):
                 pictures = _pictures(folder, missed)
-                label = self._label(folder.name)
+                label = self._matched.label_of.get(folder.name)
                 if label is None:
-                    for picture in pictures:
-                        yield ReadError(picture, f"{folder.name!r} is none of {', '.join(self.labels)}")
+                    if pictures:
+                        yield ReadError(str(folder), self._matched.why_none(folder.name), rows=len(pictures))
                     continue
-                target = np.eye(len(self.labels), dtype=np.float32)[label]
+                number = self.labels.index(label)
+                target = np.eye(len(self.labels), dtype=np.float32)[number]
                 for picture in pictures:
-                    yield Row(picture, target, split, label=label, name=picture)
+                    yield Row(picture, target, split, label=number, name=picture)
         yield from (error for error in missed if not isinstance(error, NotOpened))
         if kinds := sum((error.kinds for error in missed if isinstance(error, NotOpened)), Counter[str]()):
             where = self._splits[split]
-            yield NotOpened(where[0] if len(where) == 1 else self.root, kinds)
-
-    def _label(self, name: str) -> int | None:
-        if spell(name) in self.labels:
-            return self.labels.index(spell(name))
-        number = int(name) - self._first if name.isdecimal() else -1
-        return number if 0 <= number < len(self.labels) else None
+            yield NotOpened(where[0] if len(where) == 1 else self.path, kinds)
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Those that are no program's own, such as .git and __MACOSX."""
+    return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith((".", "__MACOSX")))
 
 
 def _pictures(folder: Path, missed: list[ReadError]) -> list[str]:
     found = find_pictures(folder, missed=missed)
     return [] if found == [os.fspath(folder)] else found  # what holds no picture is named itself
+
+
+def _shows(folder: Path) -> bool:
+    """Whether there is a picture in it or below, if only one that cannot be opened."""
+    missed: list[ReadError] = []
+    return bool(_pictures(folder, missed) or missed)
 
 
 def _holds_pictures(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import glob
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from mien.data.dataset import DataSet
 from mien.data.row import Row
-from mien.data.spelling import class_order, sort_classes, spell, spell_split
+from mien.data.spelling import Known, Matched, class_order, match_names, spell, spell_split
 from mien.data.votes import Mode, judge
 from mien.errors import MienError, ReadError, require
 from mien.labels import EXPRESSIONS
@@ -63,7 +64,7 @@ class Parquet(DataSet):
         votes: list[str] | None = None,
         reject: list[str] | None = None,
         label: str | None = None,
-        labels: list[str] | str | None = None,
+        labels: list[str] | str | Known | None = None,
         first: int = 0,
         split: str = "split",
         subject: str | None = None,
@@ -110,13 +111,16 @@ class Parquet(DataSet):
                 raise MienError(f"{file}: no column {missing[0]!r}, only {', '.join(names)}")
         self._file_splits = [self._splits_in(index) for index in range(len(self._files))]
         self.splits = tuple(dict.fromkeys(name for names in self._file_splits for name in names))
-        self.labels = class_order(labels) if labels is not None else self._find_labels(votes or ())
         rejected = set(reject or ())
+        try:
+            self._matched = self._match([name for name in self._votes if name not in rejected], labels)
+        except MienError as error:
+            raise MienError(f"{self.path}: {error}") from error
+        self.labels, self.notes = self._matched.labels, self._matched.notes
+        number = {name: self.labels.index(label) for name, label in self._matched.label_of.items() if label}
         # the class of each column of votes, -1 for those rejected; and of one that is not among the labels, likewise
-        self._class_of = np.array(
-            [-1 if name in rejected or spell(name) not in self.labels else self.labels.index(spell(name))
-             for name in self._votes], int
-        )  # fmt: skip
+        self._class_of = np.array([number.get(name, -1) for name in self._votes], int)
+        self._number = number
 
     def __str__(self) -> str:
         return self.path
@@ -171,12 +175,12 @@ class Parquet(DataSet):
             return value, target
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, str) and spell(value) in self.labels:
-            label = self.labels.index(spell(value))
-        elif isinstance(value, int) and 0 <= value - self._first < len(self.labels):
-            label = value - self._first
+        if isinstance(value, str) and value in self._number:
+            label = self._number[value]
+        elif isinstance(value, int) and self.first is not None and 0 <= value - self.first < len(self.labels):
+            label = value - self.first
         else:
-            raise ValueError("no label" if value is None else f"label {value!r} is none of {', '.join(self.labels)}")
+            raise ValueError("no label" if value is None else f"label {self._matched.why_none(str(value))}")
         return label, np.eye(len(self.labels), dtype=np.float32)[label]
 
     def _count_votes(self, values: dict[str, Any]) -> tuple[int, np.ndarray] | None:
@@ -220,22 +224,25 @@ class Parquet(DataSet):
             names = [Path(self._files[index]).stem.partition("-")[0]]
         return tuple(dict.fromkeys(map(spell_split, names)))
 
-    def _find_labels(self, votes: list[str] | tuple[()]) -> tuple[str, ...]:
+    def _match(self, votes: list[str], labels: list[str] | str | Known | None) -> Matched:
+        """The classes, of columns of votes or of the values of the label column; sets `first`."""
         if not self._label:
-            return sort_classes(map(spell, votes))
+            return match_names([votes], labels)
         schema = self._schema(0)
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = info.get("info", {}).get("features", {}).get(self._label, {}).get("names")
-        if names:
-            return class_order(names)
+        if names and (labels is None or isinstance(labels, Known)):
+            self.first = self._first
+            order = tuple(names) if self._target else class_order(names)  # of prepared shards, as they are
+            return Matched(order, dict(zip(names, order, strict=True)))
         found = [value for index in range(len(self._files)) for value in self._values_in(index, self._label)]
-        if any(isinstance(value, str) for value in found):
-            labels = sort_classes({spell(value) for value in found if isinstance(value, str)} & set(EXPRESSIONS))
-            if labels:
-                return labels
-        raise MienError(
-            f'{self.path}: column {self._label!r} does not name expressions: say labels, such as "rafdb" or a list'
-        )
+        found = [value for value in found if value is not None]
+        texts = [value for value in found if isinstance(value, str)]
+        if found and not texts:
+            matched = match_names([[str(self._first)]], labels)  # raises where nobody says what the numbers are
+            self.first = matched.first if isinstance(labels, Known) else self._first
+            return replace(matched, first=self.first)
+        return match_names([texts], labels)
 
 
 def _find(path: str) -> list[str]:

@@ -15,11 +15,11 @@ class Looking:
     """Draws what a model kept of a face and attended to; may be shared by threads.
 
     model: a model's name, file, folder, or owner/name on the Hub, with a .safetensors in it. The network is loaded when
-    the first face is drawn, since that takes torch.
+    the first face is drawn, since that takes torch. trust: as for `mien.load_network`.
     """
 
-    def __init__(self, model: str = EXPLAINED_MODEL):
-        self.model, self._lock, self._draw = model, threading.Lock(), None
+    def __init__(self, model: str = EXPLAINED_MODEL, trust: bool = False):
+        self.model, self.trust, self._lock, self._draw = model, trust, threading.Lock(), None
         self.header = read_header(find_model(model))
 
     def crops(self, image: np.ndarray, faces: Sequence[Face]) -> list[np.ndarray]:
@@ -41,7 +41,7 @@ class Looking:
             require(module, "torch")
         from mien.explain import Attention, Patches, open_network
 
-        deployed, header = open_network(self.model)
+        deployed, header = open_network(self.model, trust=self.trust)
         try:
             return Patches(deployed, labels_of(header))
         except MienError:  # no attentive pooling: perhaps a class token

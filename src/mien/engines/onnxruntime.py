@@ -1,14 +1,20 @@
 """onnxruntime, where it is installed."""
 
 import os
+import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mien.engines.process import FileEngine
 from mien.errors import CheckpointError, MienError, require
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(FileEngine):
     """An ONNX file in onnxruntime. device: "auto" and "cpu", or "cuda" with onnxruntime-gpu.
+
+    It may be pickled, and on the CPU carried over a fork: see `FileEngine`.
 
     Raises MissingExtra without onnxruntime, MienError where it knows no such device, CheckpointError for the file.
     """
@@ -16,6 +22,12 @@ class OnnxRuntimeEngine:
     precision = "fp32"
 
     def __init__(self, path: str | os.PathLike[str], *, device: str = "auto"):
+        super().__init__(path, device=device)
+        session = self._get()
+        self._input = session.get_inputs()[0].name
+        self.outputs = tuple(output.name for output in session.get_outputs())
+
+    def _open(self, path: Path, *, device: str) -> tuple[Any, int]:
         ort = require("onnxruntime", "export")
         providers = ["CPUExecutionProvider"]
         if device == "cuda":
@@ -25,13 +37,12 @@ class OnnxRuntimeEngine:
         options = ort.SessionOptions()
         options.log_severity_level = 4  # its warnings go to stderr as they please; errors are raised anyway
         try:
-            self._session = ort.InferenceSession(os.fspath(path), options, providers=providers)
+            session = ort.InferenceSession(os.fspath(path), options, providers=providers)
+            return session, zlib.crc32(path.read_bytes())
         except Exception as error:  # a class of its own for every kind of failure, with no base of their own
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"{path}: no model that onnxruntime can run ({reason})") from error
-        self._input = self._session.get_inputs()[0].name
-        self.outputs = tuple(output.name for output in self._session.get_outputs())
 
     def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """x (B, …) -> every output by its name."""
-        return dict(zip(self.outputs, self._session.run(None, {self._input: x}), strict=True))
+        return dict(zip(self.outputs, self._get().run(None, {self._input: x}), strict=True))

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from mien.engines.process import FileEngine, leak
 from mien.errors import CheckpointError
 
 STREAMS = 4
@@ -30,11 +31,13 @@ _importing = threading.Lock()
 _core: Any = None
 
 
-class OpenVINOEngine:
+class OpenVINOEngine(FileEngine):
     """A model file in OpenVINO, on the CPU, one thread a request.
 
     One thread spends the least CPU time on a picture: two that wait for each other took 13 ms together where one took
     10. Cores are put to use by rows of a batch, and by threads that share the engine, running side by side.
+
+    It may be carried over a fork, and pickled: see `FileEngine`.
     """
 
     def __init__(
@@ -45,6 +48,16 @@ class OpenVINOEngine:
         cache: bool = True,
         shape: Sequence[int] | None = None,
     ):
+        super().__init__(path, precision=precision, cache=cache, shape=None if shape is None else list(shape))
+        model = self._get().model
+        taken = model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.precision = "bf16" if taken == "bf16" else "fp32"  # a CPU without bf16 takes fp32, whatever is asked for
+        self._streams = int(model.get_property("NUM_STREAMS"))
+        self._names = [sorted(port.get_names()) for port in model.outputs]
+        self._splits = model.input(0).get_partial_shape()[0].is_dynamic
+        self.outputs = tuple(name for names in self._names for name in names)
+
+    def _open(self, path: Path, *, precision: str, cache: bool, shape: list[int] | None) -> tuple["_Compiled", int]:
         settings = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": STREAMS,
@@ -53,14 +66,8 @@ class OpenVINOEngine:
             # left alone, OpenVINO takes bf16 wherever the CPU has it
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         }
-        self._model = _compile(Path(path), settings, cache, None if shape is None else list(shape))
-        taken = self._model.get_property("INFERENCE_PRECISION_HINT").to_string()
-        self.precision = "bf16" if taken == "bf16" else "fp32"  # a CPU without bf16 takes fp32, whatever is asked for
-        self._streams = int(self._model.get_property("NUM_STREAMS"))
-        self._names = [sorted(port.get_names()) for port in self._model.outputs]
-        self._splits = self._model.input(0).get_partial_shape()[0].is_dynamic
-        self._mine = threading.local()  # requests, since one serves one thread at a time
-        self.outputs = tuple(name for names in self._names for name in names)
+        model, checksum = _compile(path, settings, cache, shape)
+        return _Compiled(model), checksum
 
     def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """x (B, …) -> every output by each of its names."""
@@ -81,9 +88,10 @@ class OpenVINOEngine:
     def _run(self, parts: list[np.ndarray]) -> list[list[np.ndarray]]:
         """Side by side, as many parts as there are streams at most."""
         tensor = sys.modules["openvino"].Tensor
-        requests = self._mine.__dict__.setdefault("requests", [])
+        compiled = self._get()
+        requests = compiled.mine.__dict__.setdefault("requests", [])
         while len(requests) < len(parts):
-            requests.append(self._model.create_infer_request())
+            requests.append(compiled.model.create_infer_request())
         busy = requests[: len(parts)]
         for request, part in zip(busy, parts, strict=True):
             request.set_input_tensor(tensor(part, shared_memory=True))
@@ -91,6 +99,13 @@ class OpenVINOEngine:
         for request in busy:
             request.wait()
         return [[output.data.copy() for output in request.output_tensors] for request in busy]
+
+
+class _Compiled:
+    """A compiled model, and the requests of each thread, since one serves one thread at a time."""
+
+    def __init__(self, model: Any):
+        self.model, self.mine = model, threading.local()
 
 
 def cpu_capabilities() -> list[str]:
@@ -109,7 +124,8 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "mien"
 
 
-def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int] | None) -> Any:
+def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int] | None) -> tuple[Any, int]:
+    """The compiled model, and a checksum of what it was made of."""
     data = [_read(path, "no such file")]
     if path.suffix == ".xml":
         weights = path.with_suffix(".bin")
@@ -131,7 +147,7 @@ def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int]
             raise CheckpointError(f"{path}: no model that OpenVINO can run ({reason})") from error
         if kept is not None:
             _keep(model, kept)
-    return model
+    return model, zlib.crc32(b"".join(data))
 
 
 def _read(path: Path, missing: str, file: Path | None = None) -> bytes:
@@ -204,3 +220,15 @@ def shared_core() -> Any:
                 if before is not None:
                     sys.modules[name] = before
         return _core
+
+
+def _after_fork() -> None:
+    """The parent's core has its threads there, and another thread may have held the lock."""
+    global _core, _importing
+    _importing = threading.Lock()
+    if _core is not None:
+        leak(_core)
+        _core = None
+
+
+os.register_at_fork(after_in_child=_after_fork)

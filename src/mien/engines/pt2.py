@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,8 @@ def open_program(path: str | os.PathLike[str], *, device: str = "auto", precisio
         raise CheckpointError(f"{path}: no model that torch can run ({reason})") from error
     finally:
         logger.setLevel(level)
-    return TorchEngine(_module(program), device=device, precision=precision)
+    reopen = partial(open_program, os.path.abspath(path), device=device, precision=precision)
+    return TorchEngine(_module(program), device=device, precision=precision, reopen=reopen)
 
 
 def check_program(data: bytes) -> None:

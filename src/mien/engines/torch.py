@@ -1,7 +1,10 @@
 """A torch module that somebody has built already."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import copy
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +21,10 @@ class TorchEngine:
     into eval mode and moved to `device`: "cpu", "cuda", or "auto" for cuda where there is one. precision: "fp32", or
     "bf16" for torch's autocast; "auto" is fp32. What comes out is float32.
 
-    Raises MienError for a device that is not here.
+    Threads may share it, and on the CPU it may be carried over a fork, where it computes on one thread. It is pickled
+    with its module, which must be picklable; reopen: makes the same engine in another process, where it is not.
+
+    Raises MienError for a device that is not here, and for a GPU carried over a fork.
     """
 
     def __init__(
@@ -28,6 +34,7 @@ class TorchEngine:
         outputs: Sequence[str] = ("logits", "probs"),
         device: str = "auto",
         precision: str = "auto",
+        reopen: "Callable[[], TorchEngine] | None" = None,
     ):
         torch = require("torch", "torch")
         if device == "cuda" and not torch.cuda.is_available():
@@ -36,11 +43,24 @@ class TorchEngine:
         self.outputs = tuple(outputs)
         self._module = module.eval().to(self.device)
         self.precision = "bf16" if precision == "bf16" else "fp32"
+        self._asked, self._reopen, self._process = device, reopen, os.getpid()
 
     def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """x (B, …) -> every output by its name."""
         torch = require("torch", "torch")
+        if self._process != os.getpid():
+            if self.device.type == "cuda":
+                raise MienError("cuda: a GPU cannot be carried over a fork: open the model there, or start with spawn")
+            torch.set_num_threads(1)  # those of the parent are not here, and would be waited for
+            self._process = os.getpid()
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             values = self._module(torch.tensor(x, device=self.device))
         values = (values,) if isinstance(values, torch.Tensor) else values
         return {name: value.float().cpu().numpy() for name, value in zip(self.outputs, values, strict=True)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._reopen is not None:
+            return self._reopen, ()
+        module = self._module if self.device.type == "cpu" else copy.deepcopy(self._module).cpu()
+        options = {"outputs": self.outputs, "device": self._asked, "precision": self.precision}
+        return partial(TorchEngine, **options), (module,)

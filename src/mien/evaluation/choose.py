@@ -12,7 +12,7 @@ import numpy as np
 from mien.errors import MienError
 from mien.evaluation.calibrate import fit_temperature, with_temperature
 from mien.evaluation.compare import Comparison, compare
-from mien.evaluation.report import Report, evaluate
+from mien.evaluation.report import Report, classification_report
 from mien.files import whole
 
 HALVES = ("even", "odd")
@@ -114,7 +114,7 @@ def look(
     reports, differences = {}, {}
     for rule, target in targets.items():
         counts = target != NOBODY
-        reports[rule] = evaluate(answers[counts], target[counts], labels)
+        reports[rule] = classification_report(answers[counts], target[counts], labels)
         if against is not None:
             differences[rule] = compare(against[counts], answers[counts], target[counts])
     return Look(chosen, temperature, reports, differences)

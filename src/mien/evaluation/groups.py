@@ -6,7 +6,7 @@ import numpy as np
 
 from mien.data import Row
 from mien.errors import MienError
-from mien.evaluation.report import Report, evaluate
+from mien.evaluation.report import Report, classification_report
 
 UNKNOWN = "not known"
 """The group of the faces of which the data does not say it."""
@@ -22,7 +22,7 @@ def by_group(
     names = np.array([row.groups.get(column, UNKNOWN) for row in rows])
     if (names == UNKNOWN).all():
         raise MienError(f"no row says its {column!r}")
-    return {str(name): evaluate(probs[names == name], target[names == name], labels) for name in np.unique(names)}
+    return {str(name): classification_report(probs[names == name], target[names == name], labels) for name in np.unique(names)}
 
 
 def group_table(column: str, groups: dict[str, Report]) -> str:

@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from mien.classifier import Classifier
 from mien.data import DataSet, Row
+from mien.data.spelling import spell_split
 from mien.errors import MienError
-from mien.evaluation.report import Report, evaluate
+from mien.evaluation.report import Report, classification_report
 from mien.faces import Detector
 
 
@@ -52,8 +53,23 @@ def measure(
     target = targets(classifier, data, rows)
     probs, found = read_rows(classifier, rows, batch_size, detector, progress)
     malformed = data.findings[split].left_out
-    report = evaluate(probs, target, classifier.labels)
+    report = classification_report(probs, target, classifier.labels)
     return Measured(report, malformed, None if detector is None else found, rows, probs, target)
+
+
+def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] = ("validation", "test")) -> str:
+    """The split that was named, else the first preferred one that there is, else the only one.
+
+    Raises MienError where none of these decides.
+    """
+    if named:
+        return spell_split(named)
+    for split in prefer:
+        if split in data.splits:
+            return split
+    if len(data.splits) > 1:
+        raise MienError(f"{data}: which split? {' or '.join(data.splits)}")
+    return data.splits[0]
 
 
 def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.ndarray:

@@ -15,7 +15,7 @@ BINS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What `evaluate` found in `count` faces.
+    """What `classification_report` found in `count` faces.
 
     accuracy: the share that is right. accuracy_interval, macro_f1_interval: 95 %, percentiles over `resamples`
         resamples of the faces with replacement.
@@ -79,7 +79,7 @@ class Report:
         return "\n".join(lines)
 
 
-def evaluate(
+def classification_report(
     probs: np.ndarray, target: np.ndarray, labels: Sequence[str], *, resamples: int = 1000, seed: int = 0
 ) -> Report:
     """Measure probabilities (N, C), rows that sum to 1, against classes (N,) or the shares of votes (N, C).

@@ -9,12 +9,14 @@ from mien.classifier import find_checkpoint
 from mien.networks import Deployed, deploy, load_network
 
 
-def open_network(model: str | os.PathLike[str] | None = None) -> tuple[Deployed, Mapping[str, Any]]:
+def open_network(
+    model: str | os.PathLike[str] | None = None, *, trust: bool = False
+) -> tuple[Deployed, Mapping[str, Any]]:
     """The network of a model, from faces to probabilities, and its header.
 
-    model: as for `Classifier.from_pretrained`, but that of a folder with both files the .safetensors is read.
+    model, trust: as for `Classifier.from_pretrained`, but that of a folder with both files the .safetensors is read.
     Raises CheckpointError.
     """
     path = find_checkpoint(model)
-    network, header = load_network(path), read_header(path)
+    network, header = load_network(path, trust=trust), read_header(path)
     return deploy(network, header), header

@@ -9,28 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from torch import nn
 
 from mien.checkpoint import KEY, check_header
 from mien.engines.openvino import WEIGHTS_CHECK, shared_core
-from mien.export.onnx import make_onnx
 from mien.files import whole
-
-
-def export_ir(
-    path: str | os.PathLike[str],
-    network: nn.Module,
-    header: Mapping[str, Any],
-    *,
-    half: bool = True,
-    calibration: np.ndarray | None = None,
-) -> None:
-    """Write network and header as IR: `path`, an .xml, and its .bin; arguments, in and out as in `export_onnx`."""
-    path = Path(path)
-    check_header(header, path)
-    write_ir(path, make_onnx(network, header, half=half, calibration=calibration), header)
 
 
 def write_ir(path: str | os.PathLike[str], model: onnx.ModelProto, header: Mapping[str, Any]) -> None:

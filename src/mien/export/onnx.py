@@ -79,6 +79,7 @@ def write_onnx(path: str | os.PathLike[str], model: onnx.ModelProto, header: Map
     check_header(header, path)
     helper.set_model_props(model, {KEY: json.dumps(header, ensure_ascii=False)})
     model.producer_name, model.doc_string = "mien", ""
+    del model.graph.metadata_props[:]  # names parameters that the graph does not read
     for node in model.graph.node:  # where the exporter found it: paths and lines of its own machine
         del node.metadata_props[:]
         node.doc_string = ""

@@ -39,6 +39,14 @@ _NOTES = 2**20
 _loading = threading.Lock()  # a Pillow picture decodes itself when first used, which two threads must not do at once
 
 
+class TooManyPixels(ReadError):
+    """A picture of more pixels than was allowed, which was not decoded: `pixels` of them."""
+
+    def __init__(self, source: object, reason: str, pixels: int = 0):
+        super().__init__(source, reason)
+        self.pixels = pixels
+
+
 def _unlock() -> None:
     global _loading
     _loading = threading.Lock()  # of the parent of this process, another thread may have held it
@@ -203,7 +211,8 @@ def _decode(image: Image.Image, source: str, max_pixels: int) -> np.ndarray:
     if not width * height:
         raise ReadError(source, "has no pixels")
     if width * height > max_pixels:
-        raise ReadError(source, f"{width}×{height}, more than {_spoken(max_pixels)} pixels")
+        reason = f"{width}×{height}, more than {_spoken(max_pixels)} pixels"
+        raise TooManyPixels(source, reason, width * height)
     image.load()  # first, since TIFF turns itself upright and PNG may carry its EXIF behind the pixels
     turn = _UPRIGHT.get(_orientation(image))
     if image.mode.startswith(("I", "F")):

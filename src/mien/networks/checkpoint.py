@@ -4,7 +4,7 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,18 @@ from mien.files import whole
 from mien.networks.network import Network
 from mien.networks.trunk import Trunk
 
+_BY_NAME = ("mixer", "pool", "refine", "batch_branch")
+"""Arguments of networks that may be the name of a class alone."""
+
 
 def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.Module:
     """The module that a `model` block names: {"class_path", "init_args"}, a class or a function of keyword arguments.
 
     An argument may be such a block itself, for a part of the network: the part, or where the network gives it more
     arguments (as to a mixer or a pool its width), what makes it. It may be a list of blocks, and of a `mixer`, a
-    `pool` or a `refine` the name will do: `mixer: mien.nn.TalkingHeads`. Unless `trust` is given, only what mien
-    defines as a network is called: its classes of modules, and its functions that are declared to return one. Raises
-    CheckpointError.
+    `pool`, a `refine` or a `batch_branch` the name will do: `mixer: mien.nn.TalkingHeads`. Unless `trust` is given,
+    only what mien defines as a network is called: its classes of modules, and its functions that are declared to return
+    one. Raises CheckpointError.
     """
     path = model["class_path"]
     make = _find(path, trust)
@@ -44,7 +47,10 @@ def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.M
 
 def _arguments(arguments: Mapping[str, Any], trust: bool) -> dict[str, Any]:
     """The same, with every block among them made into what it names."""
-    return {name: _argument(value, trust, name in ("mixer", "pool", "refine")) for name, value in arguments.items()}
+    return {
+        name: _argument(value, trust, name in ("mixer", "pool", "refine", "batch_branch"))
+        for name, value in arguments.items()
+    }
 
 
 def _argument(value: Any, trust: bool, by_name: bool) -> Any:
@@ -68,7 +74,7 @@ def _part(model: Mapping[str, Any], trust: bool) -> Any:
 def _find(path: str, trust: bool) -> Any:
     """What builds the network of that name."""
     if not trust and not path.startswith("mien."):
-        raise CheckpointError(f"{path} is not one of mien's networks; trust=True imports it all the same")
+        raise CheckpointError(f"{path} is not one of mien's networks: trust=True (--trust) imports it all the same")
     module, _, name = path.rpartition(".")
     try:
         make = getattr(importlib.import_module(module), name)
@@ -139,7 +145,7 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
 
     It takes float images (B, 3, S, S), S being `input_size` of the header's `preprocess` (112 mostly), normalised as
     that says, and gives logits (B, C); a trunk gives its maps. `overrides` replace arguments of its constructor that
-    leave the weights alone, or the `img_size` of a network that can fit its weights to another.
+    leave the weights alone, or the `img_size` of a network that can fit its weights to another. trust: see `build`.
 
     Raises CheckpointError, naming the file: not a checkpoint, an unknown network, a tensor missing or without a place.
     """
@@ -162,15 +168,19 @@ def save_network(
     """Write the network's weights and its header to a .safetensors file, whole or not at all.
 
     `dtype` is that of tensors with two dimensions or more; the statistics of batch norm and the like, which are few and
-    may be very small, stay fp32.
+    may be very small, stay fp32. Parts of a `Network` that are `training_only` are left out, of the header as well.
     """
     path = Path(path)
+    if beside := getattr(network, "training_only", {}):
+        model = header["model"]
+        header = {**header, "model": {**model, "init_args": {**model.get("init_args", {}), **beside}}}
     check_header(header, path)
     tensors = {
         name: tensor.detach()
         .to("cpu", dtype if tensor.is_floating_point() and tensor.ndim > 1 else tensor.dtype)
         .clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
+        if name.partition(".")[0] not in beside
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as file:
@@ -183,3 +193,33 @@ def write_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> Non
     data = save(load_file(path), metadata={KEY: json.dumps(header, ensure_ascii=False)})
     with whole(Path(path)) as file:
         file.write(data)
+
+
+def average_networks(paths: Sequence[str | os.PathLike[str]]) -> tuple[nn.Module, dict[str, Any]]:
+    """The network whose weights are the mean of those of several checkpoints, and its header.
+
+    They are of one model, with the same labels and preprocessing: the last epochs of a run, or those of several runs
+    from one start. Statistics of batch norm are averaged as well, whole numbers are those of the last. The header is
+    that of the last; its `training` has no metrics, and names the files in `average_of`.
+
+    Raises CheckpointError for fewer than two files, and for one of another model, labels or preprocessing.
+
+    Paper: Izmailov et al., Averaging Weights Leads to Wider Optima, UAI 2018.
+    """
+    if len(paths) < 2:
+        raise CheckpointError("an average is of two checkpoints or more")
+    headers = [read_header(path) for path in paths]
+    for path, header in zip(paths, headers, strict=True):
+        for key in ("model", "id2label", "preprocess"):
+            if header[key] != headers[-1][key]:
+                raise CheckpointError(f"{path}: has another {key} than {paths[-1]}: they cannot be averaged")
+    network = load_network(paths[-1])
+    all_tensors = [load_tensors(path) for path in paths]
+    mean = {
+        name: torch.stack([tensors[name] for tensors in all_tensors]).mean(0) if last.is_floating_point() else last
+        for name, last in all_tensors[-1].items()
+    }
+    fill(network, mean, paths[-1])
+    training = {key: value for key, value in headers[-1].get("training", {}).items() if key not in ("metrics", "steps")}
+    training["average_of"] = [Path(path).name for path in paths]
+    return network, {**headers[-1], "training": training, "temperature": 1.0}

@@ -1,6 +1,7 @@
 """What every network has in common."""
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,6 +21,9 @@ class Network(nn.Module):
     loss_weights: Mapping[str, float] = {"logits": 1.0}
     no_decay: Collection[str] = ()
     """Names of parameters without weight decay, though they have two dimensions or more."""
+    training_only: Mapping[str, Any] = {}
+    """Parts that have no share in the answer, by name: what the argument of that name is in a network without them.
+    Checkpoints are of that network; one can be filled from such a checkpoint and keeps the parts that it has."""
 
     def __init__(self):
         super().__init__()
@@ -68,8 +72,12 @@ class Network(nn.Module):
         return self.forward_head(self.forward_features(images))
 
     def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Weights of the same network for another size of image, made to fit; all others come back as they are."""
-        return tensors
+        """Weights of the same network for another size of image, made to fit; all others come back as they are.
+
+        Parts that are `training_only` are added as they stand where there are none among them.
+        """
+        own = {name: t for name, t in self.state_dict().items() if name.partition(".")[0] in self.training_only}
+        return {**own, **tensors}
 
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 3, 112, 112) -> what `forward_features` gives, and `training_logits`, in one pass."""

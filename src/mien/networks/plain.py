@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
-from mien.nn.base import MakePool, MakeRefiner, Refiner
+from mien.nn.base import MakeBatchBranch, MakePool, MakeRefiner, Refiner
 from mien.nn.grid import to_tokens
 from mien.nn.medusa import Medusa
 
@@ -21,6 +21,14 @@ class PlainClassifier(Network):
     makes a refiner for each of the trunk's levels, such as `mien.nn.PAM`; "medusa" is one body and a head a level.
     `mirror`: in eval mode the features are the mean of those of the image and of its mirror image, at twice the cost:
     a face and its mirror image then have the same answer.
+
+    `batch_branch` is "none", or makes BTN's batch branch, `mien.nn.BatchTransformer`, a companion in training alone: it
+    reads the last map and the logits z, and no checkpoint or exported file has any of it.
+
+        L = λ · CE(z) + CE(bt) + CE(cba);   bt = cba + z;   λ is `logits_loss_weight`
+
+    Its learned encoding has a place for every place of the map: 49 of 7×7, `features=36` for faces of 96 pixels.
+    Paper of the branch: Her et al., Batch Transformer, arXiv 2407.04218; that it stands beside a plain trunk is ours.
     """
 
     def __init__(
@@ -32,8 +40,12 @@ class PlainClassifier(Network):
         pool: Literal["mean"] | MakePool = "mean",
         refine: Literal["none", "medusa"] | MakeRefiner = "none",
         mirror: bool = False,
+        batch_branch: Literal["none"] | MakeBatchBranch = "none",
+        logits_loss_weight: float = 2.0,
     ):
         super().__init__()
+        if isinstance(batch_branch, str) and batch_branch != "none":
+            raise ValueError(f"batch_branch must be 'none' or make a batch branch, not {batch_branch!r}")
         if isinstance(pool, str) and pool != "mean":
             raise ValueError(f"pool must be 'mean' or make a pool, not {pool!r}")
         if isinstance(refine, str) and refine not in ("none", "medusa"):
@@ -47,6 +59,11 @@ class PlainClassifier(Network):
         self.pool = None if pool == "mean" else pool(image.levels[-1][0])
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(image.levels[-1][0], num_classes)
+        self.batch_branch = None
+        if batch_branch != "none":
+            self.batch_branch = batch_branch(image.levels[-1][0], num_classes)
+            self.training_only = {"batch_branch": "none"}
+            self.loss_weights = {"logits": logits_loss_weight, "bt": 1.0, "cba": 1.0}
 
     def refiners(self, images: Tensor) -> Sequence[Refiner]:
         """What looks over the trunk's levels, one each."""
@@ -61,9 +78,26 @@ class PlainClassifier(Network):
         both = self._features(torch.cat([images, images.flip(3)]))  # (2B, D)
         return both.reshape(2, -1, both.shape[1]).mean(0)
 
-    def _features(self, images: Tensor) -> Tensor:
-        maps = (self.image(images) if self.refine is None else self.image(images, self.refiners(images)))[-1]
+    def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.batch_branch is None:
+            return super().training_pass(images)
+        maps = self._maps(images)
+        features = self._pooled(maps)
+        logits = self.forward_head(features)
+        return features, {"logits": logits, **self.batch_branch(maps, logits)}
+
+    def begin_step(self, done: float) -> None:
+        if self.batch_branch is not None:
+            self.batch_branch.remember()
+
+    def _maps(self, images: Tensor) -> Tensor:
+        return (self.image(images) if self.refine is None else self.image(images, self.refiners(images)))[-1]
+
+    def _pooled(self, maps: Tensor) -> Tensor:
         return maps.mean((2, 3)) if self.pool is None else self.pool(to_tokens(maps))
+
+    def _features(self, images: Tensor) -> Tensor:
+        return self._pooled(self._maps(images))
 
     def forward_head(self, features: Tensor) -> Tensor:
         return self.head(self.dropout(features))
@@ -76,8 +110,11 @@ def mobilefacenet(
     pool: Literal["mean"] | MakePool = "mean",
     refine: Literal["none", "medusa"] | MakeRefiner = "none",
     mirror: bool = False,
+    batch_branch: Literal["none"] | MakeBatchBranch = "none",
+    logits_loss_weight: float = 2.0,
 ) -> PlainClassifier:
     """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC, twice that with `mirror`; with another `pool`, or `refine`,
-    what that one adds."""
+    what that one adds. `batch_branch` and `logits_loss_weight` are of training alone, and add nothing."""
     options = {"dropout": dropout, "pool": pool, "refine": refine, "mirror": mirror}
+    options |= {"batch_branch": batch_branch, "logits_loss_weight": logits_loss_weight}
     return PlainClassifier(image=MobileFaceNet("relu6"), num_classes=num_classes, **options)

@@ -112,3 +112,9 @@ class BatchBranch(Protocol):
     """Looks across the batch, in training only: `features, logits (B, C) -> further logits for the loss`, by name."""
 
     def __call__(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]: ...
+
+
+class MakeBatchBranch(Protocol):
+    """Builds a batch branch for a width of maps and a number of classes; `mien.nn.BatchTransformer` is one."""
+
+    def __call__(self, dim: int, num_classes: int) -> nn.Module: ...

@@ -1,10 +1,8 @@
-"""The routes, and what OpenAPI tells of them."""
+"""The routes, and what OpenAPI says of them."""
 
 import asyncio
-import logging
+import functools
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,20 +10,20 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from mien.service.apidocs import page
 from mien.service.bodies import pictures_in
-from mien.service.engine import Engine
+from mien.service.dispatch import Dispatcher
 from mien.service.gate import GUARDED, Gate
 from mien.service.keys import Keys
 from mien.service.limits import Limits, Refused
 from mien.service.metrics import Metrics
-from mien.service.page import page
 from mien.service.schema import Health, Labels, Problem, Reading, Unreadable, Upload
 from mien.service.worker import Job
 
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-"""A browser that shows the page asks nobody else for anything."""
+"""A browser that shows the page requests nothing from anybody else."""
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "bad_request: not HTTP as it should be."},
@@ -61,29 +59,19 @@ _UPLOAD = {
 }
 
 
-def make_app(
-    engine: Engine, *, limits: Limits, keys: Keys, labels: Labels, version: str, lost: Callable[[], None]
-) -> Gate:
-    """The application behind its gate. lost: called if the engine cannot go on."""
+def make_app(dispatcher: Dispatcher, *, limits: Limits, keys: Keys, labels: Labels, version: str) -> Gate:
+    """The application behind its gate."""
     metrics = Metrics()
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        running = asyncio.create_task(engine.run())
-        running.add_done_callback(lambda task: task.cancelled() or lost())
-        yield
-        running.cancel()
-
-    app = FastAPI(title="mien", version=version, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="mien", version=version, docs_url=None, redoc_url=None)
     app.description = "Reads facial expressions from photographs. Pictures are kept in memory only, until answered."
 
     async def answer(request: Request, aligned: bool) -> Response:
         deadline = time.monotonic() + limits.seconds
         body, kind = await request.body(), request.headers.get("content-type", "")
         pictures = await asyncio.to_thread(pictures_in, body, kind, limits.pictures)
-        told = await engine.submit(Job(pictures, aligned, deadline))
-        metrics.told(told)
-        return Response(told.body, 200 if told.read else 422, media_type="application/json")
+        answered = await dispatcher.submit(Job(pictures, aligned, deadline))
+        metrics.count(answered)
+        return Response(answered.body, answered.status, media_type="application/json")
 
     @app.post("/v1/read", response_model=Reading, responses=REFUSALS, openapi_extra=_UPLOAD, tags=["pictures"])
     async def read(request: Request) -> Response:
@@ -96,15 +84,16 @@ def make_app(
         return await answer(request, aligned=True)
 
     @app.get("/v1/labels", response_model=Labels, tags=["service"])
-    async def tell_labels() -> Response:
-        """The expressions that the model tells apart."""
+    async def get_labels() -> Response:
+        """The expressions that the model distinguishes."""
         return JSONResponse(labels.model_dump())
 
     @app.get("/healthz", response_model=Health, responses={503: {"model": Health}}, tags=["service"])
     async def healthz() -> Response:
         """Whether every worker is there."""
-        ready, alive = engine.ready, engine.alive
-        return JSONResponse({"status": "ok" if ready else "starting", "workers": alive}, 200 if ready else 503)
+        ready = dispatcher.ready
+        health = {"status": "ok" if ready else "starting", "workers": dispatcher.alive}
+        return JSONResponse(health, 200 if ready else 503)
 
     @app.get(
         "/metrics",
@@ -112,13 +101,17 @@ def make_app(
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
         tags=["service"],
     )
-    async def tell_metrics() -> Response:
+    async def get_metrics() -> Response:
         """Counts and times, for Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    @functools.cache
+    def docs_page() -> str:
+        return page(app.openapi())
+
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(page(app.openapi()), headers={"content-security-policy": PAGE_POLICY})
+        return HTMLResponse(docs_page(), headers={"content-security-policy": PAGE_POLICY})
 
     @app.get("/", include_in_schema=False)
     async def home() -> Response:
@@ -150,12 +143,12 @@ def make_app(
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-    gate = Gate(app, engine=engine, limits=limits, keys=keys, metrics=metrics)
-    metrics.gauge("queue_depth", "Requests that no worker has begun with.", lambda: engine.waiting)
-    metrics.gauge("requests_working", "Requests that a worker has begun with.", lambda: engine.working)
+    gate = Gate(app, dispatcher=dispatcher, limits=limits, keys=keys, metrics=metrics)
+    metrics.gauge("queue_depth", "Requests that no worker has begun with.", lambda: dispatcher.waiting)
+    metrics.gauge("requests_working", "Requests that a worker has begun with.", lambda: dispatcher.working)
     metrics.gauge("held_bytes", "Bytes of the requests that are being received or worked on.", lambda: gate.held)
-    metrics.gauge("workers", "Worker processes that are alive.", lambda: engine.alive)
-    metrics.gauge("worker_restarts", "Workers that died and were replaced.", lambda: engine.restarts)
+    metrics.gauge("workers", "Worker processes that are alive.", lambda: dispatcher.alive)
+    metrics.gauge("worker_restarts", "Workers that died and were replaced.", lambda: dispatcher.restarts)
     return gate
 
 
@@ -176,9 +169,3 @@ def _complete(document: dict[str, Any], *, keyed: bool) -> None:
             for operation in methods.values():
                 operation["security"] = [{"bearer": []}, {"header": []}]
                 operation["responses"]["401"] = {"description": "no_key: none, or a wrong one.", "content": refusal}
-
-
-def quiet() -> None:
-    """No library of the front says anything below an error."""
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "python_multipart"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,11 +1,11 @@
-"""What a request passes before anything is done for it: keys, size, time."""
+"""What a request has to pass before anything is done for it: keys, size, time."""
 
 import asyncio
 import logging
 import time
 from typing import Any
 
-from mien.service.engine import Engine
+from mien.service.dispatch import Dispatcher
 from mien.service.keys import Keys, shown_key
 from mien.service.limits import Limits, Refused, busy
 from mien.service.metrics import Metrics
@@ -16,7 +16,7 @@ READING = ("/v1/read", "/v1/classify")
 """Routes to which pictures are sent."""
 
 GUARDED = (*READING, "/v1/labels", "/metrics")
-"""Routes for which a key is asked, where there are keys."""
+"""Routes that need a key, where there are keys."""
 
 ROUTES = (*GUARDED, "/healthz", "/docs", "/openapi.json", "/")
 
@@ -24,17 +24,16 @@ _HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosni
 
 
 class Gate:
-    """ASGI around the application: it gets only requests that may be, with their bodies whole and in memory."""
+    """ASGI around the application, which gets only requests that are allowed, their bodies whole and in memory."""
 
-    def __init__(self, app: Any, *, engine: Engine, limits: Limits, keys: Keys, metrics: Metrics):
-        self._app, self._engine, self._limits, self._keys, self._metrics = app, engine, limits, keys, metrics
+    def __init__(self, app: Any, *, dispatcher: Dispatcher, limits: Limits, keys: Keys, metrics: Metrics):
+        self._app, self._dispatcher, self._limits, self._keys, self._metrics = app, dispatcher, limits, keys, metrics
         self.held = 0
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         begin, status = time.monotonic(), 499  # the client is gone
+        connection = scope["state"]["connection"]
+        connection.asked()
 
         async def answer(message: dict) -> None:
             nonlocal status
@@ -50,6 +49,7 @@ class Gate:
             if scope["path"] in READING and scope["method"] == "POST":
                 body = await self._body(scope, receive, held)
                 if body is not None:
+                    connection.received()
                     await self._app(scope, _replay(body, receive), answer)
             else:
                 await self._app(scope, receive, answer)
@@ -57,13 +57,14 @@ class Gate:
             await refuse(refused, answer)
         finally:
             self.held -= held[0]
+            connection.answered()
             seconds = time.monotonic() - begin
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(seconds)
             logger.info("%s %s %d %.3f s", _method(scope), route, status, seconds)
 
     def _check(self, scope: dict) -> None:
-        """All that can be told before the body comes; what is refused here is never read."""
+        """Refuse what can be refused before the body comes: then it is never read."""
         if self._keys and scope["path"] in GUARDED and (shown_key(scope["headers"]) or b"") not in self._keys:
             raise Refused(401, "no_key", "this needs a key: Authorization: Bearer KEY", {"www-authenticate": "Bearer"})
         if scope["path"] not in READING or scope["method"] != "POST":
@@ -74,7 +75,7 @@ class Gate:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limits.body:
             raise _too_large(self._limits)
-        if self._engine.full:
+        if self._dispatcher.full:
             raise busy("queue_full", "too many requests are waiting already")
 
     async def _body(self, scope: dict, receive: Any, held: list[int]) -> bytes | None:
@@ -97,7 +98,7 @@ class Gate:
                     if not message.get("more_body"):
                         return bytes(body)
         except TimeoutError as error:
-            reason = f"the request was not here within {self._limits.upload_seconds:g} seconds"
+            reason = f"the body did not arrive within {self._limits.upload_seconds:g} seconds"
             raise Refused(408, "too_slow", reason, {"connection": "close"}) from error
 
 

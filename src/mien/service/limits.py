@@ -1,4 +1,4 @@
-"""What a stranger may ask for, and what is said where it was too much."""
+"""How much strangers may send, and what is answered where it was too much."""
 
 import json
 from collections.abc import Mapping
@@ -9,17 +9,22 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class Limits:
-    """body, held: bytes of one request, and of all that are being received or worked on. pictures: of a request.
+    """How much a request may bring and cost.
 
-    pixels, faces: of a picture. seconds: from the last byte of a request to its answer; upload_seconds: from its head
-    to its last byte. queue: requests that wait or are worked on. connections: open at a time.
+    body: bytes of a request. held: bytes of all requests that are being received or worked on. pictures: of a request.
+    pixels, faces: of a picture. request_pixels: of all pictures of a request. read_seconds: for opening the pictures of
+    a request and finding their faces, added up. seconds: from the last byte of a request to its answer.
+    upload_seconds: from its head to its last byte. queue: requests that wait or are worked on. connections: open at a
+    time.
     """
 
     body: int = 20 * MB
     held: int = 512 * MB
     pictures: int = 16
     pixels: int = 50_000_000
+    request_pixels: int = 100_000_000
     faces: int = 100
+    read_seconds: float = 10
     seconds: float = 30
     upload_seconds: float = 30
     queue: int = 64
@@ -33,7 +38,7 @@ class Limits:
 
 @dataclass
 class Refused(Exception):
-    """A request that is not answered as it wished."""
+    """A request that is refused: status, a code for programs, a reason for people."""
 
     status: int
     code: str

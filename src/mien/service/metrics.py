@@ -1,4 +1,4 @@
-"""What the service tells Prometheus."""
+"""The counts and times that Prometheus reads."""
 
 from collections.abc import Callable
 
@@ -33,8 +33,8 @@ class Metrics:
     def gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         Gauge(f"mien_{name}", meaning, registry=self._all).set_function(value)
 
-    def told(self, answer: Answer) -> None:
-        """Count what a worker answered."""
+    def count(self, answer: Answer) -> None:
+        """Count what is in a worker's answer."""
         self.pictures.labels("read").inc(answer.read)
         self.pictures.labels("unreadable").inc(answer.unread)
         self.faces.inc(answer.faces)

@@ -12,13 +12,12 @@ from mien import __version__
 from mien.checkpoint import labels_of, read_header
 from mien.classifier import DEFAULT_MODEL, find_model
 from mien.errors import MienError
-from mien.service.app import make_app, quiet
-from mien.service.engine import Engine
+from mien.service.app import make_app
+from mien.service.connections import IDLE_SECONDS, protocol
+from mien.service.dispatch import Dispatcher
 from mien.service.keys import Keys
 from mien.service.limits import Limits
-from mien.service.patient import protocol
 from mien.service.schema import Labels
-from mien.service.worker import ReadAPI, hush
 
 
 def serve(
@@ -40,8 +39,6 @@ def serve(
 
     Raises MienError where the model cannot be opened, or nobody can listen at the address.
     """
-    hush()
-    quiet()
     path = find_model(options.get("model"))
     header = read_header(path)
     labels = Labels(
@@ -50,49 +47,43 @@ def serve(
         licence=header.get("training", {}).get("licence"),
     )
     threads = max(1, min(4, (os.cpu_count() or 1) // workers))
-    api = ReadAPI(options, limits, batch_size=batch_size, batch_wait=batch_wait, threads=threads)
-    engine = Engine(api, limits, workers)
+    dispatcher = Dispatcher(
+        options, limits, workers=workers, threads=threads, batch_size=batch_size, batch_wait=batch_wait
+    )
     try:
-        engine.prepare()
         with _listen(host, port) as listening:
-            engine.start()
-            lost: list[bool] = []
-
-            def end(*_: object) -> None:
-                server.should_exit = True
-
-            def lose() -> None:
-                lost.append(True)
-                end()
-
-            app = make_app(engine, limits=limits, keys=keys, labels=labels, version=__version__, lost=lose)
+            dispatcher.start()
+            app = make_app(dispatcher, limits=limits, keys=keys, labels=labels, version=__version__)
             server = uvicorn.Server(
                 uvicorn.Config(
                     app,
                     http=protocol(limits),
                     ws="none",
-                    lifespan="on",
+                    lifespan="off",
                     log_config=None,
+                    log_level="error",
                     access_log=False,
                     server_header=False,
                     proxy_headers=False,
-                    timeout_keep_alive=30,
+                    timeout_keep_alive=round(2 * IDLE_SECONDS),  # ours ends first
                     timeout_graceful_shutdown=round(limits.seconds) + 5,
                 )
             )
+
+            def end(*_: object) -> None:
+                server.should_exit = True
+
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, end)  # uvicorn puts its own in their place, and at its end hands on what it got
             address = f"[{host}]" if ":" in host else host
             announce(f"http://{address}:{listening.getsockname()[1]}")
             server.run(sockets=[listening])
-            if lost:
-                raise MienError("the service lost the process that keeps its queue")
     finally:
-        engine.stop()
+        dispatcher.stop()
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket at the address; not earlier than the process that keeps the queue, which would hold it open."""
+    """A socket at the address."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=1024)

@@ -1,39 +1,31 @@
-"""What runs in litserve's worker processes: batches of requests, out of one queue, through one reader."""
+"""What runs in a worker process: batches of requests, one after the other, through one reader."""
 
 import json
 import logging
 import os
+import pickle
 import signal
+import socket
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Mapping, MutableSequence, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from multiprocessing import parent_process
-from queue import Empty
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from litserve import LitAPI, configure_logging
-from litserve.loops.base import _SENTINEL_VALUE, _StopLoopError
-from litserve.loops.simple_loops import BatchedLoop
-from litserve.utils import LitAPIStatus, LoopResponseType
 from PIL import Image
 
 from mien.errors import MienError, ReadError
 from mien.faces import Face
+from mien.faces.picture import TooManyPixels, open_picture
 from mien.faces.record import record
 from mien.reader import Reader
-from mien.service.limits import Limits
+from mien.service.limits import Limits, Refused
 
 FACES = 32
 """Faces that the network reads at a time."""
-
-PATIENCE = 1.0
-"""Seconds after which a worker that waits looks whether it is still wanted."""
-
-PLACE = "/v1/read"
-"""The path under which litserve keeps the queue."""
 
 
 class Job(NamedTuple):
@@ -45,12 +37,13 @@ class Job(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The JSON for a job, empty where the reader broke; how many of its pictures were read and not, and their faces.
+    """The JSON for a job, its status, how many of its pictures were read and not, and their faces.
 
-    batch: requests and pictures of the batch, told once, with its first job; seconds: how long the batch took.
+    batch: requests and pictures of the batch, only in the answer to its first job. seconds: how long the batch took.
     """
 
     body: bytes
+    status: int
     read: int
     unread: int
     faces: int
@@ -58,125 +51,199 @@ class Answer(NamedTuple):
     seconds: float = 0.0
 
 
-class Loop(BatchedLoop):
-    """litserve's batches, gathered otherwise: a worker sleeps until a request is there, then waits for more of them.
+class Slow(NamedTuple):
+    """Sent instead of answers: one picture of this job of the batch takes too long, and the worker ends itself."""
 
-    litserve's own asks its queue a thousand times a second while there is nothing to do (and without pause where it is
-    not to wait), and counts the waiting time from when it began to ask.
+    number: int
+
+
+class Picture(bytes):
+    """A picture's file, the request that is charged with it, and what was read in it."""
+
+    request: "Request"
+    faces: list[Face] | ReadError
+    skipped = False
+
+
+@dataclass
+class Request:
+    """A job of a batch, and the seconds that each of its pictures took."""
+
+    number: int
+    job: Job
+    pictures: list[Picture] = field(default_factory=list)
+    spent: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for _, data in self.job.pictures:
+            self.pictures.append(Picture(data))
+            self.pictures[-1].request = self
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads that open pictures and find faces, and charge each request with the time that this takes.
+
+    Once a request has used up `seconds`, or nobody waits for it any longer, its other pictures are not opened.
     """
 
-    def get_batch_requests(self, lit_api: LitAPI, request_queue: Any, transport: Any) -> tuple[list, list]:
-        batch, until = [], 0.0
-        while len(batch) < lit_api.max_batch_size:
-            try:
-                item = request_queue.get(timeout=max(0.0, until - time.monotonic()) if batch else PATIENCE)
-            except Empty:
-                if not batch and not parent_process().is_alive():
-                    with suppress(ProcessLookupError):
-                        os.kill(lit_api.keeper, signal.SIGKILL)  # nobody else would end it
-                    raise _StopLoopError from None
-                break
-            except (EOFError, OSError):
-                raise _StopLoopError from None  # the process that keeps the queue is gone
-            if item == _SENTINEL_VALUE:
-                if not batch:
-                    raise _StopLoopError
-                request_queue.put(item)  # for when this batch is done
-                break
-            until = until or time.monotonic() + lit_api.batch_timeout
-            queue_id, uid, _, job = item
-            if job.deadline > time.monotonic():  # else it was told so already
-                self.put_response(transport, queue_id, uid, (), LitAPIStatus.START, LoopResponseType.REGULAR)
-                batch.append((queue_id, uid, job))
-        return batch, []
+    def __init__(self, count: int, seconds: float):
+        super().__init__(count, "mien")
+        self._seconds = seconds
+        self._running: dict[int, tuple[float, int]] = {}  # thread: since when, for which job
 
+    def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
+        if args and isinstance(args[0], Picture):
+            return super().submit(self._charge, work, *args, **options)
+        return super().submit(work, *args, **options)
 
-class ReadAPI(LitAPI):
-    """Jobs in, answers out. options: of `Reader.from_pretrained`; threads: that find faces.
+    def slow(self) -> int | None:
+        """The job of which one picture alone has taken more than `seconds`."""
+        now = time.monotonic()
+        return next((job for begin, job in list(self._running.values()) if now - begin > self._seconds), None)
 
-    keeper: the process that keeps the queue; complaints: a list in it, where a worker that cannot start says why.
-    """
-
-    keeper: int
-    complaints: MutableSequence[str]
-
-    def __init__(
-        self, options: Mapping[str, Any], limits: Limits, *, batch_size: int = 16, batch_wait: float = 0.0, threads: int
-    ):
-        super().__init__(max_batch_size=batch_size, batch_timeout=batch_wait, api_path=PLACE, loop=Loop())
-        self.options, self.limits, self.threads = dict(options), limits, threads
-
-    def setup(self, device: str) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):  # sent to all processes of a terminal or a service at once:
-            signal.signal(number, signal.SIG_IGN)  # the front ends first, and then the workers as it tells them
-        warnings.simplefilter("ignore")  # of Pillow, on pictures that it reads all the same
-        hush()
-        Image.MAX_IMAGE_PIXELS = self.limits.pixels // 2  # refused above twice that: pictures inside of icons, too
+    def _charge(self, work: Callable[..., Any], picture: Picture, *args: Any, **options: Any) -> Any:
+        request, begin, thread = picture.request, time.monotonic(), threading.get_ident()
+        if begin >= request.job.deadline or sum(request.spent) >= self._seconds:
+            picture.skipped = True
+            return work(b"", *args, **options)
+        self._running[thread] = begin, request.number
         try:
-            base = Reader.from_pretrained(**self.options)
-        except MienError as error:
-            self.complaints.append(str(error))
-            raise SystemExit(1) from error
-        settings = {"abstain": base.abstain, "max_pixels": self.limits.pixels, "max_faces": self.limits.faces}
+            return work(picture, *args, **options)
+        finally:
+            del self._running[thread]
+            request.spent.append(time.monotonic() - begin)
+
+
+class JobReader:
+    """Jobs in, answers out. options: of `Reader.from_pretrained`. threads: that find faces."""
+
+    def __init__(self, options: Mapping[str, Any], limits: Limits, threads: int):
+        base = Reader.from_pretrained(**options)
+        settings = {"abstain": base.abstain, "max_pixels": limits.pixels, "max_faces": limits.faces}
         self._readers = {
             False: Reader(base.classifier, base.detector, min_face=base.min_face, **settings),
             True: Reader(base.classifier, aligned=True, **settings),
         }
-        self._pool = ThreadPoolExecutor(self.threads, "mien")
+        self._limits, self.threads = limits, Threads(threads, limits.read_seconds)
 
-    def predict(self, jobs: list[Job], **_: Any) -> list[Answer]:
-        """The answers to a batch; a job that the reader breaks at is asked again alone, so that it harms no other."""
+    def answers(self, jobs: Sequence[Job]) -> list[Answer]:
+        """The answers to a batch. A job at which the reader breaks is read again alone, so that it harms no other."""
         begin = time.monotonic()
+        numbered = list(enumerate(jobs))
         try:
-            answers = self._read(jobs)
+            answers = self._read(numbered)
         except Exception:
-            answers = [self._alone(job) for job in jobs]
+            answers = [self._alone(*job) for job in numbered]
         pictures = sum(len(job.pictures) for job in jobs)
         first = answers[0]._replace(batch=(len(jobs), pictures), seconds=time.monotonic() - begin)
         return [first, *answers[1:]]
 
-    def _alone(self, job: Job) -> Answer:
+    def _alone(self, number: int, job: Job) -> Answer:
         try:
-            return self._read([job])[0]
+            return self._read([(number, job)])[0]
         except Exception:
-            logging.getLogger("litserve").exception("the reader broke")
-            return Answer(b"", 0, len(job.pictures), 0)
+            logging.getLogger("mien.service").exception("the reader broke")
+            return _refusal(job, Refused(500, "internal", "the service made a mistake"))
 
-    def _read(self, jobs: Sequence[Job]) -> list[Answer]:
-        told: dict[int, list[list[Face] | ReadError]] = {number: [] for number in range(len(jobs))}
+    def _read(self, jobs: Sequence[tuple[int, Job]]) -> list[Answer]:
+        requests = [Request(number, job) for number, job in jobs]
+        sizes = [[self.threads.submit(_pixels, picture) for picture in request.pictures] for request in requests]
+        refused = {
+            request.number
+            for request, pixels in zip(requests, sizes, strict=True)
+            if sum(future.result() for future in pixels) > self._limits.request_pixels
+        }
         for aligned, reader in self._readers.items():
-            asked = [
-                (number, job, data)
-                for number, job in enumerate(jobs)
-                if job.aligned == aligned
-                for _, data in job.pictures
+            pictures = [
+                picture
+                for request in requests
+                if request.job.aligned == aligned and request.number not in refused
+                for picture in request.pictures
             ]
-            # nothing is read for those who wait no longer
-            sources = (data if time.monotonic() < job.deadline else b"" for _, job, data in asked)
-            for (number, _, _), faces in zip(
-                asked, reader.read_many(sources, batch_size=FACES, workers=self._pool), strict=True
-            ):
-                told[number].append(faces)
-        return [_answer(job, told[number]) for number, job in enumerate(jobs)]
+            read = reader.read_many(pictures, batch_size=FACES, workers=self.threads)
+            for picture, faces in zip(pictures, read, strict=True):
+                picture.faces = faces
+        most = f"the pictures of a request have at most {self._limits.request_pixels:,} pixels together"
+        return [
+            _refusal(request.job, Refused(422, "too_many_pixels", most))
+            if request.number in refused
+            else self._answer(request)
+            for request in requests
+        ]
+
+    def _answer(self, request: Request) -> Answer:
+        pictures, read, count = [], 0, 0
+        for (name, _), picture in zip(request.job.pictures, request.pictures, strict=True):
+            if picture.skipped:
+                reason = f"the {self._limits.read_seconds:g} seconds for the pictures of a request were used up"
+                pictures.append({"source": name, "error": {"code": "too_long", "reason": reason}})
+            elif isinstance(picture.faces, ReadError):
+                pictures.append({"source": name, "error": {"code": "unreadable", "reason": picture.faces.reason}})
+            else:
+                records = [record(name, index, face) for index, face in enumerate(picture.faces)]
+                pictures.append({"source": name, "faces": records})
+                read, count = read + 1, count + len(records)
+        document: dict[str, Any] = {"pictures": pictures}
+        if not read:
+            errors = [picture["error"] for picture in pictures]
+            mixed = {"code": "unreadable", "reason": "none of the pictures could be read"}
+            document = {"error": errors[0] if all(error == errors[0] for error in errors) else mixed, **document}
+        body = json.dumps(document, ensure_ascii=False).encode()
+        return Answer(body, 200 if read else 422, read, len(pictures) - read, count)
 
 
-def _answer(job: Job, told: Sequence[list[Face] | ReadError]) -> Answer:
-    pictures, read, count = [], 0, 0
-    for (name, _), faces in zip(job.pictures, told, strict=True):
-        if isinstance(faces, ReadError):
-            pictures.append({"source": name, "error": {"code": "unreadable", "reason": faces.reason}})
-        else:
-            pictures.append({"source": name, "faces": [record(name, index, face) for index, face in enumerate(faces)]})
-            read, count = read + 1, count + len(faces)
-    document: dict[str, Any] = {"pictures": pictures}
-    if not read:
-        reasons = {picture["error"]["reason"] for picture in pictures}
-        reason = reasons.pop() if len(reasons) == 1 else "none of the pictures could be read"
-        document = {"error": {"code": "unreadable", "reason": reason}, **document}
-    body = json.dumps(document, ensure_ascii=False).encode()
-    return Answer(body, read, len(pictures) - read, count)
+def _refusal(job: Job, refused: Refused) -> Answer:
+    return Answer(refused.body(), refused.status, 0, len(job.pictures), 0)
 
 
-def hush() -> None:
-    """litserve tells errors and nothing else, on stderr."""
-    configure_logging(logging.ERROR, stream=sys.stderr)
+def _pixels(picture: bytes) -> int:
+    """What a picture's head says; 0 for what is no picture, which reading it will report."""
+    try:
+        open_picture(picture, max_pixels=0)
+    except TooManyPixels as error:
+        return error.pixels
+    except ReadError:
+        pass
+    return 0
+
+
+def main() -> None:
+    """Answer batches until the process that sends them closes the socket, or is gone.
+
+    The socket's number is in the command line. Over it come, pickled, the arguments of JobReader, and then lists of
+    jobs; back go None or the reason why the reader could not be opened, and then lists of answers.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):  # a service's end may send them to all its processes,
+        signal.signal(number, signal.SIG_IGN)  # but what was begun is answered first
+    warnings.simplefilter("ignore")  # of Pillow, on pictures that it reads all the same
+    logging.basicConfig(format="mien: %(message)s", level=logging.ERROR)
+    with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rwb") as stream:
+        try:
+            _serve(stream)
+        except (EOFError, ConnectionError):
+            os._exit(0)  # nobody listens any more
+
+
+def _serve(stream: Any) -> None:
+    options, limits, threads = pickle.load(stream)
+    Image.MAX_IMAGE_PIXELS = limits.pixels // 2  # Pillow refuses twice that, also of pictures inside of icons
+    try:
+        reader = JobReader(options, limits, threads)
+    except MienError as error:
+        send(stream, str(error))
+        return
+    send(stream, None)
+    with ThreadPoolExecutor(1) as pool:
+        while True:
+            answering = pool.submit(reader.answers, pickle.load(stream))
+            while not wait([answering], 0.25).done:
+                if (slow := reader.threads.slow()) is not None:
+                    send(stream, Slow(slow))
+                    os._exit(1)  # a decoder cannot be interrupted otherwise
+            send(stream, answering.result())
+
+
+def send(stream: Any, message: object) -> None:
+    """Write one message, as `pickle.load` takes it."""
+    pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
+    stream.flush()

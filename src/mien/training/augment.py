@@ -95,6 +95,29 @@ def mix_up(images: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor
     return mix(images), mix(target)
 
 
+def cut_mix(images: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Every face has a rectangle of another of its batch in the same place, and that share of the other's target.
+
+    images: (B, D, H, W); target: (B, C) shares. The rectangle has the picture's ratio of sides and a share 1 - λ of its
+    area, λ ~ Beta(alpha, alpha), drawn for each face; its centre is drawn evenly, and what lies outside of the picture
+    is cut off and does not count. Every face is the other of one, now and then its own.
+
+    Paper: Yun et al., CutMix, ICCV 2019, which draws one λ and one rectangle for a batch.
+    """
+    count, _, height, width = images.shape
+    side = (1 - torch.distributions.Beta(alpha, alpha).sample((count, 1))).sqrt()
+
+    def band(length: int) -> Tensor:  # (B, length), true within the rectangle
+        middle, half = torch.rand(count, 1) * length, side * length / 2
+        places = torch.arange(length) + 0.5
+        return (places > middle - half) & (places < middle + half)
+
+    inside = (band(height)[:, :, None] & band(width)[:, None]).to(images.device)
+    other = torch.randperm(count).to(images.device)
+    share = inside.float().mean((1, 2)).to(target)[:, None]
+    return torch.where(inside[:, None], images[other], images), target.lerp(target[other], share)
+
+
 class Augmentation(nn.Module):
     """Images (B, 3, H, W) in [0, 1] -> the same, changed at random; `after` changes them again once normalised."""
 
@@ -106,8 +129,9 @@ class Augmentation(nn.Module):
 class Augment(Augmentation):
     """Images (B, 3, H, W) in [0, 1] -> the same, changed at random.
 
-    Flip; rotation, shift and scale, which imitate another detector's crop; brightness and contrast; colour; resolution;
-    compression; noise; erased rectangles. Every `p` is the share of faces that a change meets.
+    Flip; rotation, shift and scale, which imitate another detector's crop; brightness and contrast; colour; resolution
+    (a side drawn from `resample_side`, in pixels); compression (a quality drawn from `jpeg_quality`, at a side from
+    `jpeg_smallest` pixels up); noise; erased rectangles. Every `p` is the share of faces that a change meets.
     """
 
     def __init__(
@@ -121,7 +145,10 @@ class Augment(Augmentation):
         contrast: float = 0.3,
         tint: float = 0.2,
         resample_p: float = 0.3,
+        resample_side: tuple[int, int] = (20, 64),
         jpeg_p: float = 0.0,
+        jpeg_quality: tuple[int, int] = (15, 90),
+        jpeg_smallest: int = 40,
         noise_p: float = 0.2,
         erase_p: float = 0.3,
         erase_scale: tuple[float, float] = (0.02, 0.15),
@@ -132,8 +159,8 @@ class Augment(Augmentation):
             K.RandomAffine(degrees, (translate, translate), scale, padding_mode="border", p=affine_p),
             K.ColorJiggle(brightness, contrast, 0.0, 0.0, p=0.8),
             Tint(tint, tint),
-            Resample(p=resample_p),
-            Jpeg(jpeg_p),
+            Resample(*resample_side, p=resample_p),
+            Jpeg(jpeg_p, jpeg_quality, jpeg_smallest),
             K.RandomGaussianNoise(std=0.03, p=noise_p),
             K.RandomErasing(erase_scale, (0.3, 3.3), value=0.5, p=erase_p),
         )

@@ -12,7 +12,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from mien.checkpoint import read_header
@@ -23,24 +23,43 @@ from mien.networks import Network, save_network
 class Keep(Callback):
     """Writes `best.safetensors`, whenever a validation is the best so far, and `last.safetensors` after every one.
 
+    folder: of the files. header: of both, without metrics.
+    monitor: what is best, "val_accuracy", "val_macro_f1" or "val_loss".
     every: as well `step_N.safetensors` after each, behind step N, so that the choice can be made, or an average, later.
+    patience: the run ends after so many validations in a row without a better one; 0: never before its end.
 
     Stands before the averaging callback, whose weights are then still in place.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], monitor: str, every: bool = False):
+    def __init__(self, folder: Path, header: dict[str, Any], monitor: str, every: bool = False, patience: int = 0):
         self.folder, self.header, self.monitor, self.best = folder, header, monitor, float("-inf")
-        self.every = every
+        self.every, self.patience, self.without = every, patience, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"without": self.without}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.without = state_dict["without"]
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """A run that is resumed has to beat what it wrote before it was cut, even after its last `resume.ckpt`."""
         if trainer.global_step and (self.folder / "best.safetensors").exists():
-            self.best = read_header(self.folder / "best.safetensors")["training"]["metrics"][self.monitor]
+            self.best = self._rank(read_header(self.folder / "best.safetensors")["training"]["metrics"])
+
+    def _rank(self, metrics: dict[str, float]) -> float:
+        return -metrics["val_loss"] if self.monitor == "val_loss" else metrics[self.monitor]
 
     def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        metrics = {name: round(float(value), 5) for name, value in module.metrics.compute().items()}  # of all processes
+        values = module.metrics.compute() | {"val_loss": module.validation_loss.compute()}  # of all processes
+        metrics = {name: round(float(value), 5) for name, value in values.items()}
+        better = self._rank(metrics) > self.best
+        self.without = 0 if better else self.without + 1
+        if self.patience and self.without >= self.patience:
+            trainer.should_stop = True
+        if better:
+            self.best = self._rank(metrics)
         if not trainer.is_global_zero:
             return
         training = self.header["training"] | {"metrics": metrics, "steps": trainer.global_step}
@@ -48,39 +67,70 @@ class Keep(Callback):
         save_network(self.folder / "last.safetensors", module.network, header)
         if self.every:
             save_network(self.folder / f"step_{trainer.global_step}.safetensors", module.network, header)
-        if metrics[self.monitor] > self.best:
-            self.best = metrics[self.monitor]
+        if better:
             save_network(self.folder / "best.safetensors", module.network, header)
 
 
 class Resume(Checkpoint):
-    """Writes `resume.ckpt`, all that a run goes on from, whole or not at all, every so many steps.
+    """Writes `resume.ckpt`, all that a run goes on from, whole or not at all: every so many steps, at the end of every
+    epoch, and when it is told to stop, by SIGTERM or Ctrl-C, behind the step that it is at.
 
     When that is the last step of an epoch it waits for the validation, which would not be repeated.
+
+    file: where. every: steps. facts: what the run must be gone on with, kept under "mien".
     """
 
-    def __init__(self, folder: Path, every: int):
-        self.file, self.every, self.saved = folder / "resume.ckpt", every, 0
+    def __init__(self, file: Path, every: int, facts: dict[str, Any]):
+        self.file, self.every, self.facts, self.saved = file, every, facts, 0
+        self.trainer: Trainer | None = None
+        self.interrupted = False
+
+    def interrupt(self, *_: Any) -> None:
+        """The handler of SIGINT: where a step may be half done it waits for its end, and elsewhere, and for those who
+        ask twice, it does not."""
+        if self.interrupted or self.trainer is None or self.trainer.validating:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["mien"] = self.facts
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self.saved = trainer.global_step
+        self.saved, self.trainer = trainer.global_step, trainer
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.trainer = None
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         if index + 1 < trainer.num_training_batches:
-            self._save(trainer)
+            self._save(trainer, self.interrupted or trainer.received_sigterm)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._save(trainer)
+        self._save(trainer, True)
 
-    def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step % self.every == 0 and trainer.global_step != self.saved:
+    def _save(self, trainer: Trainer, now: bool) -> None:
+        if (now or trainer.global_step % self.every == 0) and trainer.global_step != self.saved:
             self.saved = trainer.global_step
             part = self.file.with_name(self.file.name + ".part")
             trainer.save_checkpoint(part)
             if trainer.is_global_zero:
                 os.replace(part, self.file)
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+
+class Still(Callback):
+    """Batch norms stay as they are: they normalise by the statistics that they began with, and do not move them.
+
+    Those of a few faces are of these few alone.
+    """
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
+        for part in module.network.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
 
 
 class Average(WeightAveraging):

@@ -269,8 +269,15 @@ class Faces(LightningDataModule):
 
     def class_weights(self, power: float) -> np.ndarray:
         """(C,), of the training rows as they are, neither drawn by balance nor repeated; see `weigh_classes`."""
-        crops = self.train_faces
-        return weigh_classes(np.stack([crops.target(row) for row in crops.rows]), power)
+        return weigh_classes(self._targets(), power)
+
+    def class_shares(self) -> np.ndarray:
+        """(C,), what part of all that is learned is of each class, of the training rows as they are."""
+        counts = self._targets().sum(0, dtype=np.float64)
+        return counts / max(counts.sum(), 1e-12)
+
+    def _targets(self) -> np.ndarray:
+        return np.stack([self.train_faces.target(row) for row in self.train_faces.rows])
 
     def val_dataloader(self) -> DataLoader:
         rank, processes = self._share(len(self.validation_faces))

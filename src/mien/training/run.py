@@ -7,6 +7,7 @@ import logging
 import re
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from jsonargparse.typing import ClosedUnitInterval, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -23,13 +24,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from mien import __version__
 from mien.checkpoint import VERSION, check_header
 from mien.data import DataSet
+from mien.data.dataset import NoSplit
+from mien.data.spelling import spell_split
 from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
-from mien.networks.checkpoint import fill, load_tensors
 from mien.training.augment import Augment, Augmentation
-from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Waiting
+from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.faces import Faces
+from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
+from mien.training.start import freeze, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
 
@@ -58,7 +62,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--licence", type=str, default="", help="terms of the weights, kept in every checkpoint")
     parser.add_argument("--notes", type=dict[str, str], default={}, help="what else checkpoints say of their training")
     parser.add_argument(
-        "--init", type=dict[str, str], default={}, help="part of the network: CHECKPOINT[#PREFIX] to start from"
+        "--init", type=dict[str, str], default={}, help="part of the network: MODEL[#PREFIX] to start from"
     )
     parser.add_argument(
         "--ema", type=ClosedUnitInterval, default=0.0, help="decay of the averaged weights a step; 0: none"
@@ -69,6 +73,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--teachers", type=list[str], default=[], help="models whose answers are a share of every target: --task.teach"
     )
+    parser.add_argument("--trust", action="store_true", help="build teachers of classes of yours, too")
     parser.add_argument(
         "--pooling",
         type=Literal["constant", "gradual"],
@@ -77,15 +82,21 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--monitor",
-        type=Literal["val_accuracy", "val_macro_f1"],
+        type=Literal["val_accuracy", "val_macro_f1", "val_loss"],
         default="val_accuracy",
         help="what makes a checkpoint the best",
+    )
+    parser.add_argument(
+        "--patience", type=NonNegativeInt, default=0, help="validations without a better one that end the run; 0: none"
+    )
+    parser.add_argument(
+        "--still_norms", action="store_true", help="batch norms keep the statistics that they start with: few faces"
     )
     parser.add_argument(
         "--keep_all", action="store_true", help="keep the weights of every validation, as step_N.safetensors"
     )
     parser.add_argument("--every", type=PositiveInt, default=50, help="steps between checkpoints to resume from")
-    parser.add_argument("--fresh", action="store_true", help="do not resume from the folder's last checkpoint")
+    parser.add_argument("--fresh", action="store_true", help="train anew, whatever run the folder holds")
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
@@ -102,9 +113,10 @@ def train(arguments: Sequence[str]) -> Path:
     """Run a recipe given as on the command line; the folder of its checkpoints.
 
     A folder that holds `resume.ckpt` is resumed from there, and ends with the weights of a run that was never cut. At
-    the end it holds best.safetensors, last.safetensors, metrics.csv and recipe.yaml.
+    the end it holds best.safetensors, last.safetensors, metrics.csv, recipe.yaml and finished.json.
 
-    Raises SystemExit(2) for options that are none, KeyboardInterrupt when interrupted, and MienError.
+    Raises SystemExit(2) for options that are none, KeyboardInterrupt when interrupted, and MienError: for a folder that
+    holds a finished run, or one of other labels, data or preprocessing; and where nothing was kept.
     """
     with warnings.catch_warnings():
         for message in _IRRELEVANT:
@@ -117,18 +129,21 @@ def _train(arguments: Sequence[str]) -> Path:
     options = parser()
     config = _parse(options, arguments)
     folder = Path(config.out or Path("runs") / config.name)
-    last = folder / "resume.ckpt"
-    resume = last.exists() and not config.fresh
+    last, resume = folder / LAST, goes_on(folder, config.fresh)
     seed_everything(config.seed, workers=True, verbose=False)
     keep_memory()
+    if config.init:
+        torch.manual_seed(seed_of_start(config.seed))
 
     try:
         made = options.instantiate(config, instantiate_groups=False)
     except ValueError as error:  # around what a constructor said
         raise MienError(" ".join(str(error.__cause__ or error).split())) from error
     network, data = made.model, made.data
-    start_from(network, config.init)
+    _check_splits(data, made.faces)
+    start_from(network, config.init, data.labels, plain(config.model))
     freeze(network, config.freeze)
+    torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
     header = {
         "mien": VERSION,
@@ -144,32 +159,40 @@ def _train(arguments: Sequence[str]) -> Path:
             "seed": config.seed,
             "licence": config.licence,
             **({"action_units": list(data.units)} if data.units else {}),
+            **({"numbered_from": data.first} if data.first is not None else {}),
             **config.notes,
         },
     }
     check_header(header, "the recipe")
-    teachers = Teachers(config.teachers, data.labels, faces.preprocess) if config.teachers else None
+    teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
     parts = {"augment": made.augment, "teachers": teachers, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     _check(task, made.trainer, faces)
     decay = [_decay(network, made.trainer)] if config.pooling == "gradual" else []
+    facts = facts_of(data, (faces.train_split, faces.validation_split), faces.preprocess)
     if resume:
-        _check_fits(task, last)
+        check_fits(task.state_dict(), last, facts)
 
     folder.mkdir(parents=True, exist_ok=True)
     if rank_zero_only.rank == 0:
+        if not resume:
+            clear(folder)
+        counts = zip(data.labels, data.class_counts(faces.train_split), strict=True)
+        print(f"{config.name}: {data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)
         options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
-    keep = Keep(folder, header, config.monitor, config.keep_all)
-    callbacks: list[Callback] = [keep, Resume(folder, config.every), waiting]
-    callbacks += decay
+    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience)
+    points = Resume(last, config.every, facts)
+    callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
         callbacks.append(Bar(config.name))
     began = time.monotonic()
     handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, points.interrupt)
     try:
         told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
         trainer = Trainer(**told, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
@@ -186,6 +209,9 @@ def _train(arguments: Sequence[str]) -> Path:
         if end.code == 128 + signal.SIGTERM:  # a handler of the caller's
             raise
         raise KeyboardInterrupt from None
+    finally:
+        if signal.getsignal(signal.SIGINT) == points.interrupt:
+            signal.signal(signal.SIGINT, handler)
     minutes = (time.monotonic() - began) / 60
     if trainer.is_global_zero:
         print(
@@ -193,6 +219,9 @@ def _train(arguments: Sequence[str]) -> Path:
             f"of a step's time {waiting.share:.0%} was waiting for faces",
             file=sys.stderr,
         )
+        if not (folder / "best.safetensors").exists():
+            raise MienError(f"{folder}: nothing is kept: the run was not validated once in {trainer.global_step} steps")
+        finish(folder, trainer.global_step)
     return folder
 
 
@@ -226,14 +255,17 @@ def _decay(network: Network, trainer: Namespace) -> Decay:
     return Decay(network)
 
 
-def _check_fits(task: Task, last: Path) -> None:
-    """Lightning would tell of every tensor, in a line each, behind a traceback."""
-    try:
-        kept = torch.load(last, map_location="cpu", mmap=True, weights_only=False)["state_dict"]
-    except Exception as error:  # an unpickler raises whatever a damaged file leads it to
-        raise MienError(f"{last}: damaged: remove it, or give --fresh to start anew") from error
-    if {name: t.shape for name, t in kept.items()} != {name: t.shape for name, t in task.state_dict().items()}:
-        raise MienError(f"{last}: holds a run of another network: remove it, give --out, or --fresh to start anew")
+def _check_splits(data: DataSet, faces: Namespace) -> None:
+    """Name the option that helps where a split is missing; rows that cannot be used are logged here, once."""
+    for option in ("train_split", "validation_split"):
+        try:
+            data.rows(getattr(faces, option))
+        except NoSplit as error:
+            others = [name for name in data.splits if spell_split(faces.train_split) != name]
+            hint = f"--faces.{option} {'test' if 'test' in others else others[0]}" if others else ""
+            if len(data.splits) == 1:
+                hint = "mien finetune holds some of it out, and so does mien.data.HeldOut in a recipe"
+            raise MienError(f"{error}: {hint}") from error
 
 
 def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
@@ -244,6 +276,8 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
     with torch.no_grad():
         try:
             classes = task.network.eval()(blank).shape[1]
+            if task.network.training_only:
+                task.network.training_logits(blank)
         except (ValueError, RuntimeError) as error:
             raise MienError(
                 f"the network cannot look at faces of {size} pixels: {' '.join(str(error).split())}"
@@ -257,8 +291,10 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
         )
     if units and units != len(data.units):
         raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
-    if data.units and (task.mixup or task.teachers):
-        raise MienError("faces with action units are neither mixed nor taught: no --task.mixup, no --teachers")
+    if data.units and (task.mixup or task.cutmix or task.teachers):
+        raise MienError(
+            "faces with action units are neither mixed nor taught: no --task.mixup, no --task.cutmix, no --teachers"
+        )
     if task.augment is not None:
         side = faces.train_size or size
         made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]
@@ -273,30 +309,6 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
         raise MienError("SAM looks twice at one batch: it needs --trainer.accumulate_grad_batches 1")
     if task.sam_rho and str(trainer.precision).startswith("16"):
         raise MienError("SAM does not go with the loss scaling of fp16: take --trainer.precision bf16-mixed")
-
-
-def start_from(network: torch.nn.Module, init: dict[str, str]) -> None:
-    """Load parts of a network from checkpoints: {"image": "path.safetensors#prefix"}; "" is the whole network."""
-    for part, source in init.items():
-        path, _, prefix = source.partition("#")
-        try:
-            module = network.get_submodule(part)
-        except AttributeError as error:
-            raise MienError(f"--init: the network has no part {part!r}") from error
-        fill(module, load_tensors(path, prefix), source)
-
-
-def freeze(network: torch.nn.Module, prefixes: Sequence[str]) -> None:
-    """Take the parameters whose names begin with one of `prefixes` out of training.
-
-    Statistics of batch norm among them still move. Raises MienError where no name begins so.
-    """
-    for prefix in prefixes:
-        found = [p for name, p in network.named_parameters() if name.startswith(prefix)]
-        if not found:
-            raise MienError(f"--freeze: no parameter's name begins with {prefix!r}")
-        for p in found:
-            p.requires_grad_(False)
 
 
 def plain(config: Namespace) -> dict[str, Any]:

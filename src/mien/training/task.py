@@ -14,11 +14,11 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from mien.errors import MienError
-from mien.losses import flip_divergence, weighted_cross_entropy
+from mien.losses import adjust_logits, flip_divergence, weighted_cross_entropy
 from mien.networks import Network, Normalize
 from mien.networks.deploy import to_float
 from mien.nn import BatchTransformer
-from mien.training.augment import Augmentation, mix_up
+from mien.training.augment import Augmentation, cut_mix, mix_up
 from mien.training.sam import SAM
 from mien.training.teachers import Teachers
 
@@ -67,7 +67,9 @@ class Task(LightningModule):
     aux_weight: of the mean `aux_loss` of the network's mixers, or of its pool, that have one. 0.01 is what is published
         for MoH's balance of its heads; for the likeness of ACMIL's branches it is 1.
     augment: changes training images; None leaves them as they are.
-    mixup: above 0, training faces and their targets are mixed in pairs: alpha of `mien.training.augment.mix_up`.
+    logit_adjustment: above 0, the strength of `mien.losses.adjust_logits`, by the classes of the training rows.
+    mixup, cutmix: above 0, training faces and their targets are mixed in pairs: alpha of `mix_up` and of `cut_mix` in
+        `mien.training.augment`. With both, each batch is mixed in one of these ways, as a coin says.
     flip_consistency: above 0 every face is learned beside its mirror image, at twice the cost, and the loss has so much
         of `mien.losses.flip_divergence` more.
     teachers, teach: the share `teach` of every target is what the teachers answer to the very image that is learned.
@@ -91,7 +93,9 @@ class Task(LightningModule):
         aux_weight: float = 0.01,
         class_weights: Literal["none", "inverse", "sqrt"] | list[float] = "none",
         augment: Augmentation | None = None,
+        logit_adjustment: float = 0.0,
         mixup: float = 0.0,
+        cutmix: float = 0.0,
         flip_consistency: float = 0.0,
         teachers: Teachers | None = None,
         teach: float = 0.5,
@@ -104,12 +108,19 @@ class Task(LightningModule):
         self.lr_scale, self.decay_bias, self.label_smoothing = lr_scale or {}, decay_bias, label_smoothing
         self.sam_rho, self.sam_adaptive, self.aux_weight = sam_rho, sam_adaptive, aux_weight
         self.class_weights, self.weights = class_weights, None
-        if mixup < 0 or not 0 <= teach <= 1:
-            raise MienError(f"--task: mixup is 0 or more, and teach lies between 0 and 1, not {mixup} and {teach}")
-        self.mixup, self.teachers, self.teach = mixup, teachers, teach
-        if flip_consistency < 0:
-            raise MienError(f"--task.flip_consistency is 0 or more, not {flip_consistency}")
-        self.flip_consistency = flip_consistency
+        strengths = {
+            "mixup": mixup,
+            "cutmix": cutmix,
+            "flip_consistency": flip_consistency,
+            "logit_adjustment": logit_adjustment,
+        }
+        for name, strength in strengths.items():
+            if strength < 0:
+                raise MienError(f"--task.{name} is 0 or more, not {strength}")
+        if not 0 <= teach <= 1:
+            raise MienError(f"--task.teach lies between 0 and 1, not {teach}")
+        self.mixup, self.cutmix, self.teachers, self.teach = mixup, cutmix, teachers, teach
+        self.flip_consistency, self.logit_adjustment, self.shares = flip_consistency, logit_adjustment, None
         if not isinstance(class_weights, str):
             if len(class_weights) != num_classes or not (min(class_weights) >= 0 < max(class_weights)):
                 raise MienError(f"--task.class_weights: {num_classes} numbers of 0 or more, not {class_weights}")
@@ -138,22 +149,26 @@ class Task(LightningModule):
             images = self.normalize(images)
         else:
             images = self.augment.after(self.normalize(self.augment(images)))
-        if self.mixup:
+        if self.mixup and not (self.cutmix and torch.rand(()) < 0.5):
             images, target = mix_up(images, target, self.mixup)
+        elif self.cutmix:
+            images, target = cut_mix(images, target, self.cutmix)
         return images.contiguous(memory_format=torch.channels_last), target, *others
 
     def on_fit_start(self) -> None:
         if isinstance(self.class_weights, str) and self.class_weights != "none":
             weights = self.trainer.datamodule.class_weights(POWERS[self.class_weights])
             self.weights = torch.from_numpy(weights).float()
+        if self.logit_adjustment:
+            self.shares = torch.from_numpy(self.trainer.datamodule.class_shares()).float()
 
     def on_train_batch_start(self, batch: tuple[Tensor, ...], index: int) -> None:
         self.network.begin_step(self.trainer.global_step / self.trainer.estimated_stepping_batches)
         if self.teachers is not None:
             images, target, *_ = batch
             with self.trainer.precision_plugin.train_step_context():
-                told = self.teachers(images)
-            target.lerp_(told.to(target), self.teach)
+                probs = self.teachers(images)
+            target.lerp_(probs.to(target), self.teach)
 
     def on_validation_epoch_start(self) -> None:
         """All processes judge by the statistics of the first, which are those that are kept."""
@@ -179,9 +194,11 @@ class Task(LightningModule):
         if self.flip_consistency:
             images, target = torch.cat([images, images.flip(3)]), torch.cat([target, target])
             units = [torch.cat([each, each]) for each in units]
-        logits = self.network.training_logits(images)
+        logits = judged = self.network.training_logits(images)
+        if self.shares is not None:
+            judged = adjust_logits(logits, self.shares.to(images.device), self.logit_adjustment)
         loss, parts = weighted_cross_entropy(
-            logits,
+            judged,
             target,
             self.network.loss_weights,
             None if self.weights is None else self.weights.to(target.device),
@@ -196,10 +213,10 @@ class Task(LightningModule):
         if self.flip_consistency:
             parts["flip"] = flip_divergence(next(iter(logits.values())))
             loss = loss + self.flip_consistency * parts["flip"]
-        told, *by_name = self._over_processes(torch.stack([loss, *parts.values()]).detach())
+        mean, *by_name = self._over_processes(torch.stack([loss, *parts.values()]).detach())
         named = {f"loss_{name}": part for name, part in zip(parts, by_name, strict=True)}
         self.log_dict(named, on_step=True, on_epoch=False)
-        self.log("loss", told, prog_bar=True)
+        self.log("loss", mean, prog_bar=True)
         return loss
 
     def _over_processes(self, value: Tensor) -> Tensor:

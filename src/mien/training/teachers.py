@@ -21,11 +21,14 @@ class Teachers:
     consistent, 2022) advise; a share of a target that is lerped towards these has the gradient of Hinton et al.'s
     distillation (2015) at temperature 1.
 
-    models: names or files, as `mien.classifier.find_checkpoint` takes them, of mien's own networks. They are no part of
-    a checkpoint. Raises MienError for a teacher of other labels, or one that is shown faces in another way.
+    models: names or files, as `mien.classifier.find_checkpoint` takes them, which are no part of a checkpoint. trust:
+    see `mien.networks.checkpoint.build`. Raises MienError for a teacher of other labels, or one that is shown faces in
+    another way.
     """
 
-    def __init__(self, models: Sequence[str], labels: Sequence[str], preprocess: Mapping[str, Any]):
+    def __init__(
+        self, models: Sequence[str], labels: Sequence[str], preprocess: Mapping[str, Any], trust: bool = False
+    ):
         self.networks = []
         for model in models:
             path = find_checkpoint(model)
@@ -35,7 +38,7 @@ class Teachers:
             for key in ("input_size", "color", "mean", "std"):
                 if header["preprocess"][key] != preprocess[key]:
                     raise MienError(f"--teachers: {model} is shown faces with another {key}")
-            network = load_network(path).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            network = load_network(path, trust=trust).eval().requires_grad_(False).to(memory_format=torch.channels_last)
             self.networks.append((network, header.get("temperature", 1.0)))
 
     @torch.no_grad()

@@ -109,7 +109,7 @@ def examples(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in named.items() if path.is_file()} | {"Drawn faces": drawn}
 
 
-def build(reader: Reader, looking: Looking, examples: Mapping[str, Path]) -> gr.Blocks:
+def build_page(reader: Reader, looking: Looking, examples: Mapping[str, Path]) -> gr.Blocks:
     """The page; examples: pictures by name."""
     desk, clips = Desk(reader, looking), Clips(reader)
 

@@ -1,0 +1,23 @@
+"""`mien average`: one checkpoint out of several, whose weights are their mean."""
+
+import argparse
+from pathlib import Path
+
+from mien.errors import MienError, require
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out", metavar="OUT.safetensors", help="the file to write")
+    parser.add_argument("models", metavar="CHECKPOINT", nargs="+", help="two or more of one network, .safetensors")
+
+
+def run(args: argparse.Namespace) -> int:
+    require("torch", "torch")
+    from mien.networks.checkpoint import average_networks, save_network
+
+    if Path(args.out).suffix != ".safetensors":
+        raise MienError(f"{args.out}: an average is a .safetensors file")
+    network, header = average_networks(args.models)
+    save_network(args.out, network, header)
+    print(args.out)
+    return 0

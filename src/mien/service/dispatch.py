@@ -1,0 +1,251 @@
+"""The worker processes, the queue in front of them, and what waits for their answers."""
+
+import asyncio
+import logging
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import Any
+
+from mien.errors import MienError
+from mien.service.limits import Limits, Refused, busy
+from mien.service.worker import Answer, Job, Slow, send
+
+PATIENCE = 1.0
+"""Seconds after which a thread without requests looks whether its worker is still there."""
+
+_START = "import sys; sys.path[:] = sys.argv[2:]; from mien.service.worker import main; main()"
+
+logger = logging.getLogger("mien.service")
+
+
+class Worker:
+    """A process that reads. It has a session of its own, where a terminal's Ctrl-C does not come."""
+
+    def __init__(self, options: Mapping[str, Any], limits: Limits, threads: int):
+        self._socket, theirs = socket.socketpair()
+        self._stream = self._socket.makefile("rwb")
+        self._limits = limits
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        with suppress(OSError):  # it died at once, which `wait_ready` will report
+            send(self._stream, (options, limits, threads))
+
+    def wait_ready(self) -> None:
+        """Wait until it has opened the model. Raises MienError where it cannot."""
+        try:
+            reason = pickle.load(self._stream)
+        except (EOFError, OSError):
+            reason = "a worker of the service could not start"
+        if reason is not None:
+            self.end()
+            raise MienError(reason)
+        self._socket.settimeout(2 * self._limits.seconds)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, jobs: Sequence[Job]) -> list[Answer] | Slow:
+        """Raises EOFError or OSError where the worker has died or hangs."""
+        send(self._stream, jobs)
+        return pickle.load(self._stream)
+
+    def end(self, seconds: float = 0.0) -> int:
+        """The exit code. A worker that has nothing to do ends as soon as the socket is shut."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads, too
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        with suppress(OSError):
+            self._stream.close()
+        self._socket.close()
+        return code
+
+
+class _Entry:
+    """A job, who waits for its answer, whether a worker has it, and whether it has to be read alone."""
+
+    def __init__(self, job: Job):
+        self.job, self.begun, self.alone = job, False, False
+        self.future: Future[Answer] = Future()
+
+    def finish(self, answer: Answer | Refused) -> None:
+        with suppress(InvalidStateError):  # nobody waits for it any longer
+            if isinstance(answer, Refused):
+                self.future.set_exception(answer)
+            else:
+                self.future.set_result(answer)
+
+
+class Dispatcher:
+    """Answers jobs: first `start`, then `submit` for each job, at last `stop`.
+
+    Each worker has a thread here, which waits for requests, sends the worker a batch of them, and hands out the
+    answers. Where a worker dies, another one takes its place, and each request of its batch is tried once more, alone.
+
+    options: of `Reader.from_pretrained`. workers: processes. threads: of a worker. batch_size: requests of a batch at
+    most. batch_wait: seconds that the first of them waits for others.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        limits: Limits,
+        *,
+        workers: int = 1,
+        threads: int = 1,
+        batch_size: int = 16,
+        batch_wait: float = 0.0,
+    ):
+        self._worker_arguments = dict(options), limits, threads
+        self._limits, self._count = limits, workers
+        self._batch_size, self._batch_wait = batch_size, batch_wait
+        self._workers: list[Worker] = []
+        self._threads: list[threading.Thread] = []
+        self._open: set[_Entry] = set()
+        self._queue: deque[_Entry] = deque()
+        self._changed = threading.Condition()  # guards the queue, and the end
+        self._ended = False
+        self.restarts = 0
+
+    def start(self) -> None:
+        """Start the workers, and wait until they are ready. Raises MienError where one cannot."""
+        for _ in range(self._count):
+            self._workers.append(Worker(*self._worker_arguments))
+        for worker in self._workers:
+            worker.wait_ready()
+        for number in range(self._count):
+            self._threads.append(threading.Thread(target=self._tend, args=[number], daemon=True))
+            self._threads[-1].start()
+
+    def stop(self) -> None:
+        """End all processes. A worker first ends the batch that it has begun, for which it has five seconds."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        until = time.monotonic() + 5
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for worker in self._workers:
+            worker.end(max(0.5, until - time.monotonic()) if self._threads else 0.0)
+
+    async def submit(self, job: Job) -> Answer:
+        """Raises Refused: 429 if too many are waiting; 503 if no answer came in time or the worker died twice; 422."""
+        if self.full:
+            raise busy("queue_full", f"{len(self._open)} requests are waiting already")
+        entry = _Entry(job)
+        self._open.add(entry)
+        with self._changed:
+            self._queue.append(entry)
+            self._changed.notify_all()
+        try:
+            async with asyncio.timeout(job.deadline - time.monotonic()):
+                return await asyncio.wrap_future(entry.future)
+        except TimeoutError as error:
+            raise busy("timeout", f"no answer within {self._limits.seconds:g} seconds", 503) from error
+        finally:
+            self._open.discard(entry)
+            with self._changed:
+                if not entry.begun and entry in self._queue:
+                    self._queue.remove(entry)
+
+    @property
+    def full(self) -> bool:
+        return len(self._open) >= self._limits.queue
+
+    @property
+    def waiting(self) -> int:
+        """Requests that no worker has begun with."""
+        return len(self._queue)
+
+    @property
+    def working(self) -> int:
+        """Requests that a worker has begun with."""
+        return sum(entry.begun for entry in self._open)
+
+    @property
+    def alive(self) -> int:
+        """Workers that are."""
+        return sum(worker.alive for worker in self._workers)
+
+    @property
+    def ready(self) -> bool:
+        return self.alive == self._count
+
+    def _tend(self, number: int) -> None:
+        """Give a worker batch after batch, and start another one where it is gone."""
+        while not self._ended:
+            worker, batch = self._workers[number], self._gather()
+            try:
+                if not worker.alive:
+                    raise EOFError
+                answers = worker.ask([entry.job for entry in batch]) if batch else []
+                if isinstance(answers, Slow):
+                    self._give_up(batch, batch[answers.number])
+                    self._replace(number, "took too long over one picture")
+                    continue
+                for entry, answer in zip(batch, answers, strict=True):
+                    entry.finish(answer)
+            except Exception as error:  # whatever a dying process sends
+                self._give_up(batch)
+                self._replace(number, "hung" if isinstance(error, TimeoutError) else "died")
+
+    def _gather(self) -> list[_Entry]:
+        """The requests of a batch; none if none came for a while."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._queue or self._ended, PATIENCE):
+                self._changed.wait_for(lambda: len(self._queue) >= self._batch_size or self._ended, self._batch_wait)
+            batch: list[_Entry] = []
+            while self._queue and len(batch) < self._batch_size:
+                if batch and (batch[0].alone or self._queue[0].alone):
+                    break
+                batch.append(self._queue.popleft())
+                batch[-1].begun = True
+            return batch
+
+    def _give_up(self, batch: Sequence[_Entry], slow: _Entry | None = None) -> None:
+        """Queue once more what a worker did not answer, but not what it was ended for, nor what was alone already."""
+        with self._changed:
+            for entry in reversed(batch):
+                if entry is slow:
+                    reason = f"a picture took longer than {self._limits.read_seconds:g} seconds"
+                    entry.finish(Refused(422, "too_long", reason))
+                elif entry.alone and not slow:
+                    entry.finish(busy("worker_died", "the worker died; try again", 503))
+                elif not entry.future.done():
+                    entry.begun, entry.alone = False, slow is None
+                    self._queue.appendleft(entry)
+            self._changed.notify_all()
+
+    def _replace(self, number: int, fate: str) -> None:
+        if self._ended:
+            return
+        code = self._workers[number].end()
+        logger.error("a worker %s (exit code %s); another one starts", fate, code)
+        while not self._ended:
+            self.restarts += 1
+            try:
+                self._workers[number] = worker = Worker(*self._worker_arguments)
+                worker.wait_ready()
+                return
+            except (MienError, OSError) as error:
+                logger.error("a worker could not start: %s", error)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._ended, PATIENCE)
