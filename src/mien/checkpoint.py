@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -105,6 +106,12 @@ def with_outputs(header: Mapping[str, Any], outputs: Iterable[Output]) -> dict[s
     """The header, of version 2, with these outputs in the place of its own."""
     rest = {name: value for name, value in header.items() if name not in (KEY, "id2label", "temperature", "outputs")}
     return {KEY: VERSION, "model": header["model"], "outputs": [output.to_json() for output in outputs], **rest}
+
+
+def at_temperature(header: Mapping[str, Any], temperature: float) -> dict[str, Any]:
+    """The header, of version 2, with this temperature of the first output."""
+    first, *others = outputs_of(header)
+    return with_outputs(header, [replace(first, temperature=temperature), *others])
 
 
 def labels_of(header: Mapping[str, Any]) -> tuple[str, ...]:

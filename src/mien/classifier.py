@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mien.checkpoint import labels_of, read_header
+from mien.checkpoint import labels_of, outputs_of, read_header, tensor_names
 from mien.engines import Engine, TorchEngine, computes_bf16, open_model
 from mien.errors import CheckpointError, MienError, require
 from mien.faces import crop, open_picture
@@ -43,13 +43,17 @@ class Classifier:
     classifier.predict([face])        # ["happiness"]
     classifier.predict_proba([face])  # (1, C) float32, a column for each of classifier.labels
 
-    May be shared by threads. engine: uint8 (N, S, S, 3) RGB -> "probs" (N, C); header: as `mien.checkpoint` describes;
-    path: the file that both come from, which saving copies.
+    A model may answer more than one question: `outputs` are those that it answers, the expression first.
+
+    May be shared by threads. engine: uint8 (N, S, S, 3) RGB -> the tensors that `mien.checkpoint.tensor_names` lists;
+    header: as `mien.checkpoint` describes; path: the file that both come from, which saving copies.
     """
 
     def __init__(self, engine: Engine, header: Mapping[str, Any], path: Path | None = None):
         self.engine, self.header, self.path = engine, header, path
-        self.labels = labels_of(header)
+        self.outputs = outputs_of(header)
+        self.labels = self.outputs[0].labels
+        self._tensors = tensor_names(header)[1:]
 
     @classmethod
     def from_pretrained(
@@ -86,7 +90,7 @@ class Classifier:
             from mien.networks import deploy, load_network
 
             deployed = deploy(load_network(path, trust=trust), header)
-            engine = TorchEngine(deployed, device=device, precision=precision)
+            engine = TorchEngine(deployed, outputs=tensor_names(header), device=device, precision=precision)
         return cls(engine, header, path)
 
     def predict_proba(self, images: Any, *, batch_size: int = 32) -> np.ndarray:
@@ -117,11 +121,26 @@ class Classifier:
         return crop(image, self.header["preprocess"], landmarks, box)
 
     def run(self, crops: np.ndarray) -> np.ndarray:
-        """The share of each label, (N, C) float32, of crops (N, S, S, 3) uint8 as `crop` makes them."""
-        probs = self.engine(crops)["probs"]
-        if probs.shape != (len(crops), len(self.labels)):
-            raise CheckpointError(f"{self.path}: answers {probs.shape} for {len(self.labels)} labels")
-        return probs
+        """The probability of each label, (N, C) float32, of crops (N, S, S, 3) uint8 as `crop` makes them."""
+        return self.answers(crops)[self.outputs[0].name]
+
+    def answers(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+        """The answer of every output by its name, (N, …) float32 as its kind says, of crops as for `run`.
+
+        Raises CheckpointError for answers of another shape, out of range, or that are not numbers.
+        """
+        values = self.engine(crops)
+        answers = {}
+        for output, tensor in zip(self.outputs, self._tensors, strict=True):
+            if tensor not in values:
+                raise CheckpointError(f"{self.path}: gives no {tensor}, only {', '.join(sorted(values))}")
+            try:
+                answers[output.name] = output.check(values[tensor])
+            except ValueError as error:
+                raise CheckpointError(f"{self.path}: {error}") from error
+            if len(values[tensor]) != len(crops):
+                raise CheckpointError(f"{self.path}: {len(values[tensor])} answers for {len(crops)} faces")
+        return answers
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the model into `folder`, made if it is not there: its files, config.json (the header) and README.md.

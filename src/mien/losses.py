@@ -19,6 +19,7 @@ def weighted_cross_entropy(
     label_smoothing: float = 0.0,
     units: Tensor | None = None,
     over_processes: Callable[[Tensor], Tensor] = lambda count: count,
+    partial: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`Σ weight · cross entropy` over named logits (B, C); target (B,) class indices or (B, C) distributions.
 
@@ -28,9 +29,9 @@ def weighted_cross_entropy(
     class indices is torch's.
 
     The logits "action_units" (B, U) have the binary cross entropy with `units` (B, U) of 0, 1, and -1 where nobody
-    looked. With `units` a face may lack an expression, too: an index below 0, or a distribution of nothing but 0. What
-    is not known has no share in the mean, and the mean of nothing is 0, with a gradient of 0. APViT on Aff-Wild2:
-    L = 10 · L_expression + L_action_units; *inferred*: that the latter is this one.
+    looked. With `units`, or `partial`, a face may lack an expression, too: an index below 0, or a distribution of
+    nothing but 0. What is not known has no share in the mean, and the mean of nothing is 0, with a gradient of 0.
+    APViT on Aff-Wild2: L = 10 · L_expression + L_action_units; *inferred*: that the latter is this one.
 
     What is called "center" (B, C) are no logits but costs: the loss is the mean, over faces, of the cost of their
     class, or of their classes by their shares. A scalar is a loss itself.
@@ -43,7 +44,7 @@ def weighted_cross_entropy(
     if "action_units" in logits and units is None:
         raise ValueError("logits of action units need units")
     known = slice(None)
-    if units is not None:
+    if units is not None or partial:
         known = target >= 0 if target.ndim == 1 else target.sum(1) > 0
     target = target[known]
     if target.ndim > 1:

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from mien.checkpoint import read_header
+from mien.checkpoint import at_temperature, outputs_of, read_header
 from mien.classifier import Classifier
 from mien.commands.labelled import add_data_arguments, open_data
 from mien.commands.options import share
@@ -46,11 +46,12 @@ def run(args: argparse.Namespace) -> int:
     target = targets(classifier, data, rows)
     probs, _ = read_rows(classifier, rows, args.batch_size, progress=sys.stderr.isatty())
     header = dict(read_header(path))
-    logits = np.log(probs.astype(np.float64).clip(1e-12)) * header.get("temperature", 1.0)
+    logits = np.log(probs.astype(np.float64).clip(1e-12)) * outputs_of(header)[0].temperature
     before = classification_report(probs, target, classifier.labels)
     after = classification_report(held_out(logits, target), target, classifier.labels)
-    header["temperature"] = round(fit_temperature(logits, target), 4)
-    scaled = with_temperature(logits, header["temperature"])
+    temperature = round(fit_temperature(logits, target), 4)
+    header = at_temperature(header, temperature)
+    scaled = with_temperature(logits, temperature)
     threshold = uncertain_below(scaled, target, args.sure)
     header.pop("uncertain", None)
     told = f"no threshold for --abstain: not even the surest answers are right {args.sure:.0%} of the time"
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         )
     write_header(path, header)
     print(
-        f"{path}: temperature {header['temperature']}, fitted on {len(target):,} faces of {split}\n"
+        f"{path}: temperature {temperature}, fitted on {len(target):,} faces of {split}\n"
         f"calibration error {before.calibration_error:.4f} before; {after.calibration_error:.4f} on each half of these "
         f"faces with the temperature of the other half\n"
         f"{told}"

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mien.checkpoint import KEY, check_header, outputs_of, read_header
+from mien.checkpoint import KEY, at_temperature, check_header, outputs_of, read_header
 from mien.errors import CheckpointError
 from mien.files import whole
 from mien.networks.network import Network
@@ -210,9 +210,10 @@ def average_networks(paths: Sequence[str | os.PathLike[str]]) -> tuple[nn.Module
         raise CheckpointError("an average is of two checkpoints or more")
     headers = [read_header(path) for path in paths]
     for path, header in zip(paths, headers, strict=True):
-        for key in ("model", "id2label", "preprocess"):
-            if header[key] != headers[-1][key]:
-                raise CheckpointError(f"{path}: has another {key} than {paths[-1]}: they cannot be averaged")
+        header = at_temperature(header, 1.0)
+        for key in ("model", "outputs", "preprocess"):
+            if header[key] != at_temperature(headers[-1], 1.0)[key]:
+                raise CheckpointError(f"{path}: of another {key} than {paths[-1]}: they cannot be averaged")
     network = load_network(paths[-1])
     all_tensors = [load_tensors(path) for path in paths]
     mean = {
@@ -222,4 +223,4 @@ def average_networks(paths: Sequence[str | os.PathLike[str]]) -> tuple[nn.Module
     fill(network, mean, paths[-1])
     training = {key: value for key, value in headers[-1].get("training", {}).items() if key not in ("metrics", "steps")}
     training["average_of"] = [Path(path).name for path in paths]
-    return network, {**headers[-1], "training": training, "temperature": 1.0}
+    return network, {**at_temperature(headers[-1], 1.0), "training": training}

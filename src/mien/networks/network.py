@@ -91,6 +91,13 @@ class Network(nn.Module):
         """
         return self.training_pass(images)[1]
 
+    def training_answers(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """`training_logits`, and what `heads` answer, in one pass."""
+        if not self.heads:
+            return self.training_logits(images), {}
+        features, logits = self.training_pass(images)
+        return logits, {name: head(features) for name, head in self.heads.items()}
+
     def begin_step(self, done: float) -> None:
         """Called before every batch of training, of which the share `done` is over, from 0 to 1.
 

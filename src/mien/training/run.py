@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from mien.data.spelling import spell_split
 from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
+from mien.outputs import EXPRESSION, Output
 from mien.training.augment import Augment, Augmentation
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.faces import Faces
@@ -71,6 +73,12 @@ def parser() -> ArgumentParser:
         "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
     )
     parser.add_argument(
+        "--heads",
+        type=dict[str, float],
+        default={},
+        help="outputs that the data has beside the expression and the network learns: {NAME: weight of its loss}",
+    )
+    parser.add_argument(
         "--teachers", type=list[str], default=[], help="models whose answers are a share of every target: --task.teach"
     )
     parser.add_argument("--trust", action="store_true", help="build teachers of classes of yours, too")
@@ -100,7 +108,7 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
-    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "seed"}
+    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "heads", "seed"}
     parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
@@ -145,12 +153,13 @@ def _train(arguments: Sequence[str]) -> Path:
     freeze(network, config.freeze)
     torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
+    heads = add_heads(network, data, config.heads)
+    answered = [output for output in data.outputs if output.name in (EXPRESSION, *network.head_names)]
     header = {
         "mien": VERSION,
         "model": plain(config.model),
-        "id2label": {str(i): label for i, label in enumerate(data.labels)},
+        "outputs": [output.to_json() for output in answered],
         "preprocess": faces.preprocess,
-        "temperature": 1.0,
         "training": {
             "data": f"{type(data).__name__}, {faces.train_split}",
             "recipe": config.name,
@@ -158,14 +167,13 @@ def _train(arguments: Sequence[str]) -> Path:
             "version": __version__,
             "seed": config.seed,
             "licence": config.licence,
-            **({"action_units": list(data.units)} if data.units else {}),
             **({"numbered_from": data.first} if data.first is not None else {}),
             **config.notes,
         },
     }
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
-    parts = {"augment": made.augment, "teachers": teachers, "seed": config.seed}
+    parts = {"augment": made.augment, "teachers": teachers, "heads": heads, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     _check(task, made.trainer, faces)
@@ -291,10 +299,15 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
         )
     if units and units != len(data.units):
         raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
-    if data.units and (task.mixup or task.cutmix or task.teachers):
+    further = [output.name for output in data.outputs[1:]]
+    if further and (task.mixup or task.cutmix or task.teachers):
         raise MienError(
-            "faces with action units are neither mixed nor taught: no --task.mixup, no --task.cutmix, no --teachers"
+            f"faces with {' and '.join(further)} are neither mixed nor taught: "
+            "no --task.mixup, no --task.cutmix, no --teachers"
         )
+    moving = [output.name for output in task.heads if output.kind in ("angles", "points")]
+    if moving and (task.augment is not None or task.flip_consistency):
+        raise MienError(f"{moving[0]} moves with the face: no --augment, no --task.flip_consistency")
     if task.augment is not None:
         side = faces.train_size or size
         made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]
@@ -309,6 +322,22 @@ def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
         raise MienError("SAM looks twice at one batch: it needs --trainer.accumulate_grad_batches 1")
     if task.sam_rho and str(trainer.precision).startswith("16"):
         raise MienError("SAM does not go with the loss scaling of fp16: take --trainer.precision bf16-mixed")
+
+
+def add_heads(network: Network, data: DataSet, weights: Mapping[str, float]) -> list[Output]:
+    """Give the network a head for each output of the data that is named, with the weight of its loss."""
+    known = {output.name: output for output in data.outputs[1:]}
+    if unknown := [name for name in weights if name not in known]:
+        there = f"beside the expression only of {', '.join(known)}" if known else "of the expression alone"
+        raise MienError(f"--heads: {data} does not tell of {unknown[0]}, {there}")
+    if taken := [name for name in weights if name in network.head_names]:
+        raise MienError(f"--heads: the network has a head for {taken[0]} already")
+    try:
+        heads = [replace(known[name], weight=float(weight)) for name, weight in weights.items()]
+        network.add_heads(heads)
+    except ValueError as error:
+        raise MienError(f"--heads: {error}") from error
+    return heads
 
 
 def plain(config: Namespace) -> dict[str, Any]:
