@@ -8,7 +8,7 @@ from conftest import HEADER
 from PIL import Image
 
 from mien.__main__ import main
-from mien.checkpoint import read_header
+from mien.checkpoint import outputs_of, read_header
 from mien.classifier import Classifier
 from mien.evaluation.calibrate import fit_temperature, held_out, with_temperature
 from mien.labels import EXPRESSIONS
@@ -72,7 +72,7 @@ def test_command_keeps_weights_and_changes_answers(tmp_path, capsys):
 
     assert main(command) == 0
 
-    temperature = read_header(path)["temperature"]
+    temperature = outputs_of(read_header(path))[0].temperature
     assert f"temperature {temperature}, fitted on 8 faces of validation" in capsys.readouterr().out
     assert temperature != 1.0
     assert path.read_bytes()[-1_000_000:] == weights
@@ -90,7 +90,7 @@ def test_command_keeps_from_where_on_it_is_sure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys.modules["mien.evaluation.measure"], "read_rows", lambda *_, **__: (probs, 0))
     assert main([*command, "--sure", "0.95"]) == 0
     header = read_header(path)
-    scaled = with_temperature(np.log(probs), header["temperature"]).max(1)
+    scaled = with_temperature(np.log(probs), outputs_of(header)[0].temperature).max(1)
     assert scaled[7] < header["uncertain"] <= scaled[:7].min() < header["uncertain"] + 1e-4
     out = capsys.readouterr().out
     assert f"below {header['uncertain']}: 12.5% of the faces; of the others 100.0% are read right, of all 87.5%" in out

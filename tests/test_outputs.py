@@ -126,7 +126,7 @@ def test_what_a_person_reads():
         (UNITS, [[0.5, 1.5]], "outside of 0 to 1"),
         (VALENCE, [[-2]], "outside of -1 to 1"),
         (POSE, [[0, 0, 200]], "outside of -180 to 180"),
-        (POSE, [[0, 0]], "shape"),
+        (POSE, [[0, 0]], "of 2 values for 3 labels"),
         (EYES, [[[math.inf, 0], [0, 0]]], "not a number"),
     ],
 )

@@ -103,7 +103,8 @@ class Output:
         """
         values = np.asarray(values, np.float32)
         if values.shape[1:] != self.shape:
-            raise ValueError(f"{self.name}: answers of shape {values.shape[1:]}, not {self.shape}")
+            shown = "×".join(map(str, values.shape[1:]))
+            raise ValueError(f"{self.name}: answers of {shown} values for {len(self.labels)} labels")
         if not np.isfinite(values).all():
             raise ValueError(f"{self.name}: an answer that is not a number")
         low, high = self.limits

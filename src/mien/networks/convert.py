@@ -25,7 +25,7 @@ from mien.networks.published import (
     from_vit,
     under,
 )
-from mien.outputs import expression_output
+from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -163,7 +163,7 @@ def convert(
     header = {
         "mien": VERSION,
         "model": model,
-        "outputs": [expression_output(names).to_json()],
+        "outputs": [{"name": EXPRESSION, "kind": "classes", "labels": list(names)}],
         "preprocess": {
             "align": how.align,
             "resize": steps,
