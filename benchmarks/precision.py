@@ -14,11 +14,11 @@ import sys
 
 from mien.checkpoint import read_header
 from mien.classifier import Classifier, find_model
-from mien.commands.labelled import add_format_arguments, open_stored
+from mien.commands.labelled import add_format_arguments
 from mien.commands.options import count
 from mien.engines import computes_bf16, open_model
 from mien.evaluation.compare import compare, read_side_by_side
-from mien.evaluation.measure import choose_split, sample, targets
+from mien.evaluation.measure import choose_split, open_labelled, sample, targets
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         name: Classifier(open_model(file, precision=precision, cache=False), read_header(file), file)
         for name, (file, precision) in cases.items()
     }
-    data = open_stored(args, args.data)
+    data = open_labelled(args.data, args.format, args.labels)
     rows = sample(data.rows(choose_split(data, args.split)), args.limit)
     target = targets(classifiers["fp32"], data, rows)
     answers = read_side_by_side(classifiers, rows, batch_size=args.batch_size, progress=sys.stderr.isatty())

@@ -68,7 +68,7 @@ def test_balancing_is_the_published_codes(anchors, dtype):
     with torch.no_grad():
         logits = head(features)
         distances = balancing.distances(features)
-        said, near = balancing.others_say(features), balancing.similarity(distances)
+        said, near = balancing.from_neighbours(features), balancing.similarity(distances)
         trusted, sure, _ = balancing.balance(features, logits, ask=True)
         balanced, costs = balancing(features, logits, FACTS["trust"])
         sets = {"balanced": balanced, "center": costs, "anchors": balancing.anchor_loss()}

@@ -305,8 +305,9 @@ def test_a_revision_on_the_hub(tmp_path, monkeypatch):
 
 def test_public_names():
     assert mien.Classifier is Classifier
-    assert set(mien.__all__) <= set(dir(mien))
-    for name in mien.__all__:
+    assert dir(mien) == sorted([*mien.__all__, "data", "networks", "nn"])
+    for name in dir(mien):
         assert getattr(mien, name) is not None
+    assert mien.read_video is mien.video.read_video
     with pytest.raises(AttributeError, match="nothing"):
         _ = mien.nothing

@@ -169,6 +169,7 @@ def test_limit_reads_the_same_few(stand_in, tmp_path, capsys):
 def test_faces_that_are_looked_for_are_not_changed(stand_in, tmp_path, capsys):
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     common = (stand_in, "--data", tmp_path, "--out", tmp_path / "out")
-    assert run(*common, "--consistency", "--align", "detect") == 1
-    assert "--align as-is" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        run(*common, "--consistency", "--align", "detect")
+    assert end.value.code == 2 and "align as-is" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

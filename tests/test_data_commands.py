@@ -1,6 +1,5 @@
 """mien data: what is told of sets in the layouts in which they are published, and the shards that are made of them."""
 
-import fcntl
 import io
 import json
 import os
@@ -31,6 +30,7 @@ from mien.__main__ import main
 from mien.data import DataSet, Parquet, open_dataset
 from mien.faces import ARCFACE112, YuNet, align, open_picture
 from mien.faces.align import similarity
+from mien.files import alone
 
 HOPPER = Path(__file__).parents[1] / "examples" / "hopper.jpg"
 
@@ -198,7 +198,7 @@ def test_a_contact_sheet_shows_each_split(tmp_path, mien):
         (["prepare", "folder", ".", "inside"], 2, "inside is in ., which is to be read"),
         (["check", "rafdb", "gone"], 1, "mien: gone: no such folder"),
         (["check", "affectnet", ".", "--set", "classes=9"], 1, "AffectNet has 7 or 8 classes, not 9"),
-        (["check", "folder", ".", "--set", "colour=1"], 1, "argument 'colour'; its options: labels, check"),
+        (["check", "folder", ".", "--set", "colour=1"], 1, "Folder has no option 'colour'; its options: labels, check"),
         (["prepare", "folder", "..", "x"], 2, "x is in .., which is to be read"),
     ],
 )
@@ -387,10 +387,8 @@ def test_other_options_and_other_data_are_refused(tmp_path, mien):
     assert f"{shard}: damaged; remove it, and run again" in mien(*words)[2]
     shard.unlink()
     assert mien(*words)[0] == 0 and shard.read_bytes() == data
-    folder = os.open("faces", os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX)
-    assert mien(*words)[::2] == (1, "mien: faces: another run is at work there\n")
-    os.close(folder)
+    with alone("faces"):
+        assert mien(*words)[::2] == (1, "mien: faces: another run is at work there\n")
     draw(root / "val/fear/000.png", 200)
     assert "faces: the rows are not those that it was begun with" in mien(*words)[2]
     Path("other").mkdir()

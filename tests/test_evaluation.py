@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from torchmetrics.functional import classification as tm
 from mien.__main__ import main
 from mien.classifier import Classifier
 from mien.data import Folder, Row
-from mien.errors import MienError
-from mien.evaluation import evaluate, measure
+from mien.errors import MienError, Misuse
+from mien.evaluation import classification_report, evaluate, measure
 from mien.faces.detect import Detection
 from mien.labels import EXPRESSIONS
 
@@ -34,7 +35,7 @@ def guesses(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 
 def test_measures_are_those_of_torchmetrics():
     probs, target = guesses(500, 4)
-    report = evaluate(probs, target, NAMES)
+    report = classification_report(probs, target, NAMES)
     p, t = torch.from_numpy(probs), torch.from_numpy(target)
     assert report.accuracy == pytest.approx(tm.multiclass_accuracy(p, t, 4, average="micro").item())
     assert report.balanced_accuracy == pytest.approx(tm.multiclass_accuracy(p, t, 4, average="macro").item())
@@ -51,19 +52,19 @@ def test_measures_are_those_of_torchmetrics():
 
 def test_calibration_error_by_hand():
     probs = np.array([[0.9, 0.1]] * 4 + [[0.7, 0.3]] * 2)
-    report = evaluate(probs, np.array([0, 0, 0, 1, 0, 0]), ("a", "b"))
+    report = classification_report(probs, np.array([0, 0, 0, 1, 0, 0]), ("a", "b"))
     assert report.calibration_error == pytest.approx((4 * abs(0.75 - 0.9) + 2 * abs(1 - 0.7)) / 6)
 
 
 def test_intervals_are_of_the_right_width_and_drawn_alike_every_time():
     probs, target = guesses(2000, 4)
-    report = evaluate(probs, target, NAMES)
+    report = classification_report(probs, target, NAMES)
     low, high = report.accuracy_interval
     half = 1.96 * np.sqrt(report.accuracy * (1 - report.accuracy) / 2000)
     assert (low, high) == pytest.approx((report.accuracy - half, report.accuracy + half), abs=half / 5)
     assert report.macro_f1_interval[0] < report.macro_f1 < report.macro_f1_interval[1]
-    assert evaluate(probs, target, NAMES) == report
-    assert evaluate(probs, target, NAMES, seed=1).macro_f1_interval != report.macro_f1_interval
+    assert classification_report(probs, target, NAMES) == report
+    assert classification_report(probs, target, NAMES, seed=1).macro_f1_interval != report.macro_f1_interval
 
 
 def test_intervals_equal_resampling_the_faces():
@@ -71,28 +72,30 @@ def test_intervals_equal_resampling_the_faces():
     random = np.random.default_rng(0)
     right = probs.argmax(1) == target
     low, high = np.quantile(right[random.integers(300, size=(4000, 300))].mean(1), (0.025, 0.975))
-    assert evaluate(probs, target, "abc", resamples=4000).accuracy_interval == pytest.approx((low, high), abs=0.005)
+    assert classification_report(probs, target, "abc", resamples=4000).accuracy_interval == pytest.approx(
+        (low, high), abs=0.005
+    )
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.permutations(range(4)), st.integers(0, 50))
 def test_the_order_of_the_classes_changes_nothing(order, seed):
     probs, target = guesses(60, 4, seed)
-    report = evaluate(probs, target, NAMES)
-    other = evaluate(probs[:, order], np.argsort(order)[target], [NAMES[i] for i in order])
+    report = classification_report(probs, target, NAMES)
+    other = classification_report(probs[:, order], np.argsort(order)[target], [NAMES[i] for i in order])
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "nll", "calibration_error"):
         assert getattr(other, name) == pytest.approx(getattr(report, name)), name
     assert other.recall == report.recall
 
 
 def test_a_class_without_faces_has_no_recall_and_no_share_in_the_means():
-    report = evaluate(np.eye(3)[[0, 1, 2]], np.array([0, 1, 1]), ("a", "b", "c"))
+    report = classification_report(np.eye(3)[[0, 1, 2]], np.array([0, 1, 1]), ("a", "b", "c"))
     assert report.recall == {"a": 1, "b": 0.5, "c": None}
     assert report.precision == {"a": 1, "b": 1, "c": 0}
     assert report.balanced_accuracy == pytest.approx(0.75)
     assert report.macro_f1 == pytest.approx((1 + 2 / 3) / 2)
     assert "c                      0.000       –       –      0" in str(report)
-    never = evaluate(np.eye(3)[[0, 1]], np.array([0, 2]), ("a", "b", "c"))
+    never = classification_report(np.eye(3)[[0, 1]], np.array([0, 2]), ("a", "b", "c"))
     assert never.precision["c"] is None
     assert json.loads(json.dumps(never.to_dict())) == never.to_dict()
 
@@ -100,8 +103,8 @@ def test_a_class_without_faces_has_no_recall_and_no_share_in_the_means():
 def test_a_distribution_counts_by_its_largest_share():
     probs, _ = guesses(40, 4)
     shares, _ = guesses(40, 4, seed=1)
-    report = evaluate(probs, shares, NAMES)
-    assert report.accuracy == evaluate(probs, shares.argmax(1), NAMES).accuracy
+    report = classification_report(probs, shares, NAMES)
+    assert report.accuracy == classification_report(probs, shares.argmax(1), NAMES).accuracy
     theirs = F.cross_entropy(torch.from_numpy(np.log(probs)), torch.from_numpy(shares))
     assert report.nll == pytest.approx(theirs.item())
 
@@ -123,7 +126,7 @@ def test_a_distribution_counts_by_its_largest_share():
 )
 def test_what_cannot_be_measured_is_refused(probs, target):
     with pytest.raises(ValueError, match="must be"):
-        evaluate(probs, np.array(target), NAMES)
+        classification_report(probs, np.array(target), NAMES)
 
 
 def faces(root: Path, split: str = "validation", wrong: int = 0, side: int = 30) -> Folder:
@@ -226,7 +229,7 @@ def test_command_chooses_the_split(stand_in, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["split"] == "train"  # the only one
     faces(data, "other")
     assert run(*common) == 1
-    assert "which split? --split" in capsys.readouterr().err
+    assert "which split (--split): other or train?" in capsys.readouterr().err
     faces(data, "val")
     assert run(*common) == 0
     assert json.loads(capsys.readouterr().out)["split"] == "validation"
@@ -271,6 +274,62 @@ def test_command_says_in_a_line_what_is_missing(stand_in, tmp_path, capsys, mode
         assert error.startswith("mien: ")
         assert error.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+def test_python_gets_what_the_command_prints(stand_in, tmp_path, capsys):
+    data = faces(tmp_path / "data", wrong=2)
+    assert run(stand_in, "--data", tmp_path / "data", "--against", stand_in, "--robustness", "--consistency",
+               "--limit", 4, "--out", tmp_path / "a") == 0  # fmt: skip
+    printed = capsys.readouterr().out
+    also = {"against": stand_in, "robustness": True, "consistency": True, "limit": 4}
+    found = evaluate(stand_in, tmp_path / "data", **also)
+    assert printed == f"{found}\n\nsaved in {tmp_path / 'a'}: report.html, report.json and the plots\n"
+    found.save(tmp_path / "b")
+    names = {path.name for path in (tmp_path / "a").iterdir()}
+    assert names == {"report.json", "report.html", "confusion.png", "calibration.png", "robustness.png"}
+    assert names == {path.name for path in (tmp_path / "b").iterdir()}
+    saved = json.loads((tmp_path / "b/report.json").read_text())
+    assert saved == json.loads(json.dumps(found.to_dict())) == json.loads((tmp_path / "a/report.json").read_text())
+    assert (found.split, found.report.count, found.report.labels) == ("validation", 4, EXPRESSIONS)
+
+    classifier = Classifier.from_pretrained(stand_in)  # opened already, and a data set
+    again = evaluate(classifier, data, split="val")
+    assert again.report == measure(classifier, data, "validation").report
+    assert (again.model, again.data) == (str(stand_in / "model.onnx"), str(tmp_path / "data"))
+
+
+def test_what_evaluate_was_before(stand_in):
+    probs, target = np.eye(8)[:4], np.arange(4)
+    with pytest.warns(DeprecationWarning, match="is called classification_report now"):
+        old = evaluate(probs, target, EXPRESSIONS)
+    assert old == classification_report(probs, target, EXPRESSIONS)
+
+
+def test_options_that_do_not_go_together(stand_in, tmp_path, capsys):
+    faces(tmp_path)
+    with pytest.raises(Misuse, match="align is"):
+        evaluate(stand_in, tmp_path, align="somehow")
+    for also in ("consistency", "robustness"):
+        with pytest.raises(Misuse, match=f"{also} changes pictures that are faces already"):
+            evaluate(stand_in, tmp_path, align="detect", **{also: True})
+        with pytest.raises(SystemExit) as end:
+            run(stand_in, "--data", tmp_path, "--align", "detect", f"--{also}")
+        assert end.value.code == 2 and f"{also} changes pictures" in capsys.readouterr().err
+
+
+def test_groups_of_which_the_data_says_nothing(stand_in, tmp_path, call):
+    faces(tmp_path / "data")
+    code, out, err = call("eval", stand_in, "--data", tmp_path / "data", "--group-by", "sex", "--out", tmp_path / "out")
+    assert (code, out) == (1, []) and not (tmp_path / "out").exists()
+    said = "no row of validation says the sex of a person; it says nothing of them but what they show"
+    assert err == [f"mien: {tmp_path / 'data'}: {said}"]
+
+    data = faces(tmp_path / "data")
+    rows = data.rows("validation")
+    rows[:] = [replace(row, groups={"age": "30", "gender": "f"}) for row in rows]
+    with pytest.raises(MienError, match="says the sex of a person; it says age, gender$"):
+        evaluate(stand_in, data, group_by=["age", "sex"])
+    assert evaluate(stand_in, data, group_by=["age"]).groups["age"]["30"].count == len(rows)
 
 
 def test_help_waits_for_no_library():

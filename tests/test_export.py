@@ -13,13 +13,16 @@ from PIL import Image
 from torch import nn
 
 import mien.classifier
-import mien.commands.export
+import mien.export.model
 import mien.export.onnx
 import mien.networks
 from mien.__main__ import main
 from mien.checkpoint import read_header
 from mien.classifier import Classifier
+from mien.data import Folder
 from mien.engines import OnnxRuntimeEngine, OpenVINOEngine, computes_bf16
+from mien.errors import Misuse
+from mien.export import AccuracyLost, export_model
 from mien.export.quantize import first_convolutions, quantize
 from mien.networks import load_network, save_network
 
@@ -211,7 +214,7 @@ def test_a_file_that_loses_accuracy_is_not_written(checkpoint, data, tmp_path, m
 
 def test_what_bf16_does_is_written_into_both_files(checkpoint, data, tmp_path, monkeypatch, capsys):
     able = computes_bf16()
-    for module in (mien.commands.export, mien.classifier):
+    for module in (mien.export.model, mien.classifier):
         monkeypatch.setattr(module, "computes_bf16", lambda: True)
     assert export(checkpoint, tmp_path / "plain") == 0
     assert export(checkpoint, tmp_path / "out", "--measure", data, "--limit", 30) == 0
@@ -232,9 +235,9 @@ def test_what_bf16_does_is_written_into_both_files(checkpoint, data, tmp_path, m
 
 
 def test_without_bf16_there_is_nothing_to_measure(checkpoint, data, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mien.commands.export, "computes_bf16", lambda: False)
+    monkeypatch.setattr(mien.export.model, "computes_bf16", lambda: False)
     assert export(checkpoint, tmp_path / "out", "--measure", data) == 0
-    assert "--measure is left out: this CPU does not compute in bf16" in capsys.readouterr().err
+    assert "what bf16 does to the answers was not measured: this CPU does not compute in it" in capsys.readouterr().err
     assert read_header(tmp_path / "out/model.onnx") == HEADER | BLOCK
 
 
@@ -262,17 +265,50 @@ def test_options_that_do_not_go_together(checkpoint, tmp_path, monkeypatch, word
 
 @pytest.mark.parametrize("option", ["--calibrate", "--check", "--measure"])
 def test_data_that_is_not_there_is_told_before_the_work(checkpoint, tmp_path, capsys, monkeypatch, option):
-    monkeypatch.setattr(mien.export, "make_onnx", None)
+    monkeypatch.setattr(mien.export.model, "make_onnx", None)
     int8 = ("--precision", "int8") if option == "--calibrate" else ()
     assert export(checkpoint, tmp_path / "a.onnx", *int8, option, tmp_path / "nowhere") == 1
     assert str(tmp_path / "nowhere") in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
+def test_python_gets_what_the_command_prints(checkpoint, data, tmp_path, capsys):
+    found = export_model(checkpoint, tmp_path / "a.xml", precision="fp16", check=data, limit=20, trust=True)
+    assert found.path == tmp_path / "a.xml" and set(found.files) == {tmp_path / "a.xml", tmp_path / "a.bin"}
+    assert all(file.exists() for file in found.files)
+    assert found.header == read_header(tmp_path / "a.xml") and found.measured is None
+    assert found.checked.names == (f"{checkpoint}, torch", f"{tmp_path / 'a.xml'}, OpenVINO")
+    assert found.checked.difference.faces == 20 and found.checked.accuracy == (1.0, 1.0)
+    assert capsys.readouterr().out == ""
+    words = ("--precision", "fp16", "--check", data, "--limit", 20)
+    assert export(checkpoint, tmp_path / "a.xml", *words) == 0
+    still = re.compile(r"[\d.]+ +[\d.]+×$", re.MULTILINE)  # but for times
+    printed = capsys.readouterr().out
+    assert still.sub("", printed) == still.sub("", f"{found.checked}\n{found.path}\n")
+    folder = export_model(checkpoint, tmp_path / "new", trust=True)
+    assert folder.path == tmp_path / "new/model.onnx" and {file.name for file in folder.files} == {
+        "model.onnx", "model.safetensors"
+    }  # fmt: skip
+
+
+def test_python_is_told_what_a_refused_file_loses(checkpoint, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(mien.export.onnx, "quantize", spoil)
+    opened = Folder(str(data))
+    with pytest.raises(AccuracyLost, match="not written, it loses") as refused:
+        export_model(checkpoint, tmp_path / "a.onnx", precision="int8", check=opened, trust=True)
+    assert refused.value.checked.difference.accuracy_difference < -0.5
+    with pytest.raises(Misuse, match="int8 writes a file"):
+        export_model(checkpoint, tmp_path / "new", precision="int8", check=opened)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_kind_of_file(checkpoint, tmp_path, capsys):
     for name in ("a.pt", checkpoint):
         assert export(checkpoint, tmp_path / name) == 1
-        assert "writes a .onnx, .xml or .pt2 file or a folder; --model names" in capsys.readouterr().err
+        assert (
+            "writes a .onnx, .xml or .pt2 file or a folder; the checkpoint that it reads is --model"
+            in capsys.readouterr().err
+        )
     assert not list(tmp_path.iterdir())
 
 

@@ -23,8 +23,9 @@ from mien.checkpoint import read_header
 from mien.classifier import Classifier, find_checkpoint
 from mien.engines import OnnxRuntimeEngine, open_model
 from mien.errors import CheckpointError, MienError
-from mien.export import export_program, make_onnx, write_ir, write_onnx
-from mien.export.onnx import store_as_half
+from mien.export import export_program
+from mien.export.ir import write_ir
+from mien.export.onnx import make_onnx, store_as_half, write_onnx
 
 # what is in the files
 

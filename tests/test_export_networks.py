@@ -11,8 +11,8 @@ from torch import nn
 
 import mien.networks
 from mien.engines import OnnxRuntimeEngine, OpenVINOEngine, TorchEngine, open_model
-from mien.export import write_ir, write_onnx
-from mien.export.onnx import to_onnx
+from mien.export.ir import write_ir
+from mien.export.onnx import to_onnx, write_onnx
 from mien.export.program import to_program, write_program
 from mien.networks import (
     BTN,

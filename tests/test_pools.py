@@ -418,7 +418,7 @@ def test_landmark_queries_find_a_token(count):
     logits, landmarks = head(tokens)
     assert logits.shape == (3, 7) and landmarks.shape == (3, count, 2)
     assert ((landmarks > 0) & (landmarks < 1)).all() and seen[0].shape == (3, 2, 1 + count, 20)
-    assert torch.equal(head.pool(tokens), head.pool.ask(tokens)[:, 0])
+    assert torch.equal(head.pool(tokens), head.pool.gather(tokens)[:, 0])
     torch.testing.assert_close(head(tokens.flip(1))[0], logits)  # tokens are a set
     landmarks[:, 2].sum().backward()
     assert head.points.weight.grad.abs().max() > 0 and head.head.weight.grad is None

@@ -1,5 +1,6 @@
 """Reader: what it answers does not depend on how a picture comes, on its neighbours in a batch, or on threads."""
 
+import inspect
 import shutil
 import threading
 import tracemalloc
@@ -232,6 +233,26 @@ def test_one_at_a_time_or_many_the_same(reader):
         assert expressions(faces) == expressions(alone)
         for face, same in zip(faces, alone, strict=True):
             np.testing.assert_allclose(list(face.probabilities.values()), list(same.probabilities.values()), atol=1e-5)
+
+
+def test_from_pretrained_takes_all_that_a_reader_takes():
+    taken = {
+        name: inspect.signature(make).parameters
+        for name, make in (("Reader", Reader), ("opened", Reader.from_pretrained))
+    }
+    for name, parameter in taken["Reader"].items():
+        if name != "classifier":
+            assert taken["opened"][name].default == parameter.default, name
+
+
+def test_limits_of_a_reader_that_was_opened(stand_in):
+    picture = np.zeros((60, 60, 3), np.uint8)
+    reader = Reader.from_pretrained(stand_in, aligned=True, max_pixels=1_000)
+    with pytest.raises(ReadError, match="pixels"):
+        reader(picture)
+    many = lambda image: [Detection((0, 0, 30, 30), 0.9, np.zeros((5, 2), np.float32))] * 3  # noqa: E731
+    with pytest.raises(ReadError, match="3 faces, more than 2"):
+        Reader.from_pretrained(stand_in, detector=many, max_faces=2)(picture)
 
 
 def test_min_face_and_threshold(stand_in):

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from mien.__main__ import main
 from mien.checkpoint import labels_of, read_header
+from mien.classifier import DEFAULT_MODEL
 from mien.labels import EXPRESSIONS, ORDERS
 from mien.networks import APViT, ARBEx, Network, build, load_network
 from mien.training.run import parser
@@ -194,6 +196,34 @@ PAPER = {  # learning rate, epochs or steps, patches, rate of the tokens
     "affwild2": (1e-3, 150_000, 80, 0.6),
     "cifar10": (1e-3, 40, 120, 0.9),
 }
+
+
+def test_what_is_called_the_default_model_is_it():
+    """The recipes of its three phases, what `make train-default` makes of them, and no other."""
+    phases = {DEFAULT_MODEL, f"{DEFAULT_MODEL}_2", f"{DEFAULT_MODEL}_3"}
+    for file in RECIPES:
+        head = file.read_text().partition("\nname:")[0].lower()
+        if "default model" in head or "train-default" in head:
+            assert yaml.safe_load(file.read_text())["name"] in phases, file
+    rules = (RECIPES[0].parents[1] / "Makefile").read_text()
+    assert f"DEFAULT ?= src/mien/models/{DEFAULT_MODEL}\n" in rules
+    assert f"LAST := runs/{DEFAULT_MODEL}_3/best.safetensors\n" in rules
+    assert f"mien train recipes/{DEFAULT_MODEL}$$phase.yaml" in rules
+
+
+def test_recipes_say_how_the_files_are_made_that_they_start_from():
+    """A run of another recipe, or weights that a command converts: in its header, or in that of a recipe named there."""
+    runs = {yaml.safe_load(file.read_text())["name"]: file.name for file in RECIPES}
+    heads = {file.name: file.read_text().partition("\nname:")[0] for file in RECIPES}
+    for file in RECIPES:
+        said = heads[file.name] + "".join(heads[name] for name in re.findall(r"recipes/(\w+\.yaml)", heads[file.name]))
+        for source in yaml.safe_load(file.read_text()).get("init", {}).values():
+            path = Path(source.partition("#")[0])
+            if path.parts[0] == "runs":
+                assert path.parts[1] in runs and path.name in ("best.safetensors", "last.safetensors"), (file, path)
+                assert f"recipes/{runs[path.parts[1]]}" in said, (file, path)
+            else:
+                assert re.search(rf"mien convert .*{re.escape(str(path))}", said), (file, path)
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -9,31 +9,53 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mien import data as data
+    from mien import networks as networks
+    from mien import nn as nn
     from mien.classifier import Classifier
-    from mien.errors import MienError, ReadError
+    from mien.errors import MienError, MienWarning, ReadError
     from mien.faces.face import Face
     from mien.networks import load_network
     from mien.reader import Reader
+    from mien.video import read_video
 
-__all__ = ["Classifier", "Face", "MienError", "ReadError", "Reader", "__version__", "load_network"]
+    __version__: str
+
+__all__ = [
+    "Classifier",
+    "Face",
+    "MienError",
+    "MienWarning",
+    "ReadError",
+    "Reader",
+    "__version__",
+    "load_network",
+    "read_video",
+]
 
 # Where each public name lives: imported when first used, since the libraries behind it take a third of a second.
 _HOMES = {
     "Classifier": "mien.classifier",
     "Face": "mien.faces.face",
     "MienError": "mien.errors",
+    "MienWarning": "mien.errors",
     "ReadError": "mien.errors",
     "Reader": "mien.reader",
     "load_network": "mien.networks",
+    "read_video": "mien.video",
 }
+_PACKAGES = ("data", "networks", "nn")  # `import mien` is enough for these; they are in no `from mien import *`
+_TORCH = ("load_network", "networks", "nn")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _TORCH:
+        importlib.import_module("mien.errors").require("torch", "torch")
     if name == "__version__":
         value = importlib.import_module("importlib.metadata").version("mien")
+    elif name in _PACKAGES:
+        value = importlib.import_module(f"{__name__}.{name}")
     elif name in _HOMES:
-        if name == "load_network":
-            importlib.import_module("mien.errors").require("torch", "torch")
         value = getattr(importlib.import_module(_HOMES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -42,4 +64,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *_PACKAGES])

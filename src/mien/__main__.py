@@ -2,10 +2,12 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mien.errors import MienError, MienWarning, MissingExtra, Misuse
 
@@ -34,6 +36,10 @@ NAMING = {"train", "ablate", "bench", "eval", "choose", "data"}
 with --trust, which every command has that opens a model."""
 
 
+LEVELS = {"ray": logging.CRITICAL, "ray.data": logging.CRITICAL, "torch": logging.CRITICAL}
+"""Levels of other libraries' loggers while a command runs: what goes wrong they raise as well."""
+
+
 class _Version(argparse.Action):
     def __call__(self, parser, *_):
         import mien
@@ -55,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
-        with warnings.catch_warnings():
+        with _levels(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of other libraries, on pictures that are read all the same
             warnings.simplefilter("always", MienWarning)
             warnings.showwarning = _show
@@ -90,6 +96,18 @@ def _load(name: str):
         if not extra or (error.name or "mien").partition(".")[0] == "mien":
             raise
         raise MissingExtra(f'mien {name} needs {error.name}: pip install "mien[{extra}]"') from error
+
+
+@contextmanager
+def _levels() -> Iterator[None]:
+    before = {name: logging.getLogger(name).level for name in LEVELS}
+    try:
+        for name, level in LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _show(message: Warning | str, *_: object) -> None:

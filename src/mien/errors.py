@@ -2,6 +2,7 @@
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 
 class MienError(Exception):
@@ -18,7 +19,7 @@ class ReadError(MienError):
         super().__init__(f"{source}: {reason}" + (f": {rows:,} pictures left out" if rows > 1 else ""))
         self.source, self.reason, self.rows = str(source), reason, rows
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.source, self.reason, self.rows)
 
 

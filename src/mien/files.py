@@ -12,7 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from mien.errors import MienWarning
+from mien.errors import MienError, MienWarning, require
+
+LOCK = ".mien.lock"
+"""The file by which a run has a folder to itself; a killed run leaves it there, and nobody minds."""
 
 _swept: set[tuple[int, Path]] = set()  # by process: folders that were looked through for drafts of killed runs
 
@@ -127,6 +130,31 @@ def _runs(process: int) -> bool:
     except (OSError, OverflowError):
         return True  # of somebody else's
     return True
+
+
+@contextmanager
+def alone(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Have a folder, made if it is missing, to oneself: no other process, on whatever machine, is in here meanwhile.
+
+    Drafts that killed runs left anywhere in it are removed.
+
+    Raises MienError, at once, where somebody else has it; MissingExtra without filelock.
+    """
+    filelock = require("filelock", "parquet")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / LOCK, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise MienError(f"{folder}: another run is at work there") from error
+    try:
+        for part in folder.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # while it is held: who waits for it sees that the file is gone
+        lock.release()
 
 
 @contextmanager

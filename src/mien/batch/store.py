@@ -1,16 +1,15 @@
 """Where results lie: a folder of this machine, or one of a bucket."""
 
-import fcntl
 import io
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mien.errors import MienError, require
-from mien.files import whole
+from mien.files import LOCK, alone, whole
 
 KEY = b"mien"
 """The key of a Parquet file's metadata under which it says, as JSON, what it holds."""
@@ -75,7 +74,7 @@ class Store:
         with one_line(self.where):
             try:
                 if self._fs is None:
-                    return set(os.listdir(path))
+                    return set(os.listdir(path)) - {LOCK}
                 self._fs.invalidate_cache()
                 return {name.rstrip("/").rpartition("/")[2] for name in self._fs.ls(path, detail=False)}
             except FileNotFoundError:
@@ -115,25 +114,9 @@ class Store:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While nobody else is at work there, where that can be known: not in a bucket.
-
-        What a killed run left half written is removed.
-        """
-        if self._fs is not None:
+        """Have the folder to oneself (`mien.files.alone`); a bucket knows no locks, and nothing is done there."""
+        with alone(self._root) if self._fs is None else nullcontext():
             yield
-            return
-        os.makedirs(self._root, exist_ok=True)
-        folder = os.open(self._root, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise MienError(f"{self.where}: another run is at work there") from error
-            for part in Path(self._root).rglob(".*.part"):
-                part.unlink()
-            yield
-        finally:
-            os.close(folder)
 
 
 def parquet_bytes(table: Any, facts: dict[str, Any]) -> bytes:

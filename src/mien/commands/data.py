@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mien.commands.labelled import add_labels_argument
 from mien.commands.options import count
 from mien.commands.terminal import printable
 from mien.data import DataSet, open_dataset
@@ -56,9 +57,7 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
         "format", type=_format, metavar="FORMAT", help=f"{', '.join(FORMATS)}, or a reader's class path"
     )
     parser.add_argument("root", metavar="ROOT", help="the folder or file of the set, as its makers give it out")
-    parser.add_argument(
-        "--labels", metavar="NAMES", help='the classes in order, if numbered: "rafdb", or names with commas between'
-    )
+    add_labels_argument(parser)
     parser.add_argument(
         "--set", type=_option, action="append", default=[], metavar="NAME=VALUE", help="an option of the reader"
     )
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         args.misuse(f"{args.out}: not a folder")
     options: dict[str, Any] = dict(args.set)
     if args.labels:
-        options["labels"] = args.labels.split(",") if "," in args.labels else args.labels
+        options["labels"] = args.labels
     return (_check if args.task == "check" else _prepare)(args, options)
 
 

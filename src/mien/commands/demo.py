@@ -2,6 +2,7 @@
 
 import argparse
 import ipaddress
+import logging
 import sys
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve the page until it is interrupted."""
     begin()
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     def make(folder: Path):
         from mien.demo.layout import build_page, examples

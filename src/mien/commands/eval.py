@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from mien.commands.labelled import add_data_arguments, open_stored
+from mien.commands.labelled import add_data_arguments
 from mien.commands.options import add_reading_arguments, count
 from mien.errors import require
 
@@ -56,13 +56,9 @@ def run(args: argparse.Namespace) -> int:
         require(module, "eval")
     from mien.evaluation import evaluate
 
-    names = ("split", "align", "group_by", "against", "consistency", "robustness", "limit")
-    found = evaluate(
-        args.model,
-        open_stored(args, args.data, args.group_by),
-        **{name: getattr(args, name) for name in (*names, "device", "precision", "trust", "batch_size")},
-        progress=sys.stderr.isatty(),
-    )
+    reading = ("split", "format", "labels", "align", "limit", "device", "precision", "trust", "batch_size")
+    options = {name: getattr(args, name) for name in (*reading, "group_by", "against", "consistency", "robustness")}
+    found = evaluate(args.model, args.data, **options, progress=sys.stderr.isatty())
     found.save(args.out)
     if args.json:
         print(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from functools import cache, partial
 
-from mien.commands.labelled import add_format_arguments, open_stored
+from mien.commands.labelled import add_format_arguments
 from mien.commands.options import add_reading_arguments, count
 from mien.errors import require
 
@@ -55,21 +54,13 @@ def run(args: argparse.Namespace) -> int:
         require(module, "export")
     from mien.export import AccuracyLost, export_model
 
-    opened = cache(partial(open_stored, args))  # each data set once
-    data = {name: getattr(args, name) for name in ("calibrate", "check", "measure")}
+    names = ("precision", "check", "calibrate", "measure", "split", "format", "labels", "limit", "trust")
+    options = {name: getattr(args, name) for name in names}
     try:
-        exported = export_model(
-            args.model,
-            args.out,
-            **{name: opened(path) if path else None for name, path in data.items()},
-            **{name: getattr(args, name) for name in ("precision", "split", "limit", "trust")},
-            progress=sys.stderr.isatty(),
-        )
+        exported = export_model(args.model, args.out, **options, progress=sys.stderr.isatty())
     except AccuracyLost as error:
         print(error.checked)
         raise
-    for note in exported.notes:
-        print(f"mien: {note}", file=sys.stderr)
     for found in (exported.measured, exported.checked):
         if found:
             print(found)

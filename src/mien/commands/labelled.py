@@ -1,7 +1,6 @@
 """The options that say which labelled pictures a command reads, and how they are stored."""
 
 import argparse
-from collections.abc import Sequence
 from typing import Any
 
 from mien.commands.options import add_reading_arguments
@@ -24,23 +23,21 @@ def add_format_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join(FORMATS)}, or the path of a reader's class (default: by its looks)",
     )
+    add_labels_argument(parser)
+
+
+def add_labels_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--labels", metavar="NAMES", help='the classes in order, if numbered: "rafdb", or names with commas between'
+        "--labels",
+        type=lambda text: text.split(",") if "," in text else text,
+        metavar="NAMES",
+        help='the classes in order, if numbered: "rafdb", or names with commas between',
     )
 
 
 def open_data(args: argparse.Namespace, **options: Any) -> tuple[DataSet, str]:
     """The data set of --data, whose reader is given `options`, and the split to read."""
-    from mien.evaluation.measure import choose_split
+    from mien.evaluation.measure import choose_split, open_labelled
 
-    data = open_stored(args, args.data, **options)
+    data = open_labelled(args.data, args.format, args.labels, **options)
     return data, choose_split(data, args.split)
-
-
-def open_stored(args: argparse.Namespace, path: str, group_by: Sequence[str] = (), **options: Any) -> DataSet:
-    """The data set at `path`, stored as the arguments say."""
-    from mien.evaluation.evaluation import open_grouped
-
-    if args.labels:
-        options["labels"] = args.labels.split(",") if "," in args.labels else args.labels
-    return open_grouped(path, group_by, args.format, **options)

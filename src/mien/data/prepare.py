@@ -1,6 +1,5 @@
 """A raw set made into shards of faces, once: found, aligned, and stored with all that is known of them."""
 
-import fcntl
 import hashlib
 import io
 import json
@@ -8,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +23,7 @@ from mien.data.video import Frame
 from mien.errors import MienError, ReadError, require
 from mien.faces import Detection, Detector, YuNet, align, resize
 from mien.faces.align import square
-from mien.files import whole
+from mien.files import LOCK, alone, whole
 
 _COLUMNS = ("image", "label", "target", "units", "split", "subject", "source", "box", "score", "landmarks", "note")
 _FLOATS = ("target", "units", "box", "landmarks")
@@ -77,7 +75,7 @@ def prepare(
     require("pyarrow.parquet", "parquet")
     items = {split: list(data.read(split)) for split in data.splits}
     base = os.path.join(os.fspath(root), "") if root else ""
-    with _alone(out):
+    with alone(out):
         _agree(out, _manifest(data, items, options, base))
         detector = YuNet(min_face=0) if options.align == "detect" else None
         rows = [row for part in items.values() for row in part if isinstance(row, Row)]
@@ -113,28 +111,11 @@ def _shards(out: Path, items: dict[str, list[Any]], size: int) -> Iterator[tuple
             yield out / name, rows[number * size : (number + 1) * size]
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """While nobody else is at work there; what a killed run left half written is removed."""
-    out.mkdir(parents=True, exist_ok=True)
-    folder = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise MienError(f"{out}: another run is at work there") from error
-        for part in out.glob(".*.part"):
-            part.unlink()
-        yield
-    finally:
-        os.close(folder)
-
-
 def _agree(out: Path, manifest: dict[str, Any]) -> None:
     """Refuse a folder of something else; in an empty one, say what it is of."""
     file = out / "manifest.json"
     if not file.exists():
-        if others := sorted(path.name for path in out.iterdir()):
+        if others := sorted(path.name for path in out.iterdir() if path.name != LOCK):
             raise MienError(f"{out}: {others[0]} is there, and no manifest.json: not a folder of prepared faces")
         with whole(file) as written:
             written.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n")

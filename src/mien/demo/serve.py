@@ -41,7 +41,7 @@ def serve(make: Callable[[Path], object], host: str, port: int, started: Callabl
         gradio = require("gradio", "demo")
         uvicorn = importlib.import_module("uvicorn")  # which gradio brings
         app = _app(gradio, make(Path(folder)))
-        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1, proxy_headers=False)
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, proxy_headers=False)
         address = f"[{host}]" if ":" in host else host
         started(f"http://{address}:{listening.getsockname()[1]}/")
         with suppress(KeyboardInterrupt):  # the way to end it

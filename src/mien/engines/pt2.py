@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import os
 import re
 import zipfile
@@ -57,17 +56,12 @@ def open_program(path: str | os.PathLike[str], *, device: str = "auto", precisio
         raise CheckpointError(f"{path}: no such file") from error
     except OSError as error:
         raise CheckpointError(f"{path}: {(error.strerror or str(error)).lower()}") from error
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what goes wrong is raised, too
     try:
         check_program(data)
         program = torch.export.load(io.BytesIO(data))
     except Exception as error:  # of any kind: of zipfile, of json, and of all that torch does with what is inside
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise CheckpointError(f"{path}: no model that torch can run ({reason})") from error
-    finally:
-        logger.setLevel(level)
     reopen = partial(open_program, os.path.abspath(path), device=device, precision=precision)
     module, names = _module(program), _names(path)
     return TorchEngine(module, outputs=names, device=device, precision=precision, reopen=reopen)

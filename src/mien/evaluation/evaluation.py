@@ -1,6 +1,5 @@
 """A model on labelled pictures, from its name to a page about it."""
 
-import inspect
 import io
 import json
 import os
@@ -15,13 +14,12 @@ import numpy as np
 
 from mien.classifier import DEFAULT_MODEL, Classifier
 from mien.data import DataSet
-from mien.data.opening import find_reader, open_dataset
 from mien.errors import MienError, Misuse, require
 from mien.evaluation.compare import Comparison, compare
 from mien.evaluation.consistency import Moved, consistency_table, measure_consistency
 from mien.evaluation.groups import by_group, group_table
 from mien.evaluation.html import page
-from mien.evaluation.measure import Measured, choose_split, measure
+from mien.evaluation.measure import Data, Measured, choose_split, measure, open_labelled
 from mien.evaluation.plot import plot_confusion, plot_reliability
 from mien.evaluation.report import Report, classification_report
 from mien.evaluation.robustness import (
@@ -35,7 +33,6 @@ from mien.faces import YuNet
 from mien.files import whole
 
 Model = str | os.PathLike[str] | Classifier
-Data = str | os.PathLike[str] | DataSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +164,8 @@ def evaluate(
     data: Data,
     *,
     split: str | None = None,
+    format: str | None = None,
+    labels: Sequence[str] | str | None = None,
     align: Literal["as-is", "detect"] = "as-is",
     group_by: Sequence[str] = (),
     against: Model | None = None,
@@ -182,7 +181,7 @@ def evaluate(
     """Measure a model on labelled pictures: what `mien eval` prints and saves.
 
     - model: a classifier, or what `Classifier.from_pretrained` opens, as device, precision and trust say.
-    - data: a data set, or the path of one as `mien.data.open_dataset` guesses its format.
+    - data: a data set, or the path of one, which `mien.data.open_dataset` opens as format and labels say.
     - split: validation, else test, else the only one, unless another is named.
     - align: read the pictures as they are (default), or find the largest face in each first.
     - group_by: columns of the data, such as "gender", that tell people apart; each group is measured.
@@ -202,7 +201,7 @@ def evaluate(
     if (consistency or robustness) and align == "detect":
         named = "consistency" if consistency else "robustness"
         raise Misuse(f"{named} changes pictures that are faces already: it goes with align as-is")
-    opened = data if isinstance(data, DataSet) else open_grouped(data, group_by)
+    opened = open_labelled(data, format, labels, group_by)
     split = choose_split(opened, split)
     opening = {"device": device, "precision": precision, "trust": trust}
     classifier, name = _open(model, **opening)
@@ -239,15 +238,6 @@ def evaluate(
         robustness=spoilt,
         classifier=classifier,
     )
-
-
-def open_grouped(
-    path: str | os.PathLike[str], group_by: Sequence[str], format: str | None = None, **options: Any
-) -> DataSet:
-    """Open a data set as `mien.data.open_dataset` does; its reader is told the columns of groups if it takes them."""
-    if group_by and "groups" in inspect.signature(find_reader(path, format)).parameters:
-        options["groups"] = list(group_by)
-    return open_dataset(path, format, **options)
 
 
 def _open(model: Model | None, **options: Any) -> tuple[Classifier, str]:

@@ -22,7 +22,10 @@ def by_group(
     names = np.array([row.groups.get(column, UNKNOWN) for row in rows])
     if (names == UNKNOWN).all():
         raise MienError(f"no row says its {column!r}")
-    return {str(name): classification_report(probs[names == name], target[names == name], labels) for name in np.unique(names)}
+    return {
+        str(name): classification_report(probs[names == name], target[names == name], labels)
+        for name in np.unique(names)
+    }
 
 
 def group_table(column: str, groups: dict[str, Report]) -> str:

@@ -1,18 +1,25 @@
 """A model measured on a data set."""
 
+import inspect
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from mien.classifier import Classifier
-from mien.data import DataSet, Row
+from mien.data import DataSet, Row, open_dataset
+from mien.data.opening import find_reader
 from mien.data.spelling import spell_split
 from mien.errors import MienError
 from mien.evaluation.report import Report, classification_report
 from mien.faces import Detector
+
+Data = str | os.PathLike[str] | DataSet
+"""Labelled pictures, or where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,26 @@ def measure(
     return Measured(report, malformed, None if detector is None else found, rows, probs, target)
 
 
+def open_labelled(
+    data: Data,
+    format: str | None = None,
+    labels: Sequence[str] | str | None = None,
+    group_by: Sequence[str] = (),
+    **options: Any,
+) -> DataSet:
+    """A data set itself, or the one at a path, as `mien.data.open_dataset` opens it.
+
+    Its reader is told the columns of groups if it takes such an option, as that of parquet files does.
+    """
+    if isinstance(data, DataSet):
+        return data
+    if labels is not None:
+        options["labels"] = labels
+    if group_by and "groups" in inspect.signature(find_reader(data, format)).parameters:
+        options["groups"] = list(group_by)
+    return open_dataset(data, format, **options)
+
+
 def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] = ("validation", "test")) -> str:
     """The split that was named, else the first preferred one that there is, else the only one.
 
@@ -68,7 +95,7 @@ def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] 
         if split in data.splits:
             return split
     if len(data.splits) > 1:
-        raise MienError(f"{data}: which split? {' or '.join(data.splits)}")
+        raise MienError(f"{data}: which split (--split): {' or '.join(data.splits)}?")
     return data.splits[0]
 
 

@@ -5,21 +5,22 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mien.errors import MienError
 from mien.explain.panel import Panel, face, heat
 from mien.explain.patches import Patches, attended, read_as
 from mien.networks import APViT, Deployed
-from mien.nn import Attend, TalkingHeads
+from mien.nn.observe import Look, attentions, observe
 
 
 class Attention:
-    """Draws what the class token attends to in the last attention of a network: a row of panels.
+    """Draws what the class token attends to, in the last attention of a network that has one: a row of panels.
 
-    The face and how it is read, then the map: the mean of the heads, without the class token's own share. Where tokens
-    come from several levels of maps, as in POSTER++ and BTN, each of these planes has a panel. Whatever network keeps
-    the class token first, before k · s · s others, will do.
+    The face and how it is read, then the map: the mean of the heads (and of a pool's queries), without the class
+    token's attention to itself. Where tokens come from several levels of maps, as in POSTER++ and BTN, each of these
+    planes has a panel with a scale of its own, whose greatest value is in the title. A class token that stands before
+    planes of square grids will do, and so will a pool whose queries attend to such tokens.
     """
 
     def __init__(self, deployed: Deployed, labels: Sequence[str]):
@@ -28,35 +29,57 @@ class Attention:
     def __call__(self, crop: np.ndarray) -> list[list[Panel]]:
         """The row of one face crop (S, S, 3) uint8 RGB; raises MienError where the network has no such attention."""
         network = self.deployed.network
-        if isinstance(network, APViT):  # which knows where those lie that it has not dropped
-            [row] = Patches(self.deployed, self.labels, [network.keep_patches])(crop)
+        if isinstance(network, APViT):  # which knows where the tokens lie that it has kept
+            patches = Patches(self.deployed, self.labels, [network.keep_patches])
+            trace = patches.trace(crop, *patches.settings[0])
+            if trace.blocks[-1].attn is None:
+                raise MienError(_no_class_attention(network))
+            [row] = patches(crop)
             return [[row[0], row[-1]]]
-        logits, attn = self.look(crop)
-        count, side = planes(attn.shape[-1] - 1) if len(attn) == 1 else (0, 0)
-        if not count:
-            raise MienError(f"{type(network).__name__} attends last to something else than a class token and a grid")
-        maps = attn[0, :, 0, 1:].float().mean(0).view(count, -1).numpy()
-        titles = [attended(m, f" {i + 1}" if count > 1 else "") for i, m in enumerate(maps)]
-        everywhere, most = np.arange(side * side), float(maps.max())  # one scale, so that planes compare
-        panels = [Panel(t, heat(crop, everywhere, m, (side, side), most)) for t, m in zip(titles, maps, strict=True)]
+        logits, values, (height, width) = self.look(crop)
+        everywhere = np.arange(height * width)
+        titles = [attended(m, f" {i + 1}" if len(values) > 1 else "") for i, m in enumerate(values)]
+        panels = [
+            Panel(title, heat(crop, everywhere, m, (height, width))) for title, m in zip(titles, values, strict=True)
+        ]
         return [[Panel(read_as(logits, self.deployed.temperature, self.labels), face(crop)), *panels]]
 
     @torch.no_grad()
-    def look(self, crop: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The logits (1, C) of a face, and attn (1, heads, queries, tokens) where the network attends last."""
-        found, hooks = [], []
-        for module in self.deployed.network.modules():
-            if isinstance(module, Attend | TalkingHeads):
-                module.open = True
-                hooks.append(module.weights.register_forward_hook(lambda _, __, attn: found.append(attn)))
-        try:
+    def look(self, crop: np.ndarray) -> tuple[Tensor, np.ndarray, tuple[int, int]]:
+        """The logits (1, C) of a face, its class attention (planes, H · W), and the grid (H, W) of each plane."""
+        network = self.deployed.network
+        if not attentions(network):
+            raise MienError(f"{type(network).__name__} has no attention to look at")
+        with observe(network, stages=["attn"]) as seen:
             logits, _ = self.deployed(torch.from_numpy(crop)[None])
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if not found:
-            raise MienError(f"{type(self.deployed.network).__name__} has no attention to look at")
-        return logits, found[-1]
+        for look in reversed(seen.values()):
+            if (found := class_map(look)) is not None:
+                return logits, *found
+        raise MienError(_no_class_attention(network))
+
+
+def class_map(look: Look) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """What a class token or the queries of a pool attend to, (planes, H · W) and the grid; None where there is none."""
+    layout, attn = look.layout, look.attn
+    if attn is None or attn.ndim != 4 or len(attn) != 1:
+        return None
+    if layout.kind != "class" and not (layout.kind == "token" and layout.prefix):
+        return None
+    queries = attn[0, :, :1] if layout.kind == "token" else attn[0]
+    values = queries[..., layout.prefix :].float().mean((0, 1))
+    count, grid = layout.planes, layout.grid
+    if grid is None:
+        count, side = planes(len(values))
+        grid = (side, side)
+    if not count or len(values) != count * grid[0] * grid[1]:
+        return None
+    return values.view(count, -1).numpy(), grid
+
+
+def _no_class_attention(network: nn.Module) -> str:
+    mixers = dict.fromkeys(type(part.attn).__name__ for part in network.modules() if hasattr(part, "mlp"))
+    name, of = type(network).__name__, f" (its blocks are of {', '.join(mixers)})" if mixers else ""
+    return f"{name} has no class token or pool that attends to a grid of tokens{of}"
 
 
 def planes(count: int) -> tuple[int, int]:

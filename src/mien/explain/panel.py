@@ -52,18 +52,25 @@ def heat(
     return _whiten(np.where(stays[..., None], lit, grey).astype(np.uint8), stays)
 
 
-def sheet(rows: Sequence[Sequence[Panel]]) -> Image.Image:
-    """Rows of panels on a white page, each under its title."""
-    step, down = SIDE + _MARGIN, SIDE + _MARGIN + _TITLE
-    page = Image.new("RGB", (max(map(len, rows)) * step + _MARGIN, len(rows) * down + _MARGIN), "white")
+def sheet(rows: Sequence[Sequence[Panel]], title: str = "") -> Image.Image:
+    """Rows of panels on a white page, each under its title, and all of them under that of the page, if it has one."""
+    step, down, header = SIDE + _MARGIN, SIDE + _MARGIN + _TITLE, _TITLE if title else 0
+    width = max(map(len, rows)) * step + _MARGIN
+    page = Image.new("RGB", (width, header + len(rows) * down + _MARGIN), "white")
     brush = ImageDraw.Draw(page)
+
+    def write(text: str, left: int, bottom: int, wide: int) -> None:
+        size = _LETTERS
+        while brush.textlength(text, ImageFont.load_default(size)) > wide and size > 8:
+            size -= 1
+        brush.text((left, bottom), text, "black", ImageFont.load_default(size), anchor="ls")
+
+    if title:
+        write(title, _MARGIN, _MARGIN + _TITLE - 6, width - 2 * _MARGIN)
     for y, row in enumerate(rows):
         for x, panel in enumerate(row):
-            left, top = _MARGIN + x * step, y * down + _MARGIN + _TITLE
-            size = _LETTERS
-            while brush.textlength(panel.title, ImageFont.load_default(size)) > SIDE and size > 8:
-                size -= 1
-            brush.text((left, top - 6), panel.title, "black", ImageFont.load_default(size), anchor="ls")
+            left, top = _MARGIN + x * step, header + y * down + _MARGIN + _TITLE
+            write(panel.title, left, top - 6, SIDE)
             brush.rectangle((left - 1, top - 1, left + SIDE, top + SIDE), outline=_LINE)
             page.paste(Image.fromarray(panel.picture), (left, top))
     return page

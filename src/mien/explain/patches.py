@@ -15,9 +15,9 @@ from mien.networks.deploy import to_float
 class Patches:
     """Draws which patches and tokens an APViT keeps of a face, a row of panels for each setting of its pooling.
 
-    A row shows the face and how it is read; the patches that reach the blocks; what every block left that drops tokens
-    in any of the rows; and what the class token attends to in the last block, the mean of its heads, among the tokens
-    that came to it. Dropped places are whitened.
+    A row shows the face and how it is read; the patches that reach the blocks; what is left after every block that
+    drops tokens in any of the rows; and what the class token attends to in the last block, the mean of its heads, among
+    the tokens that reached it. What was dropped is white. A mixer without class attention has a grey last panel.
 
     keep_patches: a row for each; by default as the network was made, and 3/4 and 1/2 of that where it can drop patches.
     keep_rate: one for all rows, or one for each; by default as the network was made.
@@ -76,13 +76,16 @@ class Patches:
             came, stayed = trace.blocks[i].came[0], trace.blocks[i].stayed[0]
             title = f"block {i + 1}: {len(stayed)} of {len(came)} tokens"
             panels.append(Panel(title, kept(crop, stayed.numpy(), trace.grid)))
-        attn = last.attn[0].mean(0)[1:].numpy()  # without the class token's own share
-        panels.append(Panel(attended(attn), heat(crop, last.came[0].numpy(), attn, trace.grid)))
-        return panels
+        if last.attn is None:
+            mixer = type(self.deployed.network.vit.blocks[-1].attn).__name__
+            grey = np.full_like(panels[0].picture, 128)
+            return [*panels, Panel(f"{mixer} has no class attention", grey)]
+        attn = last.attn[0].mean(0)[1:].numpy()  # without the class token's attention to itself
+        return [*panels, Panel(attended(attn), heat(crop, last.came[0].numpy(), attn, trace.grid))]
 
 
 def read_as(logits: torch.Tensor, temperature: float, labels: Sequence[str]) -> str:
-    """The likeliest label of logits (1, C), with its share."""
+    """The likeliest label of logits (1, C), with its probability."""
     probs = (logits / temperature).softmax(-1)[0]
     return f"{labels[int(probs.argmax())]} {probs.max().item():.0%}"
 

@@ -2,7 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -14,11 +15,11 @@ import torch
 
 from mien.checkpoint import read_header
 from mien.classifier import Classifier, find_checkpoint
-from mien.data import DataSet, open_dataset
+from mien.data import DataSet
 from mien.engines import computes_bf16, open_model
-from mien.errors import MienError, Misuse, require
+from mien.errors import MienError, MienWarning, Misuse, require
 from mien.evaluation.compare import Comparison, compare, read_side_by_side
-from mien.evaluation.measure import choose_split, sample, targets
+from mien.evaluation.measure import Data, choose_split, open_labelled, sample, targets
 from mien.export.ir import write_ir
 from mien.export.onnx import make_onnx, write_onnx
 from mien.export.program import export_program
@@ -34,8 +35,6 @@ LOSS = 0.01
 """Of accuracy; a file that loses more against torch is not written."""
 
 KINDS = (".onnx", ".xml", ".pt2")
-
-Data = str | os.PathLike[str] | DataSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,6 @@ class Exported:
     - path: the file to open. files: all that were written.
     - header: what the file says of itself.
     - checked: the file beside torch. measured: bf16 beside fp32. None where that was not wanted, or could not be.
-    - notes: what was left out, a sentence each.
     """
 
     path: Path
@@ -74,7 +72,6 @@ class Exported:
     header: Mapping[str, Any] = field(repr=False)
     checked: SideBySide | None = None
     measured: SideBySide | None = None
-    notes: tuple[str, ...] = ()
 
 
 class AccuracyLost(MienError):
@@ -94,6 +91,8 @@ def export_model(
     calibrate: Data | None = None,
     measure: Data | None = None,
     split: str | None = None,
+    format: str | None = None,
+    labels: Sequence[str] | str | None = None,
     limit: int | None = None,
     trust: bool = False,
     progress: bool = False,
@@ -111,10 +110,11 @@ def export_model(
       the only one, and all of them.
     - trust: as for `mien.load_network`. progress: show a bar on stderr.
 
-    Data are a data set, or the path of one as `mien.data.open_dataset` guesses its format.
+    Data are a data set, or the path of one, which `mien.data.open_dataset` opens as format and labels say.
 
-    Raises Misuse for arguments that do not go together; AccuracyLost; CheckpointError and MienError for a model or data
-    that cannot be read; MissingExtra without the extra [export].
+    Warns (MienWarning) where bf16 cannot be measured. Raises Misuse for arguments that do not go together;
+    AccuracyLost; CheckpointError and MienError for a model or data that cannot be read; MissingExtra without the extra
+    [export].
     """
     out = Path(out)
     folder = out.is_dir() or not out.suffix
@@ -122,7 +122,7 @@ def export_model(
     _check_options(out, kind, folder, precision, check, calibrate, measure)
     for module in ("onnxscript", *(["onnxruntime.quantization"] if int8 else [])):
         require(module, "export")
-    opened = cache(lambda data: data if isinstance(data, DataSet) else open_dataset(data))  # each set once
+    opened = cache(lambda data: open_labelled(data, format, labels))  # each set once
     for data in (calibrate, check, measure):
         if data is not None:
             opened(data)  # before the work, not after it
@@ -133,7 +133,6 @@ def export_model(
     header = dict(read_header(path))
     network = load_network(path, trust=trust)
     checked = measured = None
-    notes = []
     with tempfile.TemporaryDirectory() as name:
         weights, graph = Path(name, "model.safetensors"), Path(name, f"model{kind}")
         if precision in ("fp16", "int8") or (folder and not precision):
@@ -153,7 +152,8 @@ def export_model(
             write = write_ir if kind == ".xml" else write_onnx
             write(graph, model, header)
             if measure is not None and not computes_bf16():
-                notes.append("measuring bf16 is left out: this CPU does not compute in it")
+                left_out = "what bf16 does to the answers was not measured: this CPU does not compute in it"
+                warnings.warn(left_out, MienWarning, stacklevel=2)
             elif measure is not None:
                 measured = compared(opened(measure), {name: _classifier(graph, name) for name in ("fp32", "bf16")})
                 header["precision"] = {**header.get("precision", {}), "bf16": _plain(measured.difference)}
@@ -176,7 +176,7 @@ def export_model(
             for file, target in files.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(whole(target)).write(file.read_bytes())
-    return Exported(files[graph], tuple(files.values()), header, checked, measured, tuple(notes))
+    return Exported(files[graph], tuple(files.values()), header, checked, measured)
 
 
 def _check_options(

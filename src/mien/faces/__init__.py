@@ -1,17 +1,20 @@
 """Faces in pictures: read the picture, find the faces, cut them out."""
 
 from mien.faces.align import ARCFACE112, align, crop, resize, similarity
-from mien.faces.detect import Detection, Detector, YuNet, detect_or_retry, look_again
+from mien.faces.detect import SEARCHES, Detection, Detector, YuNet
 from mien.faces.face import Face
 from mien.faces.faces import Faces
 from mien.faces.picture import SUFFIXES, Source, find_pictures, open_picture
+from mien.faces.search import Detections, detect_or_retry, find_faces, find_framed, look_again
 from mien.faces.video import VIDEO_SUFFIXES, is_video
 
 __all__ = [
     "ARCFACE112",
+    "SEARCHES",
     "SUFFIXES",
     "VIDEO_SUFFIXES",
     "Detection",
+    "Detections",
     "Detector",
     "Face",
     "Faces",
@@ -20,6 +23,8 @@ __all__ = [
     "align",
     "crop",
     "detect_or_retry",
+    "find_faces",
+    "find_framed",
     "find_pictures",
     "is_video",
     "look_again",

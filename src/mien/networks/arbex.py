@@ -1,7 +1,7 @@
 """ARBEx: reliability balancing on any network of mien's."""
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -69,7 +69,7 @@ class ARBEx(Network):
         if trust is not None and not 0 <= trust <= 1:
             raise ValueError(f"trust must be from 0 to 1, not {trust!r}")
         self.body, self.temperature, self.balancing = body, temperature, balancing
-        linear = body.headed.head
+        linear = cast(nn.Linear, body.headed.head)
         if head == "mlp":
             body.headed.head = MlpHead(linear.in_features, linear.out_features)
         self.reliability = ReliabilityBalancing(
@@ -98,7 +98,7 @@ class ARBEx(Network):
         self._balancing = balancing
 
     @property
-    def loss_weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
         (_, own), *others = self.body.loss_weights.items()
         classes, anchors, center = self.weights
         return {
@@ -109,7 +109,7 @@ class ARBEx(Network):
         }
 
     @property
-    def no_decay(self) -> Collection[str]:
+    def no_decay(self) -> Collection[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return ("reliability.anchors", *(f"body.{name}" for name in self.body.no_decay))
 
     def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
+from mien.networks.trunk import Trunk
 from mien.nn.acmil import ACMILHead, ACMILPool
 from mien.nn.base import MakePool
 from mien.nn.grid import to_tokens
@@ -45,7 +46,7 @@ class ACMILClassifier(Branched):
     Paper and reference: `mien.nn.ACMILHead`, whose `width` and `pool` are given.
     """
 
-    def __init__(self, *, image: nn.Module, num_classes: int, width: int = 256, pool: MakePool = ACMILPool):
+    def __init__(self, *, image: Trunk, num_classes: int, width: int = 256, pool: MakePool = ACMILPool):
         super().__init__()
         self.image, self.head = image, ACMILHead(image.levels[-1][0], num_classes, width, pool)
         count = len(self.head.branch_heads)
@@ -63,7 +64,7 @@ class GuidedClassifier(Branched):
     Paper and reference: `mien.nn.GuidedAttention`, whose `dim`, `level` and `init_values` are given.
     """
 
-    def __init__(self, *, image: nn.Module, num_classes: int, dim: int = 64, level: int = 0, init_values: float = 0.0):
+    def __init__(self, *, image: Trunk, num_classes: int, dim: int = 64, level: int = 0, init_values: float = 0.0):
         super().__init__()
         channels = [width for width, _ in image.levels]
         self.image, self.head = image, GuidedAttention(channels, num_classes, dim, level, init_values)

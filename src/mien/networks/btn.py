@@ -84,18 +84,18 @@ class BTN(Poster):
             )
         self.loss_weights = {"vit": vit_loss_weight, "bt": 1.0, "cba": 1.0} if bt else {"vit": 1.0}
 
-    def fuse(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        low, mid, high = self.levels(images)
-        if self.mla_mid is not None:
+    def fuse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        (low, mid, high), trunk = self.levels(images)
+        if self.mla_mid is not None and self.mla_high is not None:
             mid = self.mla_mid(low, mid)
             high = self.mla_high(mid, high)
         tokens = to_tokens(self.embed_high(high)) if self.embed_low is None else self.embed(low, mid, high)
-        return tokens, high
+        return tokens, high, trunk
 
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        tokens, fused = self.fuse(images)
-        features = self.vit.forward_features(tokens)
-        logits = {"vit": self.vit.forward_head(features)}
+        tokens, fused, trunk = self.fuse(images)
+        features = self._with_trunk(self.vit.forward_features(tokens), trunk)
+        logits = {"vit": self.forward_head(features)}
         if self.batch_transformer is not None:
             logits |= self.batch_transformer(fused, logits["vit"])
         return features, logits

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mien.files import silence
-from mien.nn.attend import Attend
 from mien.nn.base import Grid, MakeMixer
 
 MEASURES = ("parameters", "macs", "forward_ms", "training_ms", "forward_mb", "training_mb")
@@ -34,7 +33,13 @@ def product(a: Any, b: Any, *_, out_shape: Sequence[int], **__) -> int:
     return 2 * math.prod(out_shape) if isinstance(a, Sequence) and isinstance(b, Sequence) else 0
 
 
+def attention(q: Sequence[int], k: Sequence[int], v: Sequence[int], *_, **__) -> int:
+    """Operations of fused attention: those of its two products of matrices."""
+    return 2 * math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
 ALSO_COUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
     torch.ops.aten._fft_r2c: fourier,
     torch.ops.aten._fft_c2r: fourier,
     torch.ops.aten._fft_c2c: lambda *a, **options: fourier(*a, real=False, **options),
@@ -49,15 +54,8 @@ def macs(module: nn.Module, *inputs: Any) -> int:
     Counted are products of matrices, those of attention among them, convolutions, products of two tensors number by
     number (as one where numbers are complex) and Fourier transforms (half of `5 n log2 n`); not norms and softmax.
     """
-    attends = [part for part in module.eval().modules() if isinstance(part, Attend) and not part.open]
-    for part in attends:
-        part.open = True  # or its products are not counted
-    try:
-        with FlopCounterMode(display=False, custom_mapping=ALSO_COUNTED) as counter:
-            module(*inputs)
-    finally:
-        for part in attends:
-            part.open = False
+    with FlopCounterMode(display=False, custom_mapping=ALSO_COUNTED) as counter:
+        module.eval()(*inputs)
     return counter.get_total_flops() // 2
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch._utils
 from torch import Tensor
 
 from mien.errors import CheckpointError

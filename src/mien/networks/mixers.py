@@ -24,7 +24,8 @@ def one_a_block(mixer: MakeMixers | None, depth: int, usual: MakeMixer = SelfAtt
 
 def needing_grid(blocks: Iterable[nn.Module]) -> str | None:
     """The name of the first mixer among `blocks` that cannot do without a grid."""
-    names = (type(block.attn).__name__ for block in blocks if getattr(block.attn, "needs_grid", False))
+    mixers = (block.attn for block in blocks)
+    names = (type(mixer).__name__ for mixer in mixers if getattr(mixer, "needs_grid", False))
     return next(names, None)
 
 
@@ -40,7 +41,8 @@ def swap_attention(vit: nn.Module, mixer: MakeMixers, *, grid: Grid | None = Non
     """
     if grid is None and (found := getattr(getattr(vit, "patch_embed", None), "grid_size", None)) is not None:
         grid = (int(found[0]), int(found[1]))
-    before = [getattr(block, "attn", None) for block in getattr(vit, "blocks", ())]
+    blocks: list[Any] = list(getattr(vit, "blocks", ()))
+    before: list[Any] = [getattr(block, "attn", None) for block in blocks]
     if not before:
         raise ValueError(f"{type(vit).__name__} has no blocks, as timm's ViTs have")
     for i, attn in enumerate(before):
@@ -57,7 +59,7 @@ def swap_attention(vit: nn.Module, mixer: MakeMixers, *, grid: Grid | None = Non
             copy_linear(getattr(attn, name), getattr(made, name, None))
         made.register_forward_pre_hook(partial(as_timm_calls, grid=grid), with_kwargs=True)
         after.append(made.to(attn.qkv.weight).train(attn.training))
-    for block, made in zip(vit.blocks, after, strict=True):
+    for block, made in zip(blocks, after, strict=True):
         block.attn = made
     return vit
 

@@ -23,12 +23,12 @@ class Unit(nn.Sequential):
         elif act is not None:
             self.act = {"relu": nn.ReLU, "relu6": nn.ReLU6}[act](inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         conv = self.conv
-        if not (self.training and x.device.type == "cpu" and conv.groups > 1 and conv.stride == (2, 2)):
-            return super().forward(x)
+        if not (self.training and input.device.type == "cpu" and conv.groups > 1 and conv.stride == (2, 2)):
+            return super().forward(input)
         # the same numbers: torch's gradient of a strided depthwise convolution is slow on a CPU
-        x = F.conv2d(x, conv.weight, None, 1, conv.padding, 1, conv.groups)[..., ::2, ::2]
+        x = F.conv2d(input, conv.weight, None, 1, conv.padding, 1, conv.groups)[..., ::2, ::2]
         return self.act(self.bn(x.contiguous(memory_format=torch.channels_last)))
 
 

@@ -1,6 +1,6 @@
 """What every network has in common."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +24,16 @@ class Network(nn.Module):
     training_only: Mapping[str, Any] = {}
     """Parts that have no share in the answer, by name: what the argument of that name is in a network without them.
     Checkpoints are of that network; one can be filled from such a checkpoint and keeps the parts that it has."""
+
+    front_parts: Sequence[str] = ()
+    """The trunks, by name, that nothing else stands before."""
+
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3, 112, 112) -> what all behind `front_parts` reads of them, which every method takes for the images.
+
+        As little as will do, such as a map that was pooled. Raises ValueError for a network that has no such place.
+        """
+        raise NotImplementedError
 
     def __init__(self):
         super().__init__()

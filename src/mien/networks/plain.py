@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
+from mien.networks.trunk import Trunk
 from mien.nn.base import MakeBatchBranch, MakePool, MakeRefiner, Refiner
+from mien.nn.class_batch_attention import BatchTransformer
 from mien.nn.grid import to_tokens
 from mien.nn.medusa import Medusa
 
@@ -31,10 +33,12 @@ class PlainClassifier(Network):
     Paper of the branch: Her et al., Batch Transformer, arXiv 2407.04218; that it stands beside a plain trunk is ours.
     """
 
+    front_parts = ("image",)
+
     def __init__(
         self,
         *,
-        image: nn.Module,
+        image: Trunk,
         num_classes: int,
         dropout: float = 0.1,
         pool: Literal["mean"] | MakePool = "mean",
@@ -61,14 +65,14 @@ class PlainClassifier(Network):
         self.head = nn.Linear(image.levels[-1][0], num_classes)
         self.batch_branch = None
         if batch_branch != "none":
-            self.batch_branch = batch_branch(image.levels[-1][0], num_classes)
+            self.batch_branch = cast(BatchTransformer, batch_branch(image.levels[-1][0], num_classes))
             self.training_only = {"batch_branch": "none"}
             self.loss_weights = {"logits": logits_loss_weight, "bt": 1.0, "cba": 1.0}
 
     def refiners(self, images: Tensor) -> Sequence[Refiner]:
-        """What looks over the trunk's levels, one each."""
+        """What looks over the trunk's levels, one each; none without `refine`."""
         if not isinstance(self.refine, Medusa):
-            return self.refine
+            return list(self.refine or ())
         guide = self.refine.body(images)
         return [partial(head, guide=guide) for head in self.refine.heads]
 
@@ -90,10 +94,20 @@ class PlainClassifier(Network):
         if self.batch_branch is not None:
             self.batch_branch.remember()
 
-    def _maps(self, images: Tensor) -> Tensor:
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.refine is not None or self.mirror:
+            raise ValueError("nothing can be kept behind a trunk that is refined, or that looks twice")
+        maps = self.image(images)[-1]
+        return (maps.mean((2, 3)) if self.pool is None and self.batch_branch is None else maps,)
+
+    def _maps(self, images: Tensor | tuple[Tensor]) -> Tensor:
+        if isinstance(images, tuple):
+            return images[0]
         return (self.image(images) if self.refine is None else self.image(images, self.refiners(images)))[-1]
 
     def _pooled(self, maps: Tensor) -> Tensor:
+        if maps.ndim == 2:
+            return maps
         return maps.mean((2, 3)) if self.pool is None else self.pool(to_tokens(maps))
 
     def _features(self, images: Tensor) -> Tensor:

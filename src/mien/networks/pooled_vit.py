@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,9 +57,8 @@ class PooledViT(nn.Module):
         self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, embed_dim))
         self.patch_pos_embed = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
         usual = partial(SelfAttention, qkv_bias=qkv_bias, scale=qk_scale)
-        self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, mixer=make) for make in one_a_block(mixer, depth, usual)
-        )
+        made = [Block(embed_dim, num_heads, mlp_ratio, mixer=make) for make in one_a_block(mixer, depth, usual)]
+        self.blocks = cast(Sequence[Block], nn.ModuleList(made))
         for block in self.blocks:
             if hasattr(block.attn, "with_class_scores"):
                 block.select = AttentiveSelect(criterion=token_criterion)
@@ -80,7 +79,7 @@ class PooledViT(nn.Module):
     @property
     def keep_rate(self) -> list[float]:
         """The share of its tokens that each block keeps; can be set, to one for each or to one for the second half."""
-        return [1.0 if block.select is None else block.select.rate for block in self.blocks]
+        return [block.select.rate if isinstance(block.select, AttentiveSelect) else 1.0 for block in self.blocks]
 
     @keep_rate.setter
     def keep_rate(self, rates: float | Sequence[float]) -> None:
@@ -97,7 +96,7 @@ class PooledViT(nn.Module):
             if name := needing_grid(self.blocks[i + 1 :]):
                 raise ValueError(f"{name} needs a grid, and stands behind a block that drops tokens (number {i})")
         for block, rate in zip(self.blocks, rates, strict=True):
-            if block.select is not None:
+            if isinstance(block.select, AttentiveSelect):
                 block.select.rate = rate
 
     def start(self, patches: Tensor, index: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mien.networks.ir50 import IR50
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
+from mien.networks.trunk import Trunk
 from mien.networks.vit import ViT
 from mien.nn.base import MakeMixers, MakePool
 from mien.nn.grid import to_tokens
@@ -37,14 +38,20 @@ class Poster(Network):
     `landmark_bn_train` lets these statistics move, as they do in the published training. `mixer` and `pool` are the
     ViT's: to a mixer the tokens are three planes of 7×7 behind the class token.
 
+    `trunk_logits`, ours, lets a network begin as its image trunk's own classifier does, and learn what is beyond it:
+
+        logits = head(gated class token) + trunk_head(mean of the image trunk's last map);   head starts at 0
+
+    With the trunk and the head of a `PlainClassifier` as `image` and `trunk_head` the first answers are those.
+
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
 
     def __init__(
         self,
         *,
-        image: nn.Module,
-        landmarks: nn.Module,
+        image: Trunk,
+        landmarks: Trunk,
         num_classes: int,
         dims: Sequence[int] = (64, 128, 256),
         head_dim: int = 32,
@@ -59,6 +66,7 @@ class Poster(Network):
         landmark_bn_train: bool = False,
         mixer: MakeMixers | None = None,
         pool: Literal["class"] | MakePool = "class",
+        trunk_logits: bool = False,
     ):
         super().__init__()
         self.image, self.landmarks = image, landmarks
@@ -88,6 +96,34 @@ class Poster(Network):
             mixer=mixer,
             pool=pool,
         )
+        self.trunk_head = None
+        if trunk_logits:
+            self.trunk_head = nn.Linear(image.levels[-1][0], num_classes)
+            nn.init.zeros_(self.vit.head.weight)
+
+    @property
+    def front_parts(self) -> tuple[str, ...]:
+        """The trunks, and the adapters behind them where these rest."""
+        return ("image", "landmarks", *(("image_adapt", "landmark_adapt") if self._adapters_rest() else ()))
+
+    def _adapters_rest(self) -> bool:
+        adapters = (*self.image_adapt.parameters(), *self.landmark_adapt.parameters())
+        return not any(p.requires_grad for p in adapters)
+
+    def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Three maps of the image and three of the landmarks, low to high, and the image's last one, pooled, if it is
+        read. Maps are those behind the adapters where these rest."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_landmarks):
+            landmarks = self.landmarks(images)
+        image = self.image(images)
+        pooled = () if self.trunk_head is None else (image[-1].mean((2, 3)),)
+        if self._adapters_rest():
+            image, landmarks = self._adapted(image, landmarks)
+        return (*image, *landmarks, *pooled)
+
+    def _adapted(self, image: Sequence[Tensor], landmarks: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        image = [adapt(x) for adapt, x in zip(self.image_adapt, image, strict=True)]
+        return image, [adapt(f) for adapt, f in zip(self.landmark_adapt, landmarks, strict=True)]
 
     @property
     def headed(self) -> nn.Module:
@@ -99,31 +135,39 @@ class Poster(Network):
             self.landmarks.eval()
         return self
 
-    def levels(self, images: Tensor) -> list[Tensor]:
-        """(B, 3, 112, 112) -> what the landmarks were told: maps (B, dim, side, side), low to high."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_landmarks):
-            asked = self.landmarks(images)
-        return [
-            cross(adapt_image(x), adapt_landmark(f))
-            for cross, adapt_image, adapt_landmark, x, f in zip(
-                self.cross, self.image_adapt, self.landmark_adapt, self.image(images), asked, strict=True
-            )
-        ]
+    def levels(self, images: Tensor | tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor | None]:
+        """(B, 3, 112, 112), or what `front` gave -> the landmarks' answers, maps (B, dim, side, side), low to high, and
+        the image trunk's own logits (B, C), if it has any."""
+        maps = images if isinstance(images, tuple) else self.front(images)
+        image, landmarks, pooled = maps[:3], maps[3:6], maps[6:]
+        if not self._adapters_rest():
+            image, landmarks = self._adapted(image, landmarks)
+        answers = [cross(x, f) for cross, x, f in zip(self.cross, image, landmarks, strict=True)]
+        return answers, None if self.trunk_head is None else self.trunk_head(*pooled)
 
-    def fuse(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, 112, 112) -> tokens (B, 147, D), low to high, and the highest map (B, dim, 7, 7)."""
-        low, mid, high = self.levels(images)
-        return self.embed(low, mid, high), high
+    def fuse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(B, 3, 112, 112) -> tokens (B, 147, D), low to high, the highest map (B, dim, 7, 7), the trunk's logits."""
+        (low, mid, high), trunk = self.levels(images)
+        return self.embed(low, mid, high), high, trunk
 
     def embed(self, low: Tensor, mid: Tensor, high: Tensor) -> Tensor:
         maps = (self.embed_low(low), self.embed_mid(mid), self.embed_high(high))
         return torch.cat([to_tokens(m) for m in maps], dim=1)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        return self.vit.forward_features(self.fuse(images)[0])
+        tokens, _, trunk = self.fuse(images)
+        return self._with_trunk(self.vit.forward_features(tokens), trunk)
+
+    @staticmethod
+    def _with_trunk(features: Tensor, trunk: Tensor | None) -> Tensor:
+        """The vector that the head reads: behind the ViT's D features come the trunk's logits, where it has any."""
+        return features if trunk is None else torch.cat([features, trunk], 1)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        return self.vit.forward_head(features)
+        if self.trunk_head is None:
+            return self.vit.forward_head(features)
+        width = self.vit.head.in_features
+        return self.vit.forward_head(features[:, :width]) + features[:, width:]
 
 
 def poster(

@@ -59,11 +59,12 @@ class ViT(nn.Module):
             Block(embed_dim, num_heads, mlp_ratio, rate, make)
             for rate, make in zip(rates, one_a_block(mixer, depth), strict=True)
         )
-        fits = grid is not None and num_tokens > 0 and num_tokens % (grid[0] * grid[1]) == 0
-        self.grid = (grid[0], grid[1]) if fits else None
+        self.grid = None
+        if grid is not None and num_tokens > 0 and num_tokens % (grid[0] * grid[1]) == 0:
+            self.grid = (grid[0], grid[1])
         if self.grid is None and (name := needing_grid(self.blocks)):
-            told = "there is none" if grid is None else f"{num_tokens} tokens are no planes of {grid[0]}×{grid[1]}"
-            raise ValueError(f"{name} needs a grid, and {told}")
+            why = "there is none" if grid is None else f"{num_tokens} tokens are no planes of {grid[0]}×{grid[1]}"
+            raise ValueError(f"{name} needs a grid, and {why}")
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.gate = Gate(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)

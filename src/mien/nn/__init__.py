@@ -21,6 +21,7 @@ from mien.nn.medusa import Medusa
 from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
+from mien.nn.observe import Layout, Look, LookError, intervene, observe
 from mien.nn.rcmha import RCMHA
 from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
@@ -62,7 +63,10 @@ __all__ = [
     "LandmarkQueryHead",
     "LandmarkQueryPool",
     "LayerScale",
+    "Layout",
     "LevelAttention",
+    "Look",
+    "LookError",
     "MaxViTBlockAttention",
     "MaxViTGridAttention",
     "Medusa",
@@ -79,4 +83,6 @@ __all__ = [
     "TiC",
     "WindowAttention",
     "class_batch_attention",
+    "intervene",
+    "observe",
 ]

@@ -1,4 +1,4 @@
-"""ACMIL's pooling: several attention branches, of which training hides some of what they like best."""
+"""ACMIL's pooling: several attention branches; training hides some of the tokens with the highest scores."""
 
 import torch
 import torch.nn.functional as F
@@ -6,16 +6,37 @@ from torch import Tensor, nn
 
 from mien.nn.attend import merge_heads, split_heads
 from mien.nn.base import MakePool, OwnLoss
+from mien.nn.observe import Layout, Stages
+
+LAYOUT = Layout("class")
 
 
-class WeightedSum(nn.Module):
-    """`Σ_n attn[n] tokens[n]`: tokens (B, N, dim), attn (B, 1, N) -> (B, dim)."""
+class Gather(nn.Module):
+    """Makes one vector a face of tokens (B, N, dim) and attn (B, heads, N): (B, dim)."""
+
+    def heads(self, tokens: Tensor, attn: Tensor) -> Tensor:
+        """-> (B, heads, head_dim)."""
+        raise NotImplementedError
+
+    def join(self, heads: Tensor) -> Tensor:
+        """(B, heads, head_dim) -> (B, dim)."""
+        raise NotImplementedError
 
     def forward(self, tokens: Tensor, attn: Tensor) -> Tensor:
-        return (attn @ tokens)[:, 0]
+        return self.join(self.heads(tokens, attn))
 
 
-class ProjectedSum(nn.Module):
+class WeightedSum(Gather):
+    """`Σ_n attn[n] tokens[n]`: tokens (B, N, dim), attn (B, 1, N) -> (B, dim)."""
+
+    def heads(self, tokens: Tensor, attn: Tensor) -> Tensor:
+        return attn @ tokens
+
+    def join(self, heads: Tensor) -> Tensor:
+        return heads[:, 0]
+
+
+class ProjectedSum(Gather):
     """`norm(proj(Σ_n attn[n] v(tokens[n])))`, a sum a head: tokens (B, N, dim), attn (B, heads, N) -> (B, dim)."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float):
@@ -25,9 +46,11 @@ class ProjectedSum(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
-    def forward(self, tokens: Tensor, attn: Tensor) -> Tensor:
-        v = split_heads(self.v(tokens), self.num_heads)
-        return self.norm(self.drop(self.proj(merge_heads(attn[:, :, None] @ v)[:, 0])))
+    def heads(self, tokens: Tensor, attn: Tensor) -> Tensor:
+        return (attn[:, :, None] @ split_heads(self.v(tokens), self.num_heads))[:, :, 0]
+
+    def join(self, heads: Tensor) -> Tensor:
+        return self.norm(self.drop(self.proj(merge_heads(heads[:, :, None])[:, 0])))
 
 
 class BranchPool(OwnLoss):
@@ -35,17 +58,18 @@ class BranchPool(OwnLoss):
 
         attn = softmax(scores);   pooled = gather(tokens, mean_m attn_m)
 
-    In training, of each branch's `top_k` highest scores (of all, where there are fewer tokens) a share `mask_ratio`,
-    rounded down, is drawn at random and hidden before the softmax, anew for every face (stochastic top-k instance
-    masking). The paper's 10 are of bags of thousands; of a face's 49 tokens 6 are hidden, 12 %. `aux_loss` is the mean
-    cosine of the attention of two branches in the last training forward; None in eval, and for one branch. A forward
-    hook on `weights` sees attn (B, heads, M, N).
+    Training hides tokens from each branch before the softmax (stochastic top-k instance masking): of the `top_k`
+    highest scores (of all, where there are fewer tokens) a share `mask_ratio`, rounded down, is drawn at random, anew
+    for every face. The paper's 10 are of bags of thousands; of a face's 49 tokens 6 are hidden, 12 %. `aux_loss` is the
+    mean cosine of the attention of two branches in the last training forward; None in eval, and for one branch.
+
+    As `mien.nn.observe` sees it, scores and attn are (B, heads, M, N), and heads (B, heads, 1, head_dim).
 
     Paper: Zhang et al., Attention-Challenging Multiple Instance Learning, arXiv 2311.07125. Reference:
     dazhangyu123/ACMIL, e53d19c.
     """
 
-    gather: nn.Module
+    gather: Gather
 
     def __init__(self, num_branches: int, top_k: int, mask_ratio: float):
         super().__init__()
@@ -54,14 +78,14 @@ class BranchPool(OwnLoss):
         if not 0 <= mask_ratio < 1:
             raise ValueError(f"mask_ratio must be in [0, 1), not {mask_ratio!r}")
         self.num_branches, self.top_k, self.mask_ratio = num_branches, top_k, mask_ratio
-        self.weights = nn.Identity()
+        self.attend = Stages()
 
     def scores(self, tokens: Tensor) -> Tensor:
         """(B, N, dim) -> (B, heads, M, N)."""
         raise NotImplementedError
 
-    def make_gather(self) -> nn.Module:
-        """What makes one vector of tokens and attn (B, heads, N): the pool's own, and in a head one for each branch."""
+    def make_gather(self) -> Gather:
+        """Builds what makes a vector of the tokens: one for the pool, and in a head one for each branch."""
         raise NotImplementedError
 
     def hidden(self, scores: Tensor) -> Tensor:
@@ -76,13 +100,19 @@ class BranchPool(OwnLoss):
         if self.training and self.mask_ratio:
             scores = scores.masked_fill(self.hidden(scores), float("-inf"))
         at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
-        attn = self.weights(scores.softmax(dim=-1, dtype=at_least_fp32).to(tokens.dtype))
+        scores = self.attend.stage("scores", scores, LAYOUT)
+        attn = self.attend.stage("attn", scores.softmax(dim=-1, dtype=at_least_fp32).to(tokens.dtype), LAYOUT)
         if self.training and self.num_branches > 1:
             self.aux_loss = likeness(attn)
         return attn
 
+    def gathered(self, tokens: Tensor, attn: Tensor) -> Tensor:
+        """The pool's answer: (B, N, dim), attn (B, heads, M, N) -> (B, dim)."""
+        heads = self.gather.heads(tokens, attn.mean(2))
+        return self.gather.join(self.attend.stage("heads", heads[:, :, None], LAYOUT)[:, :, 0])
+
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.gather(tokens, self.attention(tokens).mean(2))
+        return self.gathered(tokens, self.attention(tokens))
 
 
 class ACMILPool(BranchPool):
@@ -102,17 +132,17 @@ class ACMILPool(BranchPool):
     def scores(self, tokens: Tensor) -> Tensor:
         return self.score(self.gate_v(tokens).tanh() * self.gate_u(tokens).sigmoid()).mT[:, None]
 
-    def make_gather(self) -> nn.Module:
+    def make_gather(self) -> Gather:
         return WeightedSum()
 
 
 class ACMILQueryPool(BranchPool):
-    """Multi-head attention: each branch asks with a query of its own, (B, N, dim) -> (B, dim).
+    """Multi-head attention with a learned query for each branch: (B, N, dim) -> (B, dim).
 
         scores_mh(n) = q_mh · (K_mh x_n) · head_dim^-1/2 = w_mh · x_n;   gather = norm(proj(attn v))
 
-    A learned query against projected keys is one vector w a branch and head, and that is what is learned here: the same
-    functions of dim · heads numbers a branch instead of dim · (2 · dim + 1). Masking, paper and reference:
+    A learned query against projected keys is one vector w for each branch and head, and w is what is learned here: the
+    same functions, of dim · heads numbers a branch instead of dim · (2 · dim + 1). Masking, paper and reference:
     `BranchPool`.
     """
 
@@ -135,18 +165,18 @@ class ACMILQueryPool(BranchPool):
     def scores(self, tokens: Tensor) -> Tensor:
         return self.score(tokens).mT.unflatten(1, (self.num_heads, self.num_branches))
 
-    def make_gather(self) -> nn.Module:
+    def make_gather(self) -> Gather:
         return ProjectedSum(self.dim, self.num_heads, self.dropout)
 
 
 class ACMILHead(nn.Module):
-    """Tokens (B, N, dim) -> logits (B, C) of what the pool gathers, and branch logits (B, M, C).
+    """Tokens (B, N, dim) -> logits (B, C) of the pooled vector, and branch logits (B, M, C).
 
         z = relu(reduce(tokens));   logits = head(pool(z));   branch logits_m = branch_heads_m(gather_m(z, attn_m))
         L = CE(logits) + mean_m CE(branch logits_m) + pool.aux_loss
 
-    Only `logits` are an answer. `loss` is the sum of the CE; `aux_loss` is on the pool, for whoever sums over modules.
-    One branch is the answer itself, and has no head and no loss of its own. Published for one bag at a time; here for
+    Only `logits` are an answer. `loss` is the sum of the CE; `aux_loss` is kept on the pool. A single branch is the
+    answer itself, and has no head and no loss of its own. Published for one bag at a time; here for
     batches of any size. A network with it is `mien.networks.acmil_mobile`. Paper and reference: `BranchPool`.
     """
 
@@ -162,14 +192,14 @@ class ACMILHead(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         z = self.reduce(tokens).relu()
         attn = self.pool.attention(z)
-        logits = self.head(self.pool.gather(z, attn.mean(2)))
+        logits = self.head(self.pool.gathered(z, attn))
         if not self.branch_heads:
             return logits, logits[:, None]
         parts = zip(self.branch_heads, self.gathers, attn.unbind(2), strict=True)
         return logits, torch.stack([head(gather(z, a)) for head, gather, a in parts], dim=1)
 
     def loss(self, logits: Tensor, branch_logits: Tensor, target: Tensor) -> Tensor:
-        """`CE(logits, target) + mean_m CE(branch logits_m, target)`: indices (B,) or shares (B, C) -> a scalar."""
+        """`CE(logits, target) + mean_m CE(branch logits_m, target)`: indices (B,) or probs (B, C) -> a scalar."""
         loss = F.cross_entropy(logits, target)
         if not self.branch_heads:
             return loss

@@ -1,14 +1,15 @@
-"""CaiT's class attention: a class token asks the tokens, which stay as they are."""
+"""CaiT's class attention: a class token attends to the tokens, which stay as they are."""
 
 import torch
 from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads, split_heads
 from mien.nn.block import LayerScale, Mlp
+from mien.nn.observe import Layout
 
 
 class ClassAttention(nn.Module):
-    """The first token asks itself and all others: tokens u (B, 1 + N, dim) -> (B, 1, dim).
+    """The first token attends to itself and all others: tokens u (B, 1 + N, dim) -> (B, 1, dim).
 
         proj(softmax(q(u_0) k(u)ᵀ · head_dim^-1/2) v(u))
 
@@ -29,13 +30,14 @@ class ClassAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        asked = (self.q(tokens[:, :1]), self.k(tokens), self.v(tokens))
-        q, k, v = (split_heads(x, self.num_heads) for x in asked)
-        return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v))))
+        qkv = (self.q(tokens[:, :1]), self.k(tokens), self.v(tokens))
+        q, k, v = (split_heads(x, self.num_heads) for x in qkv)
+        heads = self.attend(q, k, v, layout=Layout("class", prefix=1))
+        return self.proj_drop(self.proj(merge_heads(heads)))
 
 
 class ClassBlock(nn.Module):
-    """Class attention in a pre-norm block, of which the class token alone comes out: (B, 1, D), (B, N, D) -> (B, 1, D).
+    """Class attention in a pre-norm block that updates the class token alone: (B, 1, D), (B, N, D) -> (B, 1, D).
 
         c += ls1(attn(norm1([c; tokens])));   c += ls2(mlp(norm2(c)))
 
@@ -59,10 +61,10 @@ class ClassBlock(nn.Module):
 
 
 class ClassAttentionPool(nn.Module):
-    """What a class token has gathered after `depth` blocks, normalised: tokens (B, N, dim) -> (B, dim).
+    """A class token after `depth` blocks of class attention, normalised: tokens (B, N, dim) -> (B, dim).
 
-    The tokens may be any network's, and of any number. `init_values` starts the layer scales: the paper's 0.1 for
-    networks of up to 18 blocks; `CaiT` gives it its own. Paper and reference: `ClassAttention`.
+    The tokens may be those of any network, and of any number. `init_values` starts the layer scales: 0.1 is the paper's
+    for networks of up to 18 blocks; `CaiT` passes its own. Paper and reference: `ClassAttention`.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class ClassAttentionPool(nn.Module):
     ):
         super().__init__()
         if depth < 1:
-            raise ValueError(f"depth must be 1 at least, not {depth}")
+            raise ValueError(f"depth must be at least 1, not {depth}")
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.blocks = nn.ModuleList(ClassBlock(dim, num_heads, mlp_ratio, init_values, qkv_bias) for _ in range(depth))

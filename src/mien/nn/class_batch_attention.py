@@ -7,28 +7,37 @@ import torch
 from torch import Tensor, nn
 
 from mien.nn.gather import gather_faces
+from mien.nn.observe import Layout, Stages
+
+LAYOUT = Layout("batch")
 
 
-def class_batch_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """For every class, faces vouch for others: query (B, C, F), key (M, C, F), value (M, C) -> (B, C), attn (C, B, M).
+def class_batch_attention(
+    query: Tensor, key: Tensor, value: Tensor, stages: Stages | None = None
+) -> tuple[Tensor, Tensor]:
+    """Faces attend to faces, class by class: query (B, C, F), key (M, C, F), value (M, C) -> (B, C), attn (C, B, M).
 
         scores[c] = query[:, c] key[:, c]ᵀ / √C      (B, M);   C is the number of classes, as published, not F
         attn[c] = softmax(scores[c]) over the keys;      out[i, c] = Σ_j attn[c, i, j] · value[j, c]
 
-    As published, the M faces that are asked are the B that ask. Scores are computed in at least fp32. The axis of the
-    softmax is *inferred*: the published text of the function ends at the product. Nothing in here is learned.
+    As published, the M faces attended to are the B of the batch. Scores are computed in at least fp32. The axis of the
+    softmax is *inferred*: the published text of the function ends at the product. Nothing in here is learned. `stages`
+    is where scores, attn and out can be seen and replaced.
 
     Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     with torch.autocast(query.device.type, enabled=False):
         scores = torch.einsum("icf,jcf->cij", query.to(dtype), key.to(dtype)) / math.sqrt(query.shape[1])
+        scores = scores if stages is None else stages.stage("scores", scores, LAYOUT)
         attn = scores.softmax(dim=-1)
-        return torch.einsum("cij,jc->ic", attn, value.to(dtype)), attn
+        attn = attn if stages is None else stages.stage("attn", attn, LAYOUT)
+        out = torch.einsum("cij,jc->ic", attn, value.to(dtype))
+        return out if stages is None else stages.stage("heads", out, LAYOUT), attn
 
 
 class ClassEncoding(nn.Module):
-    """A position for every class, added: (B, C, F) -> (B, C, F).
+    """Adds a position for every class: (B, C, F) -> (B, C, F).
 
     *Inferred*: the paper's encoder is built from the number of classes alone; its form was not published. `learned`
     (C, F) starts at trunc-normal 0.02; `sinusoidal` is a fixed table over the class's index; `scalar` is one learnable
@@ -70,9 +79,9 @@ class BatchTransformer(nn.Module):
     (`value_softmax`, `detach_value` change that). A batch of one gives cba = value.
 
     Ours, in training mode alone, and with no part in a state dict:
-    `gather`: the faces of all processes are asked, with gradients. As published, each process asks its own.
-    `memory`: so many faces of past batches, of all processes, are asked, too, as they were then, without gradients.
-    A batch is past once `remember` is called (`Network.begin_step` does), so that SAM's second look sees the same set.
+    `gather`: faces attend to the faces of all processes, with gradients. As published, each process has its own.
+    `memory`: faces also attend to so many faces of past batches, of all processes, as they were, without gradients.
+    A batch is past once `remember` is called (`Network.begin_step` does), so SAM's second pass sees the same set.
 
     Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
     """
@@ -91,12 +100,13 @@ class BatchTransformer(nn.Module):
     ):
         super().__init__()
         if memory < 0:
-            raise ValueError(f"a memory holds 0 faces or more, not {memory}")
+            raise ValueError(f"memory must be 0 faces or more, not {memory}")
         self.embed_q = nn.Conv2d(dim, num_classes, 1)
         self.embed_k = self.embed_q if shared else nn.Conv2d(dim, num_classes, 1)
         self.encoding = ClassEncoding(num_classes, features, encoding)
         self.value_softmax, self.detach_value = value_softmax, detach_value
         self.gather, self.memory = gather, memory
+        self.attend = Stages()
         self.past: Tensor | None = None  # (n, C, F + 1), n <= memory, the newest last: keys, and the value behind
         self.latest: Tensor | None = None  # the same, of the batch that is not past yet
 
@@ -106,11 +116,12 @@ class BatchTransformer(nn.Module):
             value = value.softmax(dim=-1)
         query, key = (self.encoding(embed(features).flatten(2)) for embed in (self.embed_q, self.embed_k))
         wider = self.training and (self.gather or self.memory)
-        cba, _ = class_batch_attention(query, *(self.asked(key, value) if wider else (key, value)))
+        keys, values = self.all_faces(key, value) if wider else (key, value)
+        cba, _ = class_batch_attention(query, keys, values, self.attend)
         return {"bt": cba + value, "cba": cba}
 
-    def asked(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch (B, C, F), (B, C) -> all faces that are asked (M, C, F), (M, C)."""
+    def all_faces(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch (B, C, F), (B, C) -> all faces that are attended to (M, C, F), (M, C)."""
         dtype = torch.promote_types(key.dtype, torch.float32)
         own = torch.cat([key.to(dtype), value.to(dtype)[..., None]], dim=-1)
         faces = gather_faces(own) if self.gather else own
@@ -122,7 +133,7 @@ class BatchTransformer(nn.Module):
         return faces[..., :-1], faces[..., -1]
 
     def remember(self) -> None:
-        """The latest batch is past: into the memory with it."""
+        """Move the latest batch, which is now past, into the memory."""
         if self.latest is not None:
             past = self.latest if self.past is None else torch.cat([self.past.to(self.latest), self.latest])
             self.past, self.latest = past[-self.memory :], None

@@ -1,4 +1,4 @@
-"""ComplexFormer's attention: queries and keys are complex numbers, turned by their place."""
+"""ComplexFormer's attention: queries and keys are complex numbers, turned by their position."""
 
 import math
 
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads
 from mien.nn.base import Grid
-from mien.nn.grid import split_planes
+from mien.nn.grid import checked_grid, count_planes
+from mien.nn.observe import Layout
 from mien.nn.plane_attend import attend_planes, heads_of_planes
 
 
@@ -21,12 +22,12 @@ class CMHA(nn.Module):
 
     The first half of a head's numbers is real, the other imaginary; scores have no head_dim^-1/2. δ, β (heads,
     head_dim / 2) are learned; δ = 1, β = 0 is rotary attention. Where δ is no whole number, a phase that goes round by
-    ±π makes the score jump. a, b are places in the sequence, row-major on a grid, which is ignored; with `base = None`
-    places do not count. `causal`: no token sees a later one.
+    ±π makes the score jump. a, b are positions in the sequence, row-major on a grid, which is ignored; with `base =
+    None` positions do not count. `causal`: no token sees a later one.
 
     `axial`, ours: the first half of the i go by rows, and the others by columns, each with the frequencies of a head of
-    half the width (for 14×14 a base of 100 will do). Every plane is mixed alone, with the prefix, which has no place:
-    between it and others a - b is 0.
+    half the width (for 14×14 a base of 100 will do). Every plane is mixed alone, with the prefix, which has no
+    position: between it and others a - b is 0.
 
     The cosine of a difference is a product of two vectors, so that attention is fused: published code, which this
     equals, holds all N · N · head_dim / 2 cosines. Ours: δ starts at 1 (published: normal, of variance
@@ -61,50 +62,51 @@ class CMHA(nn.Module):
         )
         self.phase = nn.Parameter(torch.zeros(num_heads, half))
         self.attend = Attend(attn_drop, scale=1.0)
-        self.attend_prefix = Attend(attn_drop, scale=1.0) if axial else None
         self.proj = nn.Linear(dim, dim, bias=False)
         self.proj_drop = nn.Dropout(proj_drop)
         for weight in (*self.qkv.weight.chunk(3), self.proj.weight):
             nn.init.xavier_uniform_(weight)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        if self.needs_grid:
-            split_planes(tokens, grid, "CMHA")
+        plane = checked_grid(tokens, grid, "CMHA") if self.needs_grid else None
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        angle = self.angles(q, grid)
+        angle = self.angles(q, plane)
         phase = self.phase[:, None].to(angle.dtype)
         turned_q, turned_k = self.turned(q, angle + phase), self.turned(k, angle)
         bias = None
         if self.causal:
             bias = torch.full((q.shape[2],) * 2, -math.inf, dtype=q.dtype, device=q.device).triu(1)
-        if not self.needs_grid:
-            return self.proj_drop(self.proj(merge_heads(self.attend(turned_q, turned_k, v, bias))))
-        count, prefix = divmod(q.shape[2], math.prod(grid))
+        if plane is None:
+            heads = self.attend(turned_q, turned_k, v, bias, Layout.of_tokens(q.shape[2], grid))
+            return self.proj_drop(self.proj(merge_heads(heads)))
+        count, prefix = count_planes(q.shape[2], plane)
         plain_k = None
-        if prefix:  # what queries say to a prefix without having been turned, less what they say when turned
+        if prefix:  # scores of queries and a prefix that are not turned, less those that are
             plain_q, plain_k = self.turned(q, phase.expand(-1, q.shape[2], -1)), self.turned(k, 0 * angle)
             keys = plain_k[:, :, :prefix].repeat_interleave(count, 0)
-            bias = heads_of_planes(plain_q - turned_q, grid) @ keys.transpose(-2, -1)
-            bias = F.pad(bias, (0, math.prod(grid)))
-        heads = attend_planes(self.attend, self.attend_prefix, turned_q, turned_k, v, grid, bias, plain_k)
+            bias = heads_of_planes(plain_q - turned_q, plane) @ keys.transpose(-2, -1)
+            bias = F.pad(bias, (0, plane[0] * plane[1]))
+        heads = attend_planes(self.attend, turned_q, turned_k, v, plane, bias, plain_k)
         return self.proj_drop(self.proj(merge_heads(heads)))
 
     def angles(self, q: Tensor, grid: Grid | None) -> Tensor:
-        """Place times frequency, 0 for a prefix: (N, head_dim / 2), in at least fp32."""
+        """Position times frequency, 0 for a prefix: (N, head_dim / 2), in at least fp32."""
         n, half = q.shape[2], q.shape[-1] // 2
         kind = {"dtype": torch.promote_types(q.dtype, torch.float32), "device": q.device}
         if self.base is None:
             return torch.zeros(n, half, **kind)
 
-        def along(places: int, width: int) -> Tensor:
-            frequency = self.base ** (-torch.arange(width, **kind) / width)
-            return torch.arange(places, **kind)[:, None] * frequency
+        base = self.base
 
-        if not self.needs_grid:
+        def along(count: int, width: int) -> Tensor:
+            frequency = base ** (-torch.arange(width, **kind) / width)
+            return torch.arange(count, **kind)[:, None] * frequency
+
+        if grid is None:
             return along(n, half)
         rows, columns = along(grid[0], half // 2), along(grid[1], half - half // 2)
         plane = torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], 1)  # (H · W, head_dim / 2)
-        count, prefix = divmod(n, len(plane))
+        count, prefix = count_planes(n, grid)
         return F.pad(plane.repeat(count, 1), (0, 0, prefix, 0))
 
     def turned(self, x: Tensor, angle: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from mien.nn.attend import Attend
 from mien.nn.base import Grid
 from mien.nn.grid import from_windows, to_windows
 from mien.nn.local_attention import LocalAttention
+from mien.nn.observe import Layout
 
 
 class WindowAttention(LocalAttention):
@@ -43,12 +44,20 @@ class WindowAttention(LocalAttention):
     def queries(self, planes: Tensor, grid: Grid) -> Tensor:
         return to_windows(planes, grid, self.window(grid))[0]
 
+    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        queries = super().places(grid, device)[0]
+        return queries, queries
+
     def keys(self, planes: Tensor, grid: Grid) -> Tensor:
         windows, inside = to_windows(planes, grid, self.window(grid))
         if self.mask_padding or inside is None or self.qkv.bias is None:
             return windows
-        of_nothing = self.qkv.bias[-windows.shape[-1] :].to(windows.dtype)
-        return torch.where(inside.repeat(planes.shape[0], 1)[..., None], windows, of_nothing)
+        of_padding = self.qkv.bias[-windows.shape[-1] :].to(windows.dtype)
+        return torch.where(inside.repeat(planes.shape[0], 1)[..., None], windows, of_padding)
+
+    def padding_value(self) -> Tensor | None:
+        bias = self.qkv.bias
+        return None if bias is None else bias[-self.widths[2] :].unflatten(0, (self.num_heads, -1))
 
     def join(self, windows: Tensor, grid: Grid) -> Tensor:
         return from_windows(windows, grid, self.window(grid))
@@ -61,14 +70,14 @@ class WindowAttention(LocalAttention):
 
 
 class ChannelAttention(nn.Module):
-    """In every head channels attend to channels, whose value is that of q: (B, N, dim) -> (B, N, dim).
+    """In every head channels attend to channels, with q as the values: (B, N, dim) -> (B, N, dim).
 
         A = softmax(head_dim^-1/2 · kᵀ v)          (B, heads, head_dim, head_dim), summed over the N tokens
         out = proj((A qᵀ)ᵀ)
 
     `v2`, as in Florence-2: `A = softmax(N^-1/2 · qᵀ k)`, `out = proj((A vᵀ)ᵀ)`; the first form's scores grow with N,
     the second's do not. The roles of q, k and v are those of the published code, so that its weights fit. It needs no
-    grid: all tokens, the prefix and every plane, have a share in A, and each is read through it.
+    grid: all tokens, of the prefix and of every plane, contribute to A, and A is applied to each.
 
     Paper: Ding et al., DaViT: Dual Attention Vision Transformers, arXiv 2204.03645.
     Reference: huggingface/pytorch-image-models 1.0.31; dingmyu/davit, fc79470.
@@ -94,5 +103,5 @@ class ChannelAttention(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 4, 1)  # (B, heads, d, N)
-        mixed = self.attend(q, k, v) if self.v2 else self.attend(k, v, q)
+        mixed = self.attend(*((q, k, v) if self.v2 else (k, v, q)), layout=Layout("channel"))
         return self.proj_drop(self.proj(mixed.flatten(1, 2).mT))

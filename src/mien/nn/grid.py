@@ -20,19 +20,30 @@ def to_map(tokens: Tensor, grid: Grid) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
+def count_planes(tokens: int, grid: Grid) -> tuple[int, int]:
+    """How many whole planes so many tokens fill, and how many tokens are left over: the prefix."""
+    size = grid[0] * grid[1]
+    return tokens // size, tokens % size  # the compiler knows no divmod
+
+
 def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") -> tuple[Tensor, Tensor]:
     """Tokens (B, P + k · H · W, D) -> prefix (B, P, D), and k planes of H · W tokens, each alone: (B · k, H · W, D).
 
     As many whole planes as fit are planes; the P < H · W tokens before them, such as a class token, are the prefix.
     Raises ValueError without a grid, or for fewer tokens than one plane.
     """
+    grid = checked_grid(tokens, grid, name)
+    size, (count, prefix) = grid[0] * grid[1], count_planes(tokens.shape[1], grid)
+    return tokens[:, :prefix], tokens[:, prefix:].unflatten(1, (count, size)).flatten(0, 1)
+
+
+def checked_grid(tokens: Tensor, grid: Grid | None, name: str) -> Grid:
+    """The grid, which there must be, and which tokens (B, N, D) must fill; or ValueError."""
     if grid is None:
         raise ValueError(f"{name} works on a grid, and was given none")
-    size = grid[0] * grid[1]
-    count, prefix = divmod(tokens.shape[1], size)
-    if not count:
+    if tokens.shape[1] < grid[0] * grid[1]:
         raise ValueError(f"{name}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]}×{grid[1]}")
-    return tokens[:, :prefix], tokens[:, prefix:].unflatten(1, (count, size)).flatten(0, 1)
+    return grid
 
 
 def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from mien.nn.attend import Attend, merge_heads, split_heads
 from mien.nn.block import DropPath, LayerScale, Mlp
 from mien.nn.grid import offset_index, to_map, to_tokens
+from mien.nn.observe import Layout
 
 
 class LandmarkCrossAttention(nn.Module):
-    """Landmark features ask, image features answer: maps (B, dim, size, size) twice -> (B, dim, size, size).
+    """Landmark features attend to image features: maps (B, dim, size, size) twice -> (B, dim, size, size).
 
     With `x = norm(image)` and `f` the landmark map, both as tokens (B, size², dim):
 
@@ -21,7 +22,7 @@ class LandmarkCrossAttention(nn.Module):
     The query has no projection and no norm, and the residual is the *normalised* image, as published. R is a relative
     position bias; its table counts offsets from key to query. The published code cuts windows of `size`; at 112 pixels
     every level is one window, so there are none here. `key_stride` is ours: `pool` averages the image over squares of
-    that side before it is asked (1: not at all), which leaves every query and divides the cost by its square.
+    that side before keys and values are made (1: not at all). All queries stay, and the cost is divided by its square.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
@@ -63,7 +64,8 @@ class LandmarkCrossAttention(nn.Module):
             seen = to_tokens(F.avg_pool2d(to_map(x, (self.size, self.size)), self.key_stride))
         k, v = (split_heads(t, self.num_heads) for t in self.kv(seen).chunk(2, dim=-1))
         q = split_heads(to_tokens(landmarks), self.num_heads).to(k.dtype)
-        a = self.attend(q, k, v, self.bias())
+        side = -(-self.size // self.key_stride) if self.key_stride > 1 else self.size
+        a = self.attend(q, k, v, self.bias(), Layout("cross", grid=(side, side)))
         y = x + self.drop_path(self.ls1(self.proj(merge_heads(a))))
         z = y + self.drop_path(self.ls2(self.mlp(self.norm2(y))))
         return to_map(z, (self.size, self.size))

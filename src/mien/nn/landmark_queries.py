@@ -1,14 +1,17 @@
-"""Queries for the landmarks of a face, who look for them among its tokens. Ours, of Group Pose's parts."""
+"""Learned queries for the landmarks of a face, which attend to its tokens. Ours, of Group Pose's parts."""
+
+import warnings
 
 import torch
 from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads, split_heads
 from mien.nn.group_pose import GroupPoseLayer
+from mien.nn.observe import Layout
 
 
 class TokenCrossAttention(nn.Module):
-    """Queries ask tokens: `proj(softmax(head_dim^-1/2 · q kᵀ) v)`, (B, Q, dim), (B, N, dim) -> (B, Q, dim).
+    """Queries attend to tokens: `proj(softmax(head_dim^-1/2 · q kᵀ) v)`, (B, Q, dim), (B, N, dim) -> (B, Q, dim).
 
     Paper: Vaswani et al., Attention Is All You Need, 2017.
     """
@@ -22,20 +25,21 @@ class TokenCrossAttention(nn.Module):
         self.attend = Attend()
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        asked = (self.q(queries), *self.kv(tokens).chunk(2, dim=-1))
-        return self.proj(merge_heads(self.attend(*(split_heads(x, self.num_heads) for x in asked))))
+        qkv = (self.q(queries), *self.kv(tokens).chunk(2, dim=-1))
+        q, k, v = (split_heads(x, self.num_heads) for x in qkv)
+        return self.proj(merge_heads(self.attend(q, k, v, layout=Layout("cross"))))
 
 
 class LandmarkQueryPool(nn.Module):
-    """What a face's own query knows after its landmarks have looked: tokens (B, N, dim) -> (B, dim).
+    """The face's own query, after it and its landmarks have attended to the tokens: (B, N, dim) -> (B, dim).
 
     A query for the face and one for each of `num_landmarks` (5 points, or 68, or any number) pass `depth` layers
-    (`GroupPoseLayer`): they speak with one another, then ask all tokens, then think. Every attention of a landmark's
-    query, (B, heads, 1 + K, N), can be seen by opening `blocks.i.cross_attn.attend`.
+    (`GroupPoseLayer`): they attend to one another, then to all tokens; then comes the feed-forward part.
+    `mien.nn.observe` shows the attention of every query, (B, heads, 1 + K, N), under `blocks.i.cross_attn`.
 
-    Ours: Group Pose looks for the points of many bodies; here one face is one instance, so nobody speaks across
-    instances; queries and their places are learned, not made of reference points; and they look at all tokens, not at
-    sampled places. Tokens must know where they lie, as a ViT's do. Paper and reference: `GroupSelfAttention`.
+    Ours: Group Pose looks for the points of many bodies; here one face is one instance, so there is no attention across
+    instances. Queries and their positions are learned, not made of reference points, and they attend to all tokens, not
+    to sampled points. Tokens must carry their position, as a ViT's do. Paper and reference: `GroupSelfAttention`.
     """
 
     def __init__(self, dim: int, num_heads: int = 8, num_landmarks: int = 5, depth: int = 2, mlp_ratio: float = 4.0):
@@ -51,23 +55,28 @@ class LandmarkQueryPool(nn.Module):
             for _ in range(depth)
         )
 
-    def ask(self, tokens: Tensor) -> Tensor:
+    def gather(self, tokens: Tensor) -> Tensor:
         """(B, N, dim) -> the face's query and its landmarks' (B, 1 + K, dim)."""
         t = self.queries.repeat(tokens.shape[0], 1, 1, 1)
         for block in self.blocks:
             t = block(t, self.pos_embed, tokens)
         return t[:, 0]
 
+    def ask(self, tokens: Tensor) -> Tensor:
+        """The old name of `gather`."""
+        warnings.warn("LandmarkQueryPool.ask is now called gather", DeprecationWarning, stacklevel=2)
+        return self.gather(tokens)
+
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.ask(tokens)[:, 0]
+        return self.gather(tokens)[:, 0]
 
 
 class LandmarkQueryHead(nn.Module):
-    """Tokens (B, N, dim) -> logits (B, C) of the face's query, and where its landmarks lie, (B, K, 2) in (0, 1).
+    """Tokens (B, N, dim) -> logits (B, C) of the face's query, and its landmarks (B, K, 2) in (0, 1).
 
-    `logits = head(t_0);   landmarks = sigmoid(points(t_k))`, (x, y) as shares of the crop's width and height. The
-    places are worth something only where a loss on known landmarks has taught them; without one they, and `points`, may
-    be left alone. Ours: see `LandmarkQueryPool`, whose arguments `pool` are.
+    `logits = head(t_0);   landmarks = sigmoid(points(t_k))`, (x, y) as fractions of the crop's width and height. The
+    landmarks mean something only if a loss on known landmarks has trained them; without one leave `points` alone. Ours:
+    see `LandmarkQueryPool`, whose arguments `pool` are.
     """
 
     def __init__(self, dim: int, num_classes: int, **pool):
@@ -76,5 +85,5 @@ class LandmarkQueryHead(nn.Module):
         self.head, self.points = nn.Linear(dim, num_classes), nn.Linear(dim, 2)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        t = self.pool.ask(tokens)
+        t = self.pool.gather(tokens)
         return self.head(t[:, 0]), self.points(t[:, 1:]).sigmoid()

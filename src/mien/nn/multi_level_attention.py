@@ -1,4 +1,4 @@
-"""BTN's multi-level attention (MLA): lower levels ask higher ones before the tokens are made."""
+"""BTN's multi-level attention (MLA): lower levels attend to higher ones before the tokens are made."""
 
 from typing import Literal
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mien.nn.attend import Attend, merge_heads, split_heads
 from mien.nn.block import DropPath, LayerScale, Mlp
 from mien.nn.grid import to_map, to_tokens
+from mien.nn.observe import Layout
 
 
 class LevelAttention(nn.Module):
@@ -20,8 +21,8 @@ class LevelAttention(nn.Module):
     *Inferred*: the paper says that the low level passes a convolution, is cross-attended with the next level, and that
     the step repeats; widths, norms, residuals and the feed-forward part are ours, sized to the 1.3 M parameters and
     0.18 G that it reports for all it adds. `residual="query"` keeps t alone in the sum. `gate_lower` multiplies t by a
-    learnable scalar that starts at 0, and `init_values` starts ls1 and ls2: with a gate and 1e-5 a POSTER++
-    checkpoint is warm-started. Without `init_values` there is no layer scale.
+    learnable scalar that starts at 0, and `init_values` starts ls1 and ls2: with a gate and 1e-5 training can start
+    from a POSTER++ checkpoint. Without `init_values` there is no layer scale.
 
     Paper: Her et al., Batch Transformer, arXiv 2407.04218.
     """
@@ -63,6 +64,7 @@ class LevelAttention(nn.Module):
         m = t if self.gate is None else self.gate * t
         if self.residual == "both":
             m = m + u
-        m = m + self.drop_path(self.ls1(self.proj(merge_heads(self.attend(q, k, v)))))
+        heads = self.attend(q, k, v, layout=Layout("cross", grid=(upper.shape[2], upper.shape[3])))
+        m = m + self.drop_path(self.ls1(self.proj(merge_heads(heads))))
         m = m + self.drop_path(self.ls2(self.mlp(self.norm2(m))))
-        return to_map(m, tuple(upper.shape[2:]))
+        return to_map(m, (upper.shape[2], upper.shape[3]))

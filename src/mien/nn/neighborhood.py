@@ -16,15 +16,16 @@ from mien.nn.local_attention import LocalAttention
 class Neighborhood(LocalAttention):
     """Every token attends to the k_y × k_x tokens around it, never to padding: (B, N, dim), grid -> (B, N, dim).
 
-    Along an axis of n places, with kernel k and dilation D, place i = j · D + g is the j-th of the m places that leave
-    the rest g. It attends to the places (s + t) · D + g, t < k, where `s = clip(j - ⌊k / 2⌋, 0, m - k)`: at the border
-    the window moves inward. A causal axis has those from j - k + 1 to j that there are. In a plane both must agree.
+    Along an axis of n positions, with kernel k and dilation D, i = j · D + g is the j-th of the m positions that leave
+    the remainder g. It attends to the positions (s + t) · D + g, t < k, where `s = clip(j - ⌊k / 2⌋, 0, m - k)`: at the
+    border the window moves inward. A causal axis has those from j - k + 1 to j that exist. In a plane both must agree.
 
         out = proj(softmax(head_dim^-1/2 · q kᵀ + R) v)
         R[i, j] = relative_bias[:, (y_j - y_i) / D + k_y - 1, (x_j - x_i) / D + k_x - 1],   with `rel_pos_bias` only
 
-    `kernel_size`, `dilation` and `causal` are one for both axes, or two. Of an axis shorter than k · D all places of
-    the same rest are seen, so k ≥ n is attention to all; natten refuses that, and knows no prefix: both are ours.
+    `kernel_size`, `dilation` and `causal` are one for both axes, or two. Of an axis shorter than k · D all positions
+    with the same remainder are seen, so k ≥ n is attention to all; natten refuses that, and has no prefix: both are
+    ours.
 
     How: up to `dense_tokens`, and where windows are most of the grid, all pairs under a mask; above, tiles of about
     `tile_size`² queries and the union of their windows, so that time grows with N. On CUDA natten's kernel is used
@@ -65,7 +66,7 @@ class Neighborhood(LocalAttention):
             return rows, columns
 
         tokens = grid[0] * grid[1]
-        if tokens > self.dense_tokens:
+        if tokens > self.dense_tokens and not self.attend.open:
             rows, columns = cut((self.tile_size, self.tile_size))
             if 2 * len(rows.keys[0]) * len(columns.keys[0]) <= tokens:
                 return rows, columns
@@ -100,13 +101,13 @@ class Neighborhood(LocalAttention):
                 offset = (key[:, None, :] - query[:, :, None]).div(dilation, rounding_mode="floor")
                 index.append((offset + k - 1).clamp(0, 2 * k - 2))  # beyond that nothing is near
             bias = relative_bias(self.relative_bias, *index)  # (R · C, heads, n, m)
-        rows, columns = (torch.tensor(axis.near, device=q.device) for axis in axes)
+        rows, columns = (torch.tensor(axis.near, dtype=torch.bool, device=q.device) for axis in axes)
         return bias.masked_fill(~product(rows, columns)[:, None], -math.inf)[None]
 
     def local(self, prefix: Tensor, planes: Tensor, grid: Grid) -> Tensor:
         able = not prefix.shape[1] and self.relative_bias is None and self.widths[0] // self.num_heads % 8 == 0
         able &= all(k > 1 and k * d <= n for k, d, n in zip(self.kernel_size, self.dilation, grid, strict=True))
-        able &= not self.attend.open and not (self.training and self.attend.dropout)
+        able &= not (self.training and self.attend.dropout)
         if able and (na2d := natten_for(planes)) is not None:
             q, k, v = planes.unflatten(1, grid).unflatten(-1, (3, self.num_heads, -1)).unbind(3)  # (Z, H, W, heads, d)
             out = na2d(q, k, v, kernel_size=self.kernel_size, dilation=self.dilation, is_causal=self.causal)
@@ -115,13 +116,13 @@ class Neighborhood(LocalAttention):
 
 
 class Axis(NamedTuple):
-    """An axis in c tiles: which places ask (c, n), which they ask (c, m), and which of these are near (c, n, m)."""
+    """An axis in c tiles: positions of queries (c, n) and of keys (c, m), and which keys a query sees (c, n, m)."""
 
     queries: list[list[int]]
     keys: list[list[int]]
     near: list[list[list[bool]]]
     back: list[int]
-    """Where each place is among the queries of all tiles."""
+    """Where each position is among the queries of all tiles."""
 
     @property
     def count(self) -> int:
@@ -133,7 +134,7 @@ class Axis(NamedTuple):
 
 
 def neighbours(length: int, kernel: int, dilation: int = 1, causal: bool = False) -> list[range]:
-    """The places to which each place of an axis attends."""
+    """The positions to which each position of an axis attends."""
     found = []
     for i in range(length):
         j, rest = divmod(i, dilation)
@@ -145,7 +146,7 @@ def neighbours(length: int, kernel: int, dilation: int = 1, causal: bool = False
 
 @cache
 def cut_axis(length: int, tile: int, kernel: int, dilation: int, causal: bool) -> Axis:
-    """Even tiles of neighbours of the same rest, and as many keys for each; the last may repeat queries of another."""
+    """Tiles of equal size, of neighbours with the same remainder, and their keys; the last may repeat queries."""
     seen = neighbours(length, kernel, dilation, causal)
     count = -(-length // tile)
     size = -(-length // count)

@@ -1,4 +1,4 @@
-"""RCMHA: relative positions, and a convolution over what queries, keys and values say."""
+"""RCMHA: relative positions, and a convolution over queries, keys and values."""
 
 import math
 
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads, split_heads
 from mien.nn.base import Grid
-from mien.nn.grid import join_planes, offset_index, split_planes
+from mien.nn.grid import checked_grid, join_planes, offset_index, split_planes
+from mien.nn.observe import Layout
 from mien.nn.plane_attend import attend_planes, heads_of_planes
 
 
@@ -20,13 +21,13 @@ class RCMHA(nn.Module):
 
     u (heads, head_dim), E (offsets, heads, head_dim), c (offsets, heads) start at 0.
 
-    Tokens are a sequence, as published, of up to `max_length`: `causal` lets no token see a later one, and
-    the convolution look back only; otherwise it looks one token either way, which is ours (`conv_causal=True` is the
-    published form without a mask). `memory` (B, M, dim) are tokens that went before: they are attended to, too.
+    Tokens are a sequence, as published, of up to `max_length`. With `causal` no token sees a later one, and the
+    convolution covers past tokens only; otherwise it covers one token either way, which is ours (`conv_causal=True` is
+    the published form without a mask). `memory` (B, M, dim) holds earlier tokens, which are attended to as well.
 
     With `grid` (H, W) the convolution is 3×3 and offsets are (y, x), on grids of up to this size: ours. Every
-    plane is mixed alone, with the prefix, such as a class token, which no convolution touches and which has no place:
-    between it and others E and c are 0.
+    plane is mixed alone, with the prefix, such as a class token, which no convolution touches and which has no
+    position: between it and others E and c are 0.
 
     E is gathered for every pair, N² · dim numbers whatever the batch.
 
@@ -53,11 +54,8 @@ class RCMHA(nn.Module):
         if causal and conv_causal is False:
             raise ValueError("a convolution that looks ahead is not causal")
         head_dim = dim // num_heads
-        self.num_heads, self.causal, self.conv_causal = (
-            num_heads,
-            causal,
-            causal if conv_causal is None else conv_causal,
-        )
+        self.num_heads, self.causal = num_heads, causal
+        self.conv_causal = causal if conv_causal is None else conv_causal
         self.max_length, self.grid, self.needs_grid = max_length, grid, grid is not None
         self.q, self.k, self.v = (nn.Linear(dim, dim, bias=bias) for bias in (False, False, True))
         conv, offsets = nn.Conv1d, 2 * max_length
@@ -68,33 +66,35 @@ class RCMHA(nn.Module):
         self.relative_bias = nn.Parameter(torch.zeros(offsets, num_heads))
         self.query_bias = nn.Parameter(torch.zeros(num_heads, head_dim))
         self.attend = Attend(attn_drop)
-        self.attend_prefix = None if grid is None else Attend(attn_drop)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None, memory: Tensor | None = None) -> Tensor:
         if memory is not None and self.needs_grid:
-            raise ValueError("a grid has no memory: nothing went before it")
+            raise ValueError("on a grid there are no tokens before the first: it takes no memory")
         source = tokens if memory is None else torch.cat([memory, tokens], dim=1)
         q = self.convolved(self.conv_q, self.q(tokens), grid)
         k, v = (
             self.convolved(conv, x, grid) for conv, x in ((self.conv_k, self.k(source)), (self.conv_v, self.v(source)))
         )
-        asking = q + self.query_bias[:, None].to(q.dtype)
-        if self.needs_grid:
-            bias = self.bias(heads_of_planes(q, grid), offset_index(grid, self.grid, q.device))
-            heads = attend_planes(self.attend, self.attend_prefix, asking, k, v, grid, bias)
+        biased = q + self.query_bias[:, None].to(q.dtype)
+        if self.grid is not None:
+            plane = checked_grid(tokens, grid, "RCMHA")
+            bias = self.bias(heads_of_planes(q, plane), offset_index(plane, self.grid, q.device))
+            heads = attend_planes(self.attend, biased, k, v, plane, bias)
         else:
             offset = self.in_line(q.shape[2], k.shape[2], q.device)
             bias = self.bias(q, offset + self.max_length)
-            heads = self.attend(asking, k, v, bias.masked_fill(offset > 0, -math.inf) if self.causal else bias)
+            bias = bias.masked_fill(offset > 0, -math.inf) if self.causal else bias
+            heads = self.attend(biased, k, v, bias, Layout.of_tokens(k.shape[2], grid if memory is None else None))
         return self.proj_drop(self.proj(merge_heads(heads)))
 
     def convolved(self, conv: nn.Module, x: Tensor, grid: Grid | None) -> Tensor:
         """(B, N, dim) -> heads (B, heads, N, head_dim), all but the prefix convolved."""
         prefix, planes, shape, pad = x[:, :0], x, x.shape[1:2], (2, 0) if self.conv_causal else (1, 1)
-        if self.needs_grid:
-            (prefix, planes), shape, pad = split_planes(x, grid, "RCMHA"), grid, (1, 1, 1, 1)
+        if self.grid is not None:
+            shape, pad = checked_grid(x, grid, "RCMHA"), (1, 1, 1, 1)
+            prefix, planes = split_planes(x, grid, "RCMHA")
         maps = planes.transpose(1, 2).unflatten(1, (self.num_heads, -1)).flatten(0, 1).unflatten(2, shape)
         maps = conv(F.pad(maps, pad)).flatten(2).unflatten(0, (-1, self.num_heads))  # (B, heads, head_dim, H · W)
         return split_heads(join_planes(prefix, maps.flatten(1, 2).transpose(1, 2)), self.num_heads)

@@ -1,6 +1,7 @@
-"""ARBEx's reliability balancing: where a prediction is unsure, anchors and other faces have a say."""
+"""ARBEx's reliability balancing: anchors and other faces correct predictions that are unsure."""
 
 import math
+import warnings
 from typing import Literal
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend
 from mien.nn.gather import gather_faces
+from mien.nn.observe import Layout
 
 
 def confidence(log_probs: Tensor) -> Tensor:
@@ -16,9 +18,9 @@ def confidence(log_probs: Tensor) -> Tensor:
     return (1 - entropy / math.log(log_probs.shape[-1])).clamp_min(0)
 
 
-def mix(a: Tensor, b: Tensor, share: Tensor) -> Tensor:
-    """`log((1 - share) · eᵃ + share · eᵇ)`, whose gradient is finite at shares of 0 and 1, too."""
-    return torch.logaddexp(a + (1 - share).clamp_min(1e-30).log(), b + share.clamp_min(1e-30).log())
+def mix(a: Tensor, b: Tensor, weight: Tensor) -> Tensor:
+    """`log((1 - weight) · eᵃ + weight · eᵇ)`, with a finite gradient at weights of 0 and 1, too."""
+    return torch.logaddexp(a + (1 - weight).clamp_min(1e-30).log(), b + weight.clamp_min(1e-30).log())
 
 
 class ReliabilityBalancing(nn.Module):
@@ -35,8 +37,8 @@ class ReliabilityBalancing(nn.Module):
 
         -Σ_ij min(‖a_i - a_j‖², margin² · K · D) / (K² · √D);   a_i are all anchors of class i, one after the other
 
-    In training faces ask one another (`attention="batch"`): `gather` those of all processes (ours). With "alone" each
-    asks itself, and with "none", as in `balance` unless told otherwise, r = s.
+    In training faces attend to one another (`attention="batch"`); with `gather` to those of all processes (ours). With
+    "alone" each attends to itself. With "none", and in `balance` unless `ask` is set, r = s.
 
     Departs from the published code, which starts all anchors at 0, where neither loss can tell them apart
     (`anchor_std=0`), lets the anchor loss fall for ever (`margin=None`), takes logarithms of what may be 0 (here
@@ -74,7 +76,7 @@ class ReliabilityBalancing(nn.Module):
             self.qkv, self.attend, self.proj = nn.Linear(dim, 3 * width), Attend(), nn.Linear(width, width)
 
     def distances(self, features: Tensor) -> Tensor:
-        """(B, D) -> (B, C, K)."""
+        """(B, D) -> d (B, C, K)."""
         dtype = torch.promote_types(features.dtype, torch.float32)
         offset = features.to(dtype)[:, None, None] - self.anchors.to(dtype)  # (B, C, K, D)
         return (offset.square().sum(dim=-1) + 1e-12).sqrt()
@@ -83,17 +85,24 @@ class ReliabilityBalancing(nn.Module):
         """(B, C, K) -> log s (B, C)."""
         return self._by_class(-distances.flatten(1) / self.delta)
 
-    def others_say(self, features: Tensor) -> Tensor:
+    def from_neighbours(self, features: Tensor) -> Tensor:
         """(B, D) -> log t (B, C)."""
+        assert self.qkv is not None and self.attend is not None and self.proj is not None
         q, k, v = self.qkv(features).chunk(3, dim=-1)
         if self.attention == "alone":
-            said = v
+            mixed = v
         else:
             if self.gather and self.training:
                 k, v = gather_faces(torch.cat([k, v], dim=-1)).chunk(2, dim=-1)
-            said = self.attend(q[None, None], k[None, None], v[None, None])[0, 0]  # a sequence of B faces
-        said = self.proj(said)
-        return self._by_class(said.to(torch.promote_types(said.dtype, torch.float32)))
+            faces = (x[None, None] for x in (q, k, v))  # a sequence of B faces
+            mixed = self.attend(*faces, layout=Layout("batch"))[0, 0]
+        scores = self.proj(mixed)
+        return self._by_class(scores.to(torch.promote_types(scores.dtype, torch.float32)))
+
+    def others_say(self, features: Tensor) -> Tensor:
+        """The old name of `from_neighbours`."""
+        warnings.warn("others_say is now called from_neighbours", DeprecationWarning, stacklevel=2)
+        return self.from_neighbours(features)
 
     def _by_class(self, scores: Tensor) -> Tensor:
         """(B, C · K) -> the logarithm of their softmax, added up by class (B, C)."""
@@ -102,14 +111,14 @@ class ReliabilityBalancing(nn.Module):
     def balance(
         self, features: Tensor, logits: Tensor, trust: float = 1.0, ask: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """log p̂ (B, C), c(p) (B, 1) and the distances (B, C, K); without `ask` nobody's neighbours matter."""
-        said = self.others_say(features) if ask and self.qkv is not None else None
+        """log p̂ (B, C), c(p) (B, 1) and the distances (B, C, K); `ask`: other faces count, too."""
+        log_t = self.from_neighbours(features) if ask and self.qkv is not None else None
         with torch.autocast(features.device.type, enabled=False):
             distances = self.distances(features)
             correction = self.similarity(distances)
-            if said is not None:
-                by_anchors, by_others = confidence(correction), confidence(said)
-                correction = mix(correction, said, (by_others + 1e-9) / (by_anchors + by_others + 2e-9))
+            if log_t is not None:
+                by_anchors, by_others = confidence(correction), confidence(log_t)
+                correction = mix(correction, log_t, (by_others + 1e-9) / (by_anchors + by_others + 2e-9))
             log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
             sure = confidence(log_probs)
             sure = sure.detach() if self.detach_confidence else sure

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads
 from mien.nn.base import Grid
+from mien.nn.observe import Layout
 
 
 class SelfAttention(nn.Module):
@@ -36,19 +37,22 @@ class SelfAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        return self.join(self.attend(*self.split(tokens)))
+        layout = Layout.of_tokens(tokens.shape[1], grid)
+        return self.join(self.attend(*self.split(tokens), layout=layout))
 
     def with_class_scores(self, tokens: Tensor, grid: Grid | None = None) -> tuple[Tensor, Tensor]:
         """What `forward` gives, and the first token's scores `scale · q_0 kᵀ` (B, heads, N), before the softmax.
 
         Only this one row of the scores is computed; the output is as fused as ever.
         """
-        mixed, scores = self.attend.with_class_scores(*self.split(tokens))
+        layout = Layout.of_tokens(tokens.shape[1], grid)
+        mixed, scores = self.attend.with_class_scores(*self.split(tokens), layout)
         return self.join(mixed), scores
 
-    def split(self, tokens: Tensor) -> Tensor:
+    def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, dim) -> q, k, v, each (B, heads, N, head_dim)."""
-        return self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
 
     def join(self, heads: Tensor) -> Tensor:
         return self.proj_drop(self.proj(merge_heads(heads)))

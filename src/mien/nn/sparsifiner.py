@@ -1,4 +1,4 @@
-"""Sparsifiner: which tokens a token attends to is predicted, cheaply, before they are compared."""
+"""Sparsifiner: a cheap predictor chooses which tokens each token attends to, before they are compared."""
 
 import math
 
@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads
 from mien.nn.base import Grid, OwnLoss
+from mien.nn.observe import Layout
 
 
 class Sparsifiner(OwnLoss):
-    """Self-attention to the tokens that a low-rank guess S of attn finds worth it: (B, N, dim) -> (B, N, dim).
+    """Self-attention to the tokens where a low-rank guess S of attn is greatest: (B, N, dim) -> (B, N, dim).
 
         coef = softmax(heads^-1/2 · W_q q (W_k k)ᵀ P) (B, heads, N, r);   S = coef Uᵀ (B, heads, N, N)
         mask[i] = the ⌈keep · N⌉ greatest of S[i];   out = proj(softmax(head_dim^-1/2 · q kᵀ within the mask) v)
@@ -21,11 +22,12 @@ class Sparsifiner(OwnLoss):
     replace) the mask (B, heads, N, N), bool. Attention is computed in full and then masked, as in the published code:
     what is sparse here is the answer, not the cost. `grid` is ignored.
 
-    The task teaches the predictor nothing. `aux_loss` does, in training: `Σ (S - A)²` with S before the thresholds, A
-    the attn of a dense teacher, (B, heads, N, N), if one was put into `teacher_attn` (which is used once), or else of
-    this layer itself without the mask. Published: with the weight 0.01 and the mean of all layers, summed over the
-    batch; ours is the mean over it. `dense` keeps attention full in training, as in the published first phase, where S
-    without thresholds makes the mask; published code learns S in that phase alone.
+    The loss of the task does not train the predictor. `aux_loss` does, in training: `Σ (S - A)²`, with S before the
+    thresholds. A (B, heads, N, N) is the attn of a dense teacher if one was put into `teacher_attn`, which is used
+    once, or else of this layer itself without the mask. As published, the layer's own A has a gradient, too;
+    `detach_attn` takes it away. Published: with the weight 0.01 and the mean of all layers, summed over the batch; ours
+    is the mean over it. `dense` keeps attention full in training, as in the published first phase, where S without
+    thresholds makes the mask; published code trains S in that phase alone.
 
     Paper: Wei et al., Sparsifiner: Learning Sparse Instance-Dependent Attention for Efficient Vision Transformers,
     2023. Reference: lim142857/Sparsifiner, 9a11e26.
@@ -42,6 +44,7 @@ class Sparsifiner(OwnLoss):
         basis_threshold: float = 0.02,
         coef_top_k: int = 8,
         dense: bool = False,
+        detach_attn: bool = False,
         qkv_bias: bool = True,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
@@ -50,12 +53,13 @@ class Sparsifiner(OwnLoss):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         if not 0 < keep <= 1:
-            raise ValueError(f"the share of tokens to keep must be above 0 and at most 1, not {keep!r}")
+            raise ValueError(f"keep must be above 0 and at most 1, not {keep!r}")
         rank = max(2, num_tokens // 6) if rank is None else rank
         if min(num_tokens - num_prefix, rank, coef_top_k) < 1 or num_prefix < 0:
             raise ValueError("num_tokens beyond num_prefix, rank and coef_top_k must be above 0")
         head_dim = dim // num_heads
-        self.num_heads, self.num_tokens, self.num_prefix, self.dense = num_heads, num_tokens, num_prefix, dense
+        self.num_heads, self.num_tokens, self.num_prefix = num_heads, num_tokens, num_prefix
+        self.dense, self.detach_attn = dense, detach_attn
         self.budget, self.coef_top_k = math.ceil(keep * num_tokens), min(rank, coef_top_k)
         self.basis_threshold = basis_threshold
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -80,7 +84,7 @@ class Sparsifiner(OwnLoss):
         with torch.no_grad():
             mask = self.mask(self.choose(guess if dense else self.guess(q, k)))
         bias = None if dense else torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -math.inf)
-        return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v, bias))))
+        return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v, bias, Layout.of_tokens(q.shape[2], grid)))))
 
     def guess(self, q: Tensor, k: Tensor, exact: bool = False) -> Tensor:
         """S of all tokens behind the prefix (B, heads, N - num_prefix, N), in at least fp32; `exact`: no thresholds."""
@@ -106,13 +110,13 @@ class Sparsifiner(OwnLoss):
         return nn.functional.pad(mask, (0, 0, self.num_prefix, 0), value=True)
 
     def dense_attn(self, q: Tensor, k: Tensor) -> Tensor:
-        """What S is to be like: (B, heads, N, N)."""
+        """The target of S: (B, heads, N, N)."""
         teacher, self.teacher_attn = self.teacher_attn, None
         if teacher is not None:
             return teacher.detach()
-        with torch.no_grad():
-            scores = self.attend.scores(q, k)
-            return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        scores = self.attend.scores(q, k)
+        attn = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        return attn.detach() if self.detach_attn else attn
 
     def reconstruction_loss(self, guess: Tensor, attn: Tensor) -> Tensor:
         return (guess - attn[:, :, self.num_prefix :]).square().sum() / guess.shape[0]

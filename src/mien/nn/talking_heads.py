@@ -5,17 +5,17 @@ from torch import Tensor, nn
 
 from mien.nn.attend import merge_heads
 from mien.nn.base import Grid
+from mien.nn.observe import Layout, Stages
 
 
 class TalkingHeads(nn.Module):
-    """Self-attention between whose heads two matrices speak: (B, N, dim) -> (B, N, dim).
+    """Self-attention whose heads are mixed by two matrices: (B, N, dim) -> (B, N, dim).
 
-        scores = head_dim^-1/2 · q kᵀ                           (B, heads, N, N)
-        attn = proj_w(softmax(proj_l(scores)));   out = proj(attn v)
+        scores = proj_l(head_dim^-1/2 · q kᵀ)                   (B, heads, N, N)
+        attn = proj_w(softmax(scores));   out = proj(attn v)
 
-    proj_l and proj_w are linear over the heads, with a bias each, so that rows of attn need not sum to 1. Of proj_l's
-    bias the softmax sees nothing: it is here for the published weights. No fused attention can do this, and a forward
-    hook on `weights` always sees (and may replace) attn. `grid` is ignored.
+    proj_l and proj_w are linear over the heads, with a bias each, so rows of attn need not sum to 1. The softmax does
+    not see proj_l's bias, which is here for the published weights. No fused attention can do this. `grid` is ignored.
 
     Paper: Shazeer et al., Talking-Heads Attention, 2020; Touvron et al., Going deeper with Image Transformers, 2021.
     Reference: huggingface/pytorch-image-models 1.0.31.
@@ -29,17 +29,19 @@ class TalkingHeads(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj_l = nn.Linear(num_heads, num_heads)
         self.proj_w = nn.Linear(num_heads, num_heads)
-        self.weights = nn.Identity()
+        self.attend = Stages()
         self.attn_drop = nn.Dropout(attn_drop)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
-        scores = over_heads(self.proj_l, q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1))
+        layout = Layout.of_tokens(tokens.shape[1], grid)
+        show = self.attend.stage
+        scores = show("scores", over_heads(self.proj_l, q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)), layout)
         at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
-        attn = over_heads(self.proj_w, scores.softmax(dim=-1, dtype=at_least_fp32).to(v.dtype))
-        return self.proj_drop(self.proj(merge_heads(self.attn_drop(self.weights(attn)) @ v)))
+        attn = show("attn", over_heads(self.proj_w, scores.softmax(dim=-1, dtype=at_least_fp32).to(v.dtype)), layout)
+        return self.proj_drop(self.proj(merge_heads(show("heads", self.attn_drop(attn) @ v, layout))))
 
 
 def over_heads(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mien.nn.attend import merge_heads
 from mien.nn.base import Grid
-from mien.nn.grid import join_planes, split_planes
+from mien.nn.grid import checked_grid, join_planes, split_planes
 from mien.nn.local_attention import LocalAttention
 
 
@@ -23,8 +23,7 @@ class TiC(LocalAttention):
     not in the code and are left out.
 
     The prefix is ours: tokens see it in the same softmax, it sees everything, and passes the convolution as though the
-    whole kernel lay on it. A hook on `attend.weights` sees (and may replace) attn (B · planes, heads, H · W,
-    kernel_size² + P), the kernel row by row; for a prefix there is `attend_prefix`.
+    whole kernel lay on it.
 
     Paper: Zhang et al., TiC: Exploring Vision Transformer in Convolution, arXiv 2310.04134.
     Reference: zs670980918/MSA-Conv, 2d96f54.
@@ -62,31 +61,45 @@ class TiC(LocalAttention):
         mixed = super().forward(tokens, grid)
         if self.conv is None:
             return mixed
+        grid = checked_grid(tokens, grid, "TiC")
         prefix, planes = split_planes(mixed + tokens, grid)
         prefix = F.linear(prefix, self.conv.weight.sum((2, 3)), self.conv.bias)
         return join_planes(prefix, self.conv(planes.mT.unflatten(2, grid)).flatten(2).mT).relu()
 
+    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        numbers = torch.arange(1, grid[0] * grid[1] + 1, device=device)[:, None]
+        return numbers, torch.cat(self.around(numbers[None, None], grid), -1)[0, 0]
+
+    def window_scores(self, prefix: Tensor, planes: Tensor, grid: Grid) -> Tensor:
+        scores = self.scores(prefix, planes, grid)[0].transpose(1, 2).flatten(0, 1)[:, :, None]
+        return scores.roll(prefix.shape[1], -1)  # the prefix first
+
     def local(self, prefix: Tensor, planes: Tensor, grid: Grid) -> Tensor:
-        q, k, v = self.split(planes)  # (Z, heads, H · W, d), Z = B · planes
+        scores, v_prefix = self.scores(prefix, planes, grid)
+        v = self.split(planes)[2]
+        at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
+        attn = F.dropout(scores.softmax(-1, dtype=at_least_fp32).to(v.dtype), self.attend.dropout, self.training)
+        mixed = 0 if v_prefix is None else attn[..., self.kernel_size**2 :] @ v_prefix
+        for i, there in enumerate(self.around(v, grid)):
+            mixed = mixed + attn[..., i : i + 1] * there
+        return merge_heads(mixed)
+
+    def scores(self, prefix: Tensor, planes: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
+        """Scores (Z, heads, H · W, kernel_size² + P), the kernel row by row, and v of the prefix (Z, heads, P, d)."""
+        q, k, _ = self.split(planes)  # (Z, heads, H · W, d), Z = B · planes
         q = q * q.shape[-1] ** -0.5
         scores = torch.stack([(q * there).sum(-1) for there in self.around(k, grid)], -1)
         if self.mask_padding:
             inside = self.around(q.new_ones(1, 1, grid[0] * grid[1], 1), grid)
             scores = scores.masked_fill(torch.cat(inside, -1) == 0, float("-inf"))
-        if count := prefix.shape[1]:  # engines cannot be given none
-            per_face = planes.shape[0] // prefix.shape[0]
-            _, k_prefix, v_prefix = self.split(prefix.repeat_interleave(per_face, 0))  # (Z, heads, P, d)
-            scores = torch.cat([scores, q @ k_prefix.mT], -1)
-        at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
-        attn = self.attend.weights(scores.softmax(-1, dtype=at_least_fp32).to(v.dtype))
-        attn = F.dropout(attn, self.attend.dropout, self.training)
-        mixed = attn[..., self.kernel_size**2 :] @ v_prefix if count else 0
-        for i, there in enumerate(self.around(v, grid)):
-            mixed = mixed + attn[..., i : i + 1] * there
-        return merge_heads(mixed)
+        if not prefix.shape[1]:  # engines cannot be given none
+            return scores, None
+        per_face = planes.shape[0] // prefix.shape[0]
+        _, k_prefix, v_prefix = self.split(prefix.repeat_interleave(per_face, 0))  # (Z, heads, P, d)
+        return torch.cat([scores, q @ k_prefix.mT], -1), v_prefix
 
     def around(self, x: Tensor, grid: Grid) -> list[Tensor]:
-        """What lies at each place of the kernel from every token, 0 beyond the border: (Z, heads, H · W, d) each."""
+        """The tokens at each cell of the kernel, 0 beyond the border: (Z, heads, H · W, d) each."""
         reach = self.dilation * (self.kernel_size // 2)
         maps = F.pad(x.unflatten(2, grid), (0, 0, reach, reach, reach, reach))
         steps = range(0, 2 * reach + 1, self.dilation)

@@ -1,4 +1,4 @@
-"""The reader behind HTTP: worker processes behind a queue, a FastAPI front, and limits on all that strangers may send."""
+"""The reader behind HTTP: a FastAPI front, a queue, worker processes, and limits on all that strangers may send."""
 
 from mien.service.keys import Keys
 from mien.service.limits import Limits, Refused

@@ -28,7 +28,7 @@ def page(document: dict[str, Any]) -> str:
 <p>{escape(document["info"].get("description", ""))}</p>
 <p>For programs: <a href="openapi.json">openapi.json</a></p>
 <form action="v1/read" method="post" enctype="multipart/form-data">
-<label>Try it, where no key is asked for: <input type="file" name="pictures" multiple required></label>
+<label>Try it, where no key is needed: <input type="file" name="pictures" multiple required></label>
 <button>Read</button></form>
 {"".join(routes)}
 </body></html>
@@ -40,20 +40,21 @@ def _route(path: str, method: str, operation: dict[str, Any], document: dict[str
     if operation.get("security"):
         parts.append("<p>Needs a key: <code>Authorization: Bearer KEY</code> or <code>X-API-Key: KEY</code>.</p>")
     for kind, content in operation.get("requestBody", {}).get("content", {}).items():
-        parts.append(f"<p>Send <code>{kind}</code>:</p>{_example(content.get('schema', {}), document)}")
+        parts.append(f"<p>Send <code>{kind}</code>:</p>{_pre(_shape(content.get('schema', {}), document))}")
     rows = "".join(
         f"<tr><td><code>{status}</code></td><td>{escape(response.get('description', ''))}</td></tr>"
         for status, response in sorted(operation["responses"].items())
     )
     parts.append(f"<table>{rows}</table>")
     for kind, content in operation["responses"].get("200", {}).get("content", {}).items():
-        if content.get("schema"):
-            parts.append(f"<p>Answers <code>{kind}</code>:</p>{_example(content['schema'], document)}")
+        parts.append(f"<p>Answers <code>{kind}</code>:</p>{_pre(_shape(content['schema'], document))}")
+        if "example" in content:
+            parts.append(f"<p>For example:</p>{_pre(content['example'])}")
     return "".join(parts)
 
 
-def _example(schema: dict[str, Any], document: dict[str, Any]) -> str:
-    return f"<pre>{escape(json.dumps(_shape(schema, document), indent=2))}</pre>"
+def _pre(value: Any) -> str:
+    return f"<pre>{escape(json.dumps(value, indent=2, ensure_ascii=False))}</pre>"
 
 
 def _shape(schema: dict[str, Any], document: dict[str, Any]) -> Any:
@@ -61,10 +62,7 @@ def _shape(schema: dict[str, Any], document: dict[str, Any]) -> Any:
     if "$ref" in schema:
         return _shape(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]], document)
     if "anyOf" in schema:
-        values = [
-            _shape({**choice, "description": schema.get("description", "")}, document) for choice in schema["anyOf"]
-        ]
-        return values[0]
+        return _shape({**schema["anyOf"][0], "description": schema.get("description", "")}, document)
     if "properties" in schema:
         return {name: _shape(part, document) for name, part in schema["properties"].items()}
     if "items" in schema and not schema.get("description"):

@@ -17,7 +17,7 @@ from mien.service.gate import GUARDED, Gate
 from mien.service.keys import Keys
 from mien.service.limits import Limits, Refused
 from mien.service.metrics import Metrics
-from mien.service.schema import Health, Labels, Problem, Reading, Unreadable, Upload
+from mien.service.schema import EXAMPLE, Health, Labels, Problem, Reading, Unreadable, Upload
 from mien.service.worker import Job
 
 PAGE_POLICY = (
@@ -32,13 +32,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     415: {"model": Problem, "description": "unsupported_type: neither multipart/form-data nor application/json."},
     422: {
         "model": Unreadable,
-        "description": "unreadable: no picture could be read, for the reasons told; or bad_body, no_pictures, "
-        "too_many_pictures.",
+        "description": "unreadable: no picture could be read; too_long: not within the time for a request's pictures; "
+        "too_many_pixels; bad_body, no_pictures, too_many_pictures.",
     },
     429: {"model": Problem, "description": "queue_full, memory_full: try again after Retry-After seconds."},
     500: {"model": Problem, "description": "internal: the service made a mistake."},
     503: {"model": Problem, "description": "timeout, worker_died: try again after Retry-After seconds."},
 }
+
+_SHOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": EXAMPLE}}}}
 
 _UPLOAD = {
     "requestBody": {
@@ -67,13 +69,13 @@ def make_app(dispatcher: Dispatcher, *, limits: Limits, keys: Keys, labels: Labe
 
     async def answer(request: Request, aligned: bool) -> Response:
         deadline = time.monotonic() + limits.seconds
-        body, kind = await request.body(), request.headers.get("content-type", "")
-        pictures = await asyncio.to_thread(pictures_in, body, kind, limits.pictures)
+        kind = request.headers.get("content-type", "")
+        pictures = await asyncio.to_thread(pictures_in, request.state.body, kind, limits.pictures)
         answered = await dispatcher.submit(Job(pictures, aligned, deadline))
         metrics.count(answered)
         return Response(answered.body, answered.status, media_type="application/json")
 
-    @app.post("/v1/read", response_model=Reading, responses=REFUSALS, openapi_extra=_UPLOAD, tags=["pictures"])
+    @app.post("/v1/read", response_model=Reading, responses=_SHOWN | REFUSALS, openapi_extra=_UPLOAD, tags=["pictures"])
     async def read(request: Request) -> Response:
         """Find the faces in photographs and read their expressions. Every part with a file name is a picture."""
         return await answer(request, aligned=False)

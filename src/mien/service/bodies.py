@@ -2,12 +2,12 @@
 
 import base64
 import binascii
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import Field, File, FormParser, parse_options_header
 
 from mien.service.limits import Refused
 from mien.service.schema import Upload
@@ -26,7 +26,7 @@ def pictures_in(body: bytes, content_type: str, limit: int) -> Pictures:
         raise Refused(415, "unsupported_type", "send multipart/form-data or application/json")
     if not pictures:
         raise Refused(422, "no_pictures", "no picture in the request")
-    return [(_spell(name) or f"picture {number}", data) for number, (name, data) in enumerate(pictures, 1)]
+    return [(_writable(name) or f"picture {number}", data) for number, (name, data) in enumerate(pictures, 1)]
 
 
 def _multipart(body: bytes, boundary: bytes, limit: int) -> Pictures:
@@ -36,60 +36,31 @@ def _multipart(body: bytes, boundary: bytes, limit: int) -> Pictures:
     """
     if not boundary:
         raise Refused(422, "bad_body", "multipart without a boundary")
-    pictures: Pictures = []
-    parts, ended = 0, False
-    header, value, disposition = bytearray(), bytearray(), b""
-    data: bytearray | None = None
+    files: list[File] = []
+    others: list[Field] = []
+    ends: list[bool] = []
 
-    def begin() -> None:
-        nonlocal parts, disposition, data
-        parts += 1
-        if parts > 2 * limit + 16:
+    def keep(kept: list[Any], most: int, part: Any) -> None:
+        kept.append(part)
+        if len(kept) > most:
             raise _too_many(limit)
-        disposition, data = b"", None
 
-    def header_end() -> None:
-        nonlocal disposition
-        if header.lower() == b"content-disposition":
-            disposition = bytes(value)
-        header.clear()
-        value.clear()
-
-    def headers_finished() -> None:
-        nonlocal data
-        _, options = parse_options_header(disposition)
-        if b"filename" in options:
-            if len(pictures) == limit:
-                raise _too_many(limit)
-            data = bytearray()
-            pictures.append((options[b"filename"].decode(errors="replace"), data))  # type: ignore[arg-type]
-
-    def end() -> None:
-        nonlocal ended
-        ended = True
-
-    def part_data(chunk: bytes, start: int, end: int) -> None:
-        if data is not None:
-            data.extend(memoryview(chunk)[start:end])
-
-    callbacks: dict[str, Callable[..., Any]] = {
-        "on_part_begin": begin,
-        "on_header_field": lambda chunk, start, end: header.extend(chunk[start:end]),
-        "on_header_value": lambda chunk, start, end: value.extend(chunk[start:end]),
-        "on_header_end": header_end,
-        "on_headers_finished": headers_finished,
-        "on_part_data": part_data,
-        "on_end": end,
-    }
     try:
-        parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+        parser = FormParser(
+            "multipart/form-data",
+            partial(keep, others, limit + 16),
+            partial(keep, files, limit),
+            lambda: ends.append(True),
+            boundary,
+            config={"MAX_MEMORY_FILE_SIZE": len(body)},
+        )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
         raise Refused(422, "bad_body", "not the multipart/form-data that it is said to be") from error
-    if not ended:
+    if not ends:
         raise Refused(422, "bad_body", "the multipart body is cut short")
-    return [(name, bytes(data)) for name, data in pictures]
+    return [((file.file_name or b"").decode(errors="replace"), file.file_object.getvalue()) for file in files]
 
 
 def _json(body: bytes, limit: int) -> Pictures:
@@ -118,6 +89,6 @@ def _too_many(limit: int) -> Refused:
     return Refused(422, "too_many_pictures", f"more than {limit} pictures in a request")
 
 
-def _spell(name: str) -> str:
+def _writable(name: str) -> str:
     """A name that can be written anywhere."""
     return name[:255].encode(errors="replace").decode()

@@ -18,8 +18,8 @@ def protocol(limits: Limits) -> type[H11Protocol]:
     closed which has waited longest for the rest of a request. A request finds its connection in its scope's state, and
     reports to it; the time for its body is the gate's matter.
     """
-    every: set[Connection] = set()
-    waiting: dict[Connection, None] = {}  # for the rest of a request, the longest first
+    every: set[Any] = set()
+    waiting: dict[Any, None] = {}  # for the rest of a request, the longest first
 
     class Connection(H11Protocol):
         def __init__(self, *, app_state: dict[str, Any], **arguments: Any):

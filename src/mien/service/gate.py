@@ -48,11 +48,11 @@ class Gate:
             self._check(scope)
             if scope["path"] in READING and scope["method"] == "POST":
                 body = await self._body(scope, receive, held)
-                if body is not None:
-                    connection.received()
-                    await self._app(scope, _replay(body, receive), answer)
-            else:
-                await self._app(scope, receive, answer)
+                if body is None:
+                    return
+                connection.received()
+                scope["state"]["body"] = body
+            await self._app(scope, receive, answer)
         except Refused as refused:
             await refuse(refused, answer)
         finally:
@@ -108,15 +108,6 @@ async def refuse(refused: Refused, send: Any) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refused.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-def _replay(body: bytes, receive: Any) -> Any:
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-    async def again() -> dict:
-        return next(messages, None) or await receive()
-
-    return again
 
 
 def _too_large(limits: Limits) -> Refused:

@@ -1,6 +1,28 @@
-"""What comes in and goes out, as OpenAPI tells it."""
+"""What comes in and goes out, as OpenAPI describes it."""
+
+from typing import Any
 
 from pydantic import BaseModel, Field
+
+_FACE = {
+    "source": "hopper.jpg",
+    "face": 0,
+    "box": [175.25, 111.64, 175.43, 213.13],
+    "score": 0.9349,
+    "landmarks": [[226.34, 197.87], [307.01, 198.03], [269.58, 236.98], [227.98, 270.38], [303.24, 272.3]],
+    "expression": "neutral",
+    "probability": 0.904447,
+    "probabilities": {"neutral": 0.904447, "happiness": 0.002318, "sadness": 0.073503, "surprise": 8.2e-05}
+    | {"fear": 0.000131, "disgust": 0.004004, "anger": 0.002853, "contempt": 0.012661},
+}
+
+EXAMPLE: dict[str, Any] = {
+    "pictures": [
+        {"source": "hopper.jpg", "faces": [_FACE]},
+        {"source": "notes.txt", "error": {"code": "unreadable", "reason": "not a picture"}},
+    ]
+}
+"""An answer about examples/hopper.jpg, and about a file that is no picture."""
 
 
 class UploadedPicture(BaseModel):
@@ -13,7 +35,7 @@ class Upload(BaseModel):
 
 
 class Failure(BaseModel):
-    code: str = Field(description="For programs: one word that will stay.")
+    code: str = Field(description="For programs: a word that does not change.")
     reason: str = Field(description="For people: what was wrong.")
 
 
@@ -34,8 +56,8 @@ class FaceRow(BaseModel):
         description="x and y of the eye on the picture's left, that on its right, the nose, the mouth's corners."
     )
     expression: str = Field(description='The likeliest label, or "uncertain".')
-    probability: float = Field(description="The share of the likeliest label, 0 to 1.")
-    probabilities: dict[str, float] = Field(description="The share of each label.")
+    probability: float = Field(description="How probable the likeliest label is, 0 to 1.")
+    probabilities: dict[str, float] = Field(description="How probable each label is, 0 to 1.")
 
 
 class PictureAnswer(BaseModel):
@@ -53,7 +75,7 @@ class Reading(BaseModel):
 
 
 class Unreadable(BaseModel):
-    """No picture could be read (then `pictures` tells why, picture by picture), or the request is none."""
+    """No picture could be read (then `pictures` says why, one by one), or the request was not understood."""
 
     error: Failure
     pictures: list[PictureAnswer] | None = None

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,17 @@ class Resume(Checkpoint):
 class Still(Callback):
     """Batch norms stay as they are: they normalise by the statistics that they began with, and do not move them.
 
-    Those of a few faces are of these few alone.
+    Those of a few faces are of these few alone. parts: by name, what rests in all, dropout and the like as well.
     """
 
+    def __init__(self, parts: Sequence[str] | None = None):
+        self.parts = parts
+
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
+        if self.parts is not None:
+            for name in self.parts:
+                module.network.get_submodule(name).eval()
+            return
         for part in module.network.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):
                 part.eval()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mien.data import DataSet, Row
 from mien.errors import MienError
 from mien.faces import YuNet, crop
+from mien.training.cache import Cache
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +69,13 @@ class Crops(Dataset):
             face = crop(image, self.preprocess, landmarks)
         except ValueError:  # landmarks that cannot be a face
             face = crop(image, self.preprocess)
-        target = self.target(row)
+        return torch.from_numpy(np.ascontiguousarray(face)), *self.truth(i)
+
+    def truth(self, i: int) -> tuple[Any, ...]:
+        """All of an item but the face."""
+        row = self.rows[i]
         further = (self.further(row),) if self.further else ()
-        return torch.from_numpy(np.ascontiguousarray(face)), torch.from_numpy(target), row.label, *further
+        return torch.from_numpy(self.target(row)), row.label, *further
 
     def target(self, row: Row) -> np.ndarray:
         """(C,) float32, what is learned of a row."""
@@ -194,15 +199,19 @@ class Faces(LightningDataModule):
         self.balance, self.oversample, self.train_size = balance, oversample, train_size
         self.subset, self.num_workers = subset, num_workers
         self.train_split, self.validation_split = train_split, validation_split
+        self.cache: Cache | None = None  # where there is one, its features are given in place of faces
 
     def prepare_data(self) -> None:
-        """In one process alone: what the others then find in the cache."""
+        """In one process alone: what the others then find in the caches."""
         if self.aligned and self.landmarks_cache is not None:
             self._landmarks(self.data.rows(self.train_split))
+        if self.cache is not None:
+            self.cache.make(Crops(self.data.rows(self.train_split), self.preprocess), self.train_split)
+            self.cache.make(Crops(self._judged(), self.preprocess), self.validation_split, self.cache.views[:1])
 
     def setup(self, stage: str | None = None) -> None:
         rows = list(self.data.rows(self.train_split))
-        landmarks = self._landmarks(rows) if self.aligned else None
+        landmarks, keep = self._landmarks(rows) if self.aligned else None, None
         if self.subset is not None:
             keep = np.random.default_rng(0).permutation(len(rows))[: self.subset]
             rows = [rows[i] for i in keep]
@@ -212,8 +221,14 @@ class Faces(LightningDataModule):
             shown = shown | {"resize": [{"size": self.train_size, "interpolation": "auto"}]}
         further = self.data.targets if len(self.data.outputs) > 1 else None
         self.train_faces = Crops(rows, shown, landmarks, self.aligned, self.label_share, further)
-        judged = [row for row in self.data.rows(self.validation_split) if row.label >= 0]
-        self.validation_faces = Crops(judged, self.preprocess, label_share=self.label_share)
+        self.validation_faces = Crops(self._judged(), self.preprocess, label_share=self.label_share)
+        if self.cache is not None:
+            first = self.cache.views[:1]
+            self.train_faces = self.cache.open(self.train_faces, self.train_split, rows=keep)
+            self.validation_faces = self.cache.open(self.validation_faces, self.validation_split, first)
+
+    def _judged(self) -> list[Row]:
+        return [row for row in self.data.rows(self.validation_split) if row.label >= 0]
 
     def _landmarks(self, rows: Sequence[Row]) -> np.ndarray:
         """(n, 5, 2) float32 in pixels of each picture, not a number where the detector found no face."""

@@ -32,10 +32,11 @@ from mien.errors import MienError
 from mien.networks import Network
 from mien.outputs import EXPRESSION, Output
 from mien.training.augment import Augment, Augmentation
+from mien.training.cache import LIMIT, VIEWS, Cache
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.faces import Faces
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
-from mien.training.start import freeze, seed_of_start, start_from
+from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
 
@@ -79,6 +80,17 @@ def parser() -> ArgumentParser:
         help="outputs that the data has beside the expression and the network learns: {NAME: weight of its loss}",
     )
     parser.add_argument(
+        "--rest", type=list[str], default=[], help="parts that stay as they are, statistics of batch norm included"
+    )
+    parser.add_argument(
+        "--cache", type=bool, default=False, help="keep what resting trunks say of every face, and learn from that"
+    )
+    parser.add_argument("--cache_folder", type=str, default="runs/cache", help="where (default: runs/cache)")
+    parser.add_argument(
+        "--cache_views", type=list[str], default=list(VIEWS), help="of training faces: as is, mirrored, or both"
+    )
+    parser.add_argument("--cache_limit", type=float, default=LIMIT, help="gigabytes that it may take")
+    parser.add_argument(
         "--teachers", type=list[str], default=[], help="models whose answers are a share of every target: --task.teach"
     )
     parser.add_argument("--trust", action="store_true", help="build teachers of classes of yours, too")
@@ -108,7 +120,7 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
-    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "heads", "seed"}
+    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "heads", "cache", "seed"}
     parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
@@ -151,6 +163,7 @@ def _train(arguments: Sequence[str]) -> Path:
     _check_splits(data, made.faces)
     start_from(network, config.init, data.labels, plain(config.model))
     freeze(network, config.freeze)
+    rest(network, config.rest)
     torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
     heads = add_heads(network, data, config.heads)
@@ -173,7 +186,13 @@ def _train(arguments: Sequence[str]) -> Path:
     }
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
-    parts = {"augment": made.augment, "teachers": teachers, "heads": heads, "seed": config.seed}
+    if config.cache:
+        _check_cached(network, made)
+        views = tuple(config.cache_views)
+        faces.cache = Cache(
+            config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
+        )
+    parts = {"augment": made.augment, "teachers": teachers, "heads": heads, "cache": faces.cache, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     _check(task, made.trainer, faces)
@@ -193,6 +212,7 @@ def _train(arguments: Sequence[str]) -> Path:
     keep = Keep(folder, header, config.monitor, config.keep_all, config.patience)
     points = Resume(last, config.every, facts)
     callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
+    callbacks += [Still(config.rest)] if config.rest else []
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
@@ -274,6 +294,24 @@ def _check_splits(data: DataSet, faces: Namespace) -> None:
             if len(data.splits) == 1:
                 hint = "mien finetune holds some of it out, and so does mien.data.HeldOut in a recipe"
             raise MienError(f"{error}: {hint}") from error
+
+
+def _check_cached(network: Network, made: Namespace) -> None:
+    """What changes faces would have no part in a run that never looks at one."""
+    moving = [
+        part for part in network.front_parts if any(p.requires_grad for p in network.get_submodule(part).parameters())
+    ]
+    if moving:
+        raise MienError(f"--cache: {' and '.join(moving)} would be trained: --rest {' '.join(network.front_parts)}")
+    refused = {
+        "--augment null": made.augment is not None,
+        "--faces.aligned 0": made.faces.aligned > 0,
+        "no --faces.train_size": made.faces.train_size is not None,
+        "no --task.cutmix": made.task.cutmix > 0,
+        "no --task.flip_consistency": made.task.flip_consistency > 0,
+    }
+    if wanted := [option for option, asked in refused.items() if asked]:
+        raise MienError(f"--cache: faces are kept as they are, and mirrored: it needs {', '.join(wanted)}")
 
 
 def _check(task: Task, trainer: Namespace, faces: Faces) -> None:

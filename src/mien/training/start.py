@@ -108,3 +108,15 @@ def freeze(network: nn.Module, prefixes: Sequence[str]) -> None:
             raise MienError(f"--freeze: no parameter's name begins with {prefix!r}")
         for p in found:
             p.requires_grad_(False)
+
+
+def rest(network: nn.Module, parts: Sequence[str]) -> None:
+    """Take whole parts out of training: in eval mode, where `mien.training.callbacks.Still` keeps them.
+
+    Raises MienError where there is no such part.
+    """
+    for part in parts:
+        try:
+            network.get_submodule(part).eval().requires_grad_(False)
+        except AttributeError as error:
+            raise MienError(f"--rest: the network has no part {part!r}") from error

@@ -21,6 +21,7 @@ from mien.networks.deploy import to_float
 from mien.nn import BatchTransformer
 from mien.outputs import Output
 from mien.training.augment import Augmentation, cut_mix, mix_up
+from mien.training.cache import Cache
 from mien.training.sam import SAM
 from mien.training.teachers import Teachers
 
@@ -77,6 +78,7 @@ class Task(LightningModule):
     heads: outputs that the network has heads for beside its own; each adds its `mien.losses.output_loss`, times its
         weight. binary_weights: "balanced" has the ones of a binary output weigh as much as its zeros.
     teachers, teach: the share `teach` of every target is what the teachers answer to the very image that is learned.
+    cache: where there is one, batches are its features, and networks and teachers are not asked about faces.
     seed: with the number of the batch it decides all that is drawn, so that a resumed run draws what it would have.
     """
 
@@ -105,10 +107,11 @@ class Task(LightningModule):
         binary_weights: Literal["none", "balanced"] = "none",
         teachers: Teachers | None = None,
         teach: float = 0.5,
+        cache: Cache | None = None,
         seed: int = 0,
     ):
         super().__init__()
-        self.preprocess, self.seed = preprocess, seed
+        self.preprocess, self.cache, self.seed = preprocess, cache, seed
         self.network, self.normalize, self.augment = network, Normalize(preprocess), augment
         self.make_optimizer, self.schedule, self.warmup, self.gamma = optimizer, schedule, warmup, gamma
         self.lr_scale, self.decay_bias, self.label_smoothing = lr_scale or {}, decay_bias, label_smoothing
@@ -142,16 +145,23 @@ class Task(LightningModule):
         self.validation_loss = MeanMetric()
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], dataloader_idx: int) -> tuple[Tensor, ...]:
-        """Faces uint8 (B, 112, 112, 3) become what the network reads.
+        """Faces uint8 (B, 112, 112, 3), or cached features (B, width), become what the network reads.
 
         In training they are augmented, and mixed: once, however often SAM looks at them.
         """
         faces, target, *others = batch
-        images = to_float(faces)
-        if not self.training:
-            return self.normalize(images).contiguous(memory_format=torch.channels_last), target, *others
+        if self.cache is None:
+            images = to_float(faces)
+            if not self.training:
+                return self.normalize(images).contiguous(memory_format=torch.channels_last), target, *others
+        elif not self.training:
+            return self.cache.cut(faces)[0], target, *others
         number = (self.seed, self.trainer.fit_loop.total_batch_idx + 1, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(number).generate_state(1)[0]))
+        if self.cache is not None:
+            features, target = mix_up(faces.float(), target, self.mixup) if self.mixup else (faces, target)
+            images, probs = self.cache.cut(features)
+            return images, target if probs is None else target.lerp(probs.to(target), self.teach), *others
         if self.augment is None:
             images = self.normalize(images)
         else:
@@ -175,7 +185,7 @@ class Task(LightningModule):
 
     def on_train_batch_start(self, batch: tuple[Tensor, ...], index: int) -> None:
         self.network.begin_step(self.trainer.global_step / self.trainer.estimated_stepping_batches)
-        if self.teachers is not None:
+        if self.teachers is not None and self.cache is None:
             images, target, *_ = batch
             with self.trainer.precision_plugin.train_step_context():
                 probs = self.teachers(images)

@@ -1,5 +1,6 @@
 """Finished networks that teach another."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,9 +30,10 @@ class Teachers:
     def __init__(
         self, models: Sequence[str], labels: Sequence[str], preprocess: Mapping[str, Any], trust: bool = False
     ):
-        self.networks = []
+        self.networks, digest = [], hashlib.blake2b(digest_size=16)
         for model in models:
             path = find_checkpoint(model)
+            digest.update(path.read_bytes())
             header = read_header(path)
             if list(labels_of(header)) != list(labels):
                 raise MienError(f"--teachers: {model} names {', '.join(labels_of(header))}, not {', '.join(labels)}")
@@ -40,8 +42,9 @@ class Teachers:
                     raise MienError(f"--teachers: {model} is shown faces with another {key}")
             network = load_network(path, trust=trust).eval().requires_grad_(False).to(memory_format=torch.channels_last)
             self.networks.append((network, outputs_of(header)[0].temperature))
+        self.digest = digest.hexdigest()  # of their files
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        told = [(n.to(images.device)(images).float() / temperature).softmax(1) for n, temperature in self.networks]
-        return torch.stack(told).mean(0)
+        probs = [(n.to(images.device)(images).float() / temperature).softmax(1) for n, temperature in self.networks]
+        return torch.stack(probs).mean(0)

@@ -14,6 +14,7 @@ import numpy as np
 
 from mien.errors import ReadError
 from mien.faces import Detection, Detector, Face, YuNet
+from mien.faces.face import as_box
 from mien.reader import Reader
 from mien.video.source import Every, Picture, Video
 from mien.video.track import Track, Tracker, overlaps
@@ -230,13 +231,13 @@ def look_near(detector: Detector, image: np.ndarray, box: np.ndarray, around: fl
     # always of one size, since OpenVINO prepares itself, and keeps memory, for each
     part = cv2.copyMakeBorder(part, 0, _LOOK - int(size[1]), 0, _LOOK - int(size[0]), cv2.BORDER_CONSTANT)
     if isinstance(detector, YuNet):
-        seen = [Detection(tuple(row[:4]), float(row[14]), row[4:14].reshape(5, 2)) for row in detector.look(part)]
+        seen = [Detection(as_box(row[:4]), float(row[14]), row[4:14].reshape(5, 2)) for row in detector.look(part)]
     else:
         seen = list(detector(part))
     ratio = (high - low) / size
     return [
         Detection(
-            tuple(map(float, [*(low + face.box[:2] * ratio), *(face.box[2:] * ratio)])),
+            as_box([*(low + face.box[:2] * ratio), *(face.box[2:] * ratio)]),
             face.score,
             (low + face.landmarks * ratio).astype(np.float32),
         )

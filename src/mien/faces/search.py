@@ -1,0 +1,137 @@
+"""Search a picture for faces: the one place where a detector is asked again, of a framed or a turned picture."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from mien.faces.detect import SEARCHES, Detection, Detector
+from mien.faces.tiles import shrink
+
+_FRAMED = 320  # pixels of the longer side of a picture that is framed
+_TURNED = 640  # pixels of the longer side of a picture that is turned
+_SURER = 0.02  # how much higher the best score has to be in a turned picture
+
+Find = Callable[[np.ndarray], Sequence[Detection]]
+
+
+class Detections(list[Detection]):
+    """The faces that were found in a picture, the largest first, in pixels of the picture as it was given.
+
+    note: what was not searched for, in a sentence; None where nothing was left out.
+    rotation: degrees clockwise, 0, 90, 180 or 270, by which the picture is turned to bring the faces upright.
+    """
+
+    def __init__(self, detections: Iterable[Detection] = (), *, note: str | None = None, rotation: int = 0):
+        super().__init__(detections)
+        self.note, self.rotation = note, rotation
+
+
+def find_faces(
+    detector: Detector, image: np.ndarray, min_face: float = 20, *, search: str = "auto", turn: bool = True
+) -> Detections:
+    """The faces in an image (H, W, 3) uint8 RGB, whatever the detector, the largest first.
+
+    min_face: the least of a face's shorter side, in pixels of this very image, 20 by default.
+    search: how thoroughly small faces are searched for, "auto" by default: see `YuNet.reach`.
+    turn: whether a picture in which no face is surely upright is tried on its sides and upside down; True by default.
+
+    Where the detector sees no face at all, it is shown the picture framed (`find_framed`). Where the best score is then
+    not above `detector.sure` (0.92 of YuNet; of a detector that does not say, where nothing was found), the picture is
+    also turned by 90, 180 and 270 degrees, brought to 640 pixels, and the turn with the best score is kept if it is
+    higher by 0.02. Last, what is not surely a face is confirmed, if the detector can do that.
+
+    YuNet looks at most four times at a picture without faces, for each turn and beside its tiles.
+
+    Raises ValueError for another `search`.
+    """
+    if search not in SEARCHES:
+        raise ValueError(f"search is one of {', '.join(SEARCHES)}, not {search!r}")
+    found, rotation, upright = _look(detector, image, search), 0, image
+    best = _best(found)
+    if turn and best <= getattr(detector, "sure", 0.0):
+        height, width = image.shape[:2]
+        scale = min(1.0, _TURNED / max(height, width))
+        small = shrink(image, max(1, round(width * scale)), max(1, round(height * scale)))
+        turns = (90, 180, 270)
+        scores = [_best(_look(detector, turn_image(small, degrees), "fast")) for degrees in turns]
+        if max(scores) > (best + _SURER if best else 0):
+            rotation = turns[int(np.argmax(scores))]
+            upright = turn_image(image, rotation)
+            found = _look(detector, upright, search)
+    kept = [turn_face(face, upright.shape, -rotation) for face in found if min(face.box[2:]) >= min_face]
+    return Detections(kept, note=_note(detector, image, min_face, search), rotation=rotation)
+
+
+def _look(detector: Detector, image: np.ndarray, search: str) -> list[Detection]:
+    """The faces in the picture as it is, or where there are none, those in the picture framed."""
+    find = getattr(detector, "find", None)
+    confirm = getattr(detector, "confirm", None)
+
+    def look(image: np.ndarray, search: str) -> list[Detection]:
+        faces = detector(image) if find is None else find(image, search)
+        return [face for face in faces if confirm is None or confirm(image, face)]
+
+    return look(image, search) or find_framed(lambda framed: look(framed, "fast"), image)
+
+
+def _best(faces: Sequence[Detection]) -> float:
+    return max((face.score for face in faces), default=0.0)
+
+
+def _note(detector: Detector, image: np.ndarray, min_face: float, search: str) -> str | None:
+    reach = getattr(detector, "reach", None)
+    least = 0.0 if reach is None else reach(image.shape, search)
+    return f"faces under {least:.0f} px were not searched for" if round(least) > max(min_face, 1) else None
+
+
+def find_framed(find: Find, image: np.ndarray) -> list[Detection]:
+    """What is found in an image (H, W, 3) uint8 whose longer side is brought to 320 pixels, in a black border.
+
+    The border is half as wide and high as the picture, on either side. Detectors learnt from whole photographs, and a
+    crop that is all face may be found only so: of FER2013's 48×48, 98 in 100 instead of 79.
+    """
+    height, width = image.shape[:2]
+    scale = _FRAMED / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = size[0] // 2, size[1] // 2
+    fitted = shrink(image, *size) if scale < 1 else cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    framed = cv2.copyMakeBorder(fitted, top, top, left, left, cv2.BORDER_CONSTANT)
+    return [moved(face, (-left, -top), (width / size[0], height / size[1])) for face in find(framed)]
+
+
+def moved(face: Detection, by: Sequence[float], scale: Sequence[float] = (1, 1)) -> Detection:
+    """The detection moved by x and y pixels, and then scaled along x and y."""
+    offset, factor = np.array(by, float), np.array(scale, float)
+    corner, size = (np.array(face.box[:2]) + offset) * factor, np.array(face.box[2:]) * factor
+    landmarks = ((face.landmarks + offset) * factor).astype(np.float32)
+    return Detection((*map(float, corner), *map(float, size)), face.score, landmarks)
+
+
+def turn_image(image: np.ndarray, degrees: int) -> np.ndarray:
+    """image (H, W, 3), turned clockwise by 0, 90, 180 or 270 degrees; itself where it is not turned."""
+    return np.ascontiguousarray(np.rot90(image, -degrees // 90)) if degrees else image
+
+
+def turn_face(face: Detection, shape: Sequence[int], degrees: int) -> Detection:
+    """Where a face of a picture of this shape (H, W, …) lies once that is turned clockwise by 0, 90, 180 or 270 degrees."""
+    x, y, w, h = face.box
+    landmarks, height, width = face.landmarks, *shape[:2]
+    for _ in range(degrees // 90 % 4):
+        x, y, w, h = height - y - h, x, h, w
+        landmarks = np.stack([height - landmarks[:, 1], landmarks[:, 0]], axis=1)
+        height, width = width, height
+    return Detection((x, y, w, h), face.score, landmarks)
+
+
+def detect_or_retry(detector: Detector, image: np.ndarray, min_face: float = 20) -> Detections:
+    """The old name of `find_faces`, without turns."""
+    warnings.warn("detect_or_retry is now find_faces", DeprecationWarning, stacklevel=2)
+    return find_faces(detector, image, min_face, turn=False)
+
+
+def look_again(detector: Detector, image: np.ndarray) -> list[Detection]:
+    """The old name of `find_framed`."""
+    warnings.warn("look_again is now find_framed", DeprecationWarning, stacklevel=2)
+    return find_framed(detector, image)
