@@ -117,10 +117,10 @@ class Parquet(DataSet):
         except MienError as error:
             raise MienError(f"{self.path}: {error}") from error
         self.labels, self.notes = self._matched.labels, self._matched.notes
-        number = {name: self.labels.index(label) for name, label in self._matched.label_of.items() if label}
+        index_of = {name: self.labels.index(label) for name, label in self._matched.label_of.items() if label}
         # the class of each column of votes, -1 for those rejected; and of one that is not among the labels, likewise
-        self._class_of = np.array([number.get(name, -1) for name in self._votes], int)
-        self._number = number
+        self._class_of = np.array([index_of.get(name, -1) for name in self._votes], int)
+        self._index_of = index_of
 
     def __str__(self) -> str:
         return self.path
@@ -175,8 +175,8 @@ class Parquet(DataSet):
             return value, target
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, str) and value in self._number:
-            label = self._number[value]
+        if isinstance(value, str) and value in self._index_of:
+            label = self._index_of[value]
         elif isinstance(value, int) and self.first is not None and 0 <= value - self.first < len(self.labels):
             label = value - self.first
         else:
