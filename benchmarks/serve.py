@@ -1,12 +1,14 @@
 """The service under load, with batches and without, and under requests that mean it no good.
 
-    python benchmarks/serve.py [--clients 32] [--seconds 60] [--slice 5]
+    python benchmarks/serve.py [--clients 32] [--seconds 60] [--slice 5] [--against SRC]
     python benchmarks/serve.py --fuzz 10000 [--seed 0]
 
-The first starts two servers, one as it comes and one that reads a request at a time, and lets the clients ask either
-for `--seconds`, in turn, a slice each, so that a slow moment of the machine meets both. Every client has one connection
-and asks again once it is answered. Printed are requests a second, the median and the 99th percentile of the time to an
-answer, and the processor time of all the server's processes a request; then how many answers were none.
+The first starts two servers, one with the default options and one that reads a request at a time. With `--against` the
+second is another version of mien with the default options, from the folder `src` of its repository. The clients send
+requests to either for `--seconds`, in turn, a slice each, so that a slow moment of the machine meets both. Every client
+has one connection and sends the next request once it has an answer. Printed are requests a second, the median and the
+99th percentile of the time to an answer, the processor time of all the server's processes a request, and how much of it
+was not the workers'; then the answers that were none.
 
 The second sends requests of random bytes and spoilt pictures, and ends with 1 if the server did not outlive them, lost
 a worker, made a mistake (status 500), or reads a photograph otherwise than before.
@@ -46,10 +48,11 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(*options: str) -> Iterator[Server]:
-    """`mien serve` at a free port."""
+def running(*options: str, source: Path | None = None) -> Iterator[Server]:
+    """`mien serve` at a free port, of the version in a folder."""
     command = [sys.executable, "-m", "mien", "serve", "--port", "0", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "PYTHONPATH": str(source)} if source else None
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
         line = process.stdout.readline()
         if not line:
@@ -122,20 +125,22 @@ async def load(server: Server, clients: int, seconds: float, raw: bytes) -> tupl
     return times, errors
 
 
-def processor_seconds(pid: int) -> float:
-    """Of a process and all below it."""
+def processor_seconds(pid: int) -> list[float]:
+    """Of a process, and of each below it."""
     ticks = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return ticks / os.sysconf("SC_CLK_TCK") + sum(processor_seconds(int(child)) for child in children)
+    below = (seconds for child in children for seconds in processor_seconds(int(child)))
+    return [ticks / os.sysconf("SC_CLK_TCK"), *below]
 
 
-def compare(clients: int, seconds: float, part: float) -> int:
+def compare(clients: int, seconds: float, part: float, against: Path | None) -> int:
     raw = request("/v1/read", *multipart(PHOTO.read_bytes()))
-    with running() as batched, running("--batch-size", "1") as single:
-        servers = {"batched": batched, "unbatched": single}
+    other = running(source=against) if against else running("--batch-size", "1")
+    with running() as batched, other as second:
+        servers = {"batched": batched, "other" if against else "unbatched": second}
         times = {name: [] for name in servers}
         errors = {name: Counter() for name in servers}
-        clock, processor = Counter(), Counter()
+        clock, processor, beside = Counter(), Counter(), Counter()
         for server in servers.values():
             asyncio.run(load(server, clients, 1, raw))  # warm
         for _ in range(max(1, round(seconds / part))):
@@ -145,8 +150,11 @@ def compare(clients: int, seconds: float, part: float) -> int:
                 times[name] += more
                 errors[name] += wrong
                 clock[name] += time.monotonic() - begin
-                processor[name] += processor_seconds(server.pid) - used
-        print(f"{'':10} {'requests':>9} {'errors':>7} {'a second':>9} {'p50 ms':>8} {'p99 ms':>8} {'CPU ms each':>12}")
+                spent = [now - then for now, then in zip(processor_seconds(server.pid), used, strict=True)]
+                processor[name] += sum(spent)
+                beside[name] += sum(spent) - max(spent)
+        head = ("", "requests", "errors", "a second", "p50 ms", "p99 ms", "CPU ms each", "beside reading")
+        print("{:10} {:>9} {:>7} {:>9} {:>8} {:>8} {:>12} {:>15}".format(*head))
         for name, took in times.items():
             wrong = errors[name].total()
             if len(took) < 2:
@@ -155,7 +163,7 @@ def compare(clients: int, seconds: float, part: float) -> int:
             p99 = statistics.quantiles(took, n=100)[98]
             print(
                 f"{name:10} {len(took):9} {wrong:7} {len(took) / clock[name]:9.1f} {statistics.median(took) * 1e3:8.0f}"
-                f" {p99 * 1e3:8.0f} {processor[name] / len(took) * 1e3:12.1f}"
+                f" {p99 * 1e3:8.0f} {processor[name] / len(took) * 1e3:12.1f} {beside[name] / len(took) * 1e3:15.1f}"
             )
         for name, wrong in errors.items():
             if wrong:
@@ -251,7 +259,7 @@ def bad_requests(count: int, seed: int = 0) -> Iterator[tuple[bytes, bool]]:
 
 async def fuzz(server: Server, count: int, seed: int = 0, at_once: int = 8) -> Counter:
     """Send them all; what came back, by status."""
-    told = Counter()
+    statuses = Counter()
     todo = bad_requests(count, seed)
 
     async def client() -> None:
@@ -260,10 +268,10 @@ async def fuzz(server: Server, count: int, seed: int = 0, at_once: int = 8) -> C
                 status, _ = await ask(server, raw, 60 if whole else 0.3)
             except (OSError, EOFError, TimeoutError, ValueError) as error:
                 status = type(error).__name__ if whole else "no HTTP"
-            told[status] += 1
+            statuses[status] += 1
 
     await asyncio.gather(*(client() for _ in range(at_once)))
-    return told
+    return statuses
 
 
 def endure(count: int, seed: int) -> int:
@@ -272,15 +280,15 @@ def endure(count: int, seed: int) -> int:
     with running() as server:
         before = asyncio.run(ask(server, photo))
         begin = time.monotonic()
-        told = asyncio.run(fuzz(server, count, seed))
+        statuses = asyncio.run(fuzz(server, count, seed))
         seconds = time.monotonic() - begin
         after = asyncio.run(ask(server, photo))
         restarts = b"mien_worker_restarts 0.0" not in asyncio.run(ask(server, metrics))[1]
         rss = Path(f"/proc/{server.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
-    print(f"{count:,} requests in {seconds:.0f} s: {dict(sorted(told.items(), key=str))}")
+    print(f"{count:,} requests in {seconds:.0f} s: {dict(sorted(statuses.items(), key=str))}")
     print(f"front: {int(rss) // 1024} MB; a worker died: {restarts}; reads as before: {before == after}")
     fine = {200, 400, 404, 405, 408, 413, 415, 422, 429, "no HTTP"}
-    return 0 if set(told) <= fine and before[0] == 200 and before == after and not restarts else 1
+    return 0 if set(statuses) <= fine and before[0] == 200 and before == after and not restarts else 1
 
 
 if __name__ == "__main__":
@@ -288,7 +296,10 @@ if __name__ == "__main__":
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60, help="for each server")
     parser.add_argument("--slice", type=float, default=5, help="seconds at a time")
+    parser.add_argument("--against", type=Path, metavar="SRC", help="compare with the mien in this folder")
     parser.add_argument("--fuzz", type=int, metavar="N", help="send N bad requests instead")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    sys.exit(endure(args.fuzz, args.seed) if args.fuzz else compare(args.clients, args.seconds, args.slice))
+    sys.exit(
+        endure(args.fuzz, args.seed) if args.fuzz else compare(args.clients, args.seconds, args.slice, args.against)
+    )

@@ -160,7 +160,7 @@ def test_arrays():
 @pytest.mark.parametrize(
     "array",
     [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((4, 4, 5), np.uint8), np.zeros(4, np.uint8),
-     np.zeros((1, 4, 4, 3), np.uint8), np.zeros((3, 4, 4), np.uint8), np.zeros((4, 4), np.int64)],
+     np.zeros((1, 4, 4, 3), np.uint8), np.zeros((3, 4, 8), np.uint8), np.zeros((4, 4), np.int64)],
 )  # fmt: skip
 def test_arrays_that_are_no_picture(array):
     with pytest.raises(ReadError, match="^array: needs uint8 of"):
@@ -597,4 +597,5 @@ def test_the_one_way_from_a_picture_to_a_crop(hopper, yunet):
 
 
 def test_what_opens_is_known_by_its_ending():
-    assert {Image.registered_extensions()[suffix] for suffix in picture.SUFFIXES} <= {*picture.FORMATS}
+    kinds = {Image.registered_extensions()[suffix] for suffix in picture.SUFFIXES}
+    assert kinds <= {*picture.FORMATS, "MPO"}  # which the plug-in of JPEG opens

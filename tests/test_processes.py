@@ -81,9 +81,11 @@ def test_a_fork_of_a_fork(reader):
 def test_many_pictures_and_threads_in_a_fork(reader):
     sources = [ASTRONAUT, EXAMPLES / "hopper.jpg"] * 4
     wanted = [[face.probabilities for face in faces] for faces in reader.read_many(sources, batch_size=4)]
-    assert in_a_fork(lambda: [[f.probabilities for f in faces] for faces in reader.read_many(sources, batch_size=4)]) == (
-        wanted
-    )
+
+    def work():
+        return [[face.probabilities for face in faces] for faces in reader.read_many(sources, batch_size=4)]
+
+    assert in_a_fork(work) == wanted
 
 
 def test_a_fork_while_other_threads_read(reader):

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -11,8 +11,11 @@ import numpy as np
 
 from mien.classifier import Classifier
 from mien.errors import MienError, ReadError
-from mien.faces import Detection, Detector, Face, Source, YuNet, detect_or_retry, open_picture
+from mien.faces import SEARCHES, Detection, Detections, Detector, Face, Faces, Source, YuNet, find_faces, open_picture
+from mien.faces.face import as_box
 from mien.faces.picture import MAX_PIXELS
+from mien.faces.search import upright
+from mien.faces.sources import Taken, take
 from mien.labels import UNCERTAIN
 
 
@@ -23,11 +26,18 @@ class Reader:
     for face in reader("photograph.jpg"):
         print(face.box, face.expression, face.probability)
 
-    May be shared by threads. detector: any `mien.faces.Detector`, YuNet if none is given. min_face: the least shorter
-    side of a face, in pixels. With `aligned`, nothing is detected: every picture is taken as one face, cut out already.
-    abstain: where no label is as probable as this, the expression is "uncertain"; with True it is the share that the
-    model was calibrated to (`mien calibrate`), and a model that was not raises MienError. A picture of more pixels than
-    max_pixels, or of more faces than max_faces, cannot be read.
+    May be shared by threads, carried over a fork, and pickled.
+
+    classifier: reads the faces.
+    detector: any `mien.faces.Detector`; YuNet if none is given.
+    min_face: the least shorter side of a face, in pixels of the picture, 20 by default.
+    search: how thoroughly small faces are searched for in large pictures, "fast", "auto" (default) or "full": see
+        `mien.faces.YuNet.reach`. Where a picture was not searched down to `min_face`, `Faces.note` says so.
+    aligned: nothing is detected: every picture is taken as one face, cut out already.
+    abstain: the probability, 0 to 1, below which the expression is "uncertain"; True is the one that the model was
+        calibrated to (`mien calibrate`), and a model that was not raises MienError. Without it (the default) answers
+        below the model's own are only marked, as `Face.doubtful`.
+    max_pixels: a picture of more cannot be read. max_faces: nor can one of more faces, however many by default.
     """
 
     def __init__(
@@ -36,18 +46,22 @@ class Reader:
         detector: Detector | None = None,
         *,
         min_face: float = 20,
+        search: str = "auto",
         aligned: bool = False,
         abstain: bool | float = False,
         max_pixels: int = MAX_PIXELS,
         max_faces: int | None = None,
     ):
-        self.classifier, self.min_face = classifier, min_face
+        if search not in SEARCHES:
+            raise ValueError(f"search is one of {', '.join(SEARCHES)}, not {search!r}")
+        self.classifier, self.min_face, self.search = classifier, min_face, search
         self.max_pixels, self.max_faces = max_pixels, max_faces
         if abstain is True and "uncertain" not in classifier.header:
             raise MienError(f"{classifier.path or 'the model'}: does not say when to abstain: run mien calibrate")
         self.abstain = classifier.header["uncertain"] if abstain is True else float(abstain)
         if not 0 <= self.abstain <= 1:
             raise ValueError(f"abstain is a probability from 0 to 1, not {abstain}")
+        self.doubt = self.abstain or float(classifier.header.get("uncertain", 0.0))
         self.detector = None if aligned else detector or YuNet(min_face=min_face)
 
     @classmethod
@@ -59,6 +73,7 @@ class Reader:
         aligned: bool = False,
         threshold: float = 0.6,
         min_face: float = 20,
+        search: str = "auto",
         device: str = "auto",
         precision: str = "auto",
         trust: bool = False,
@@ -70,7 +85,7 @@ class Reader:
 
         model, device, precision, trust: as for `Classifier.from_pretrained`, and its errors.
         threshold: the least score of a face, 0 to 1 (default 0.6), where the detector is YuNet.
-        detector, aligned, min_face, abstain, max_pixels, max_faces: as for `Reader`.
+        detector, aligned, min_face, search, abstain, max_pixels, max_faces: as for `Reader`.
         """
         with ThreadPoolExecutor(1) as pool:  # side by side, since opening either takes long
             opening = None
@@ -78,29 +93,44 @@ class Reader:
                 opening = pool.submit(YuNet, threshold=threshold, min_face=min_face)
             classifier = Classifier.from_pretrained(model, device=device, precision=precision, trust=trust)
             detector = opening.result() if opening else detector
-        limits = {"max_pixels": max_pixels, "max_faces": max_faces}
-        return cls(classifier, detector, min_face=min_face, aligned=aligned, abstain=abstain, **limits)
+        options = {"search": search, "aligned": aligned, "abstain": abstain}
+        return cls(classifier, detector, min_face=min_face, max_pixels=max_pixels, max_faces=max_faces, **options)
 
-    def __call__(self, source: Source) -> list[Face]:
-        """The faces of one picture: a path, a Pillow picture, or a uint8 array, (H, W, 3) RGB or (H, W) grey.
+    def __call__(self, source: Source) -> Faces:
+        """The faces of one picture, a list that is empty where there is none, and that draws itself: see `Faces`.
 
-        No face is an empty list. Raises ReadError for what is no picture.
+        source: a path, a file's bytes, anything with `read`, a Pillow picture, an array, "-" for stdin, an address that
+            begins with file://, http:// or https://, or a path into a zip: see `mien.faces.open_picture`.
+
+        A picture on its side or upside down is read as it should stand: `Faces.rotation` says how it is to be turned;
+        boxes and landmarks are in pixels of the picture as it was given.
+
+        Raises ReadError for what is no picture.
         """
-        found = self._find(source)
+        found = self._find(source, keep=True)
         if found.error:
             raise found.error
-        return self._faces(found.places, self.classifier.run(np.stack(found.crops))) if found.crops else []
+        return self._faces(found, self.classifier.run(np.stack(found.crops)) if found.crops else [])
 
     def read_many(
-        self, sources: Iterable[Source], *, batch_size: int = 32, workers: int | Executor | None = None
-    ) -> Iterator[list[Face] | ReadError]:
+        self,
+        sources: Iterable[Source],
+        *,
+        batch_size: int = 32,
+        workers: int | Executor | None = None,
+        keep: bool = False,
+    ) -> Iterator[Faces | ReadError]:
         """For each source, in order: its faces, or the ReadError that reading it alone would have raised.
 
         for path, faces in zip(paths, reader.read_many(paths)): ...
 
-        `workers` threads (by default one a processor, four at most; or those of an executor that is there already) open
-        pictures and find faces; the network reads `batch_size` faces at a time, out of as many pictures as it takes. A
-        picture is let go of once its faces are cut out, so that memory does not grow with the number of pictures.
+        sources: of each the same as reading it alone takes; folders and zips are listed by `mien.faces.find_pictures`.
+        batch_size: how many faces the network reads at a time, out of as many pictures as it takes.
+        workers: threads that open pictures and find faces, by default one a processor, four at most; or those of an
+            executor that is there already.
+        keep: let faces keep what they were read from, to be drawn; a path is always kept.
+
+        A picture is let go of once its faces are cut out, so that memory does not grow with the number of pictures.
         """
         if batch_size < 1:
             raise ValueError(f"a batch holds at least one face, not {batch_size}")
@@ -116,7 +146,7 @@ class Reader:
         try:
             while True:
                 more = islice(sources, 2 * workers - len(opening))
-                opening.extend(pool.submit(self._find, source) for source in more)
+                opening.extend(pool.submit(self._find, source, keep) for source in more)
                 if opening:
                     found.append(opening.popleft().result())
                     crops += found[-1].crops
@@ -124,10 +154,10 @@ class Reader:
                 while len(crops) >= batch_size or (crops and hurry):
                     probs += list(self.classifier.run(np.stack(crops[:batch_size])))
                     del crops[:batch_size]
-                while found and len(found[0].places) <= len(probs):
+                while found and len(found[0].detections) <= len(probs):
                     first = found.popleft()
-                    count = len(first.places)
-                    yield first.error or self._faces(first.places, probs[:count])
+                    count = len(first.detections)
+                    yield first.error or self._faces(first, probs[:count])
                     del probs[:count]
                 if not opening and not found:
                     return
@@ -138,35 +168,53 @@ class Reader:
             else:
                 pool.shutdown(cancel_futures=True)
 
-    def _find(self, source: Source) -> "_Found":
+    def _find(self, source: Source, keep: bool = False) -> "_Found":
         try:
-            image = open_picture(source, max_pixels=self.max_pixels)
+            name, taken = take(source)
+            image = open_picture(taken, max_pixels=self.max_pixels, name=name)
         except ReadError as error:
-            return _Found([], [], error)
+            return _Found(Detections(), [], error)
+        kept = os.path.abspath(taken) if isinstance(taken, str) else taken if keep else None
         if self.detector is None:
-            return _Found([None], [self.classifier.crop(image)])
-        places = detect_or_retry(self.detector, image, self.min_face)
-        if self.max_faces is not None and len(places) > self.max_faces:
-            name = source if isinstance(source, str | os.PathLike) else "picture"
-            return _Found([], [], ReadError(name, f"{len(places)} faces, more than {self.max_faces}"))
-        return _Found(places, [self.classifier.crop(image, place.landmarks, place.box) for place in places])
+            return _Found([None], [self.classifier.crop(image)], None, name, kept)
+        found = find_faces(self.detector, image, self.min_face, search=self.search)
+        if self.max_faces is not None and len(found) > self.max_faces:
+            return _Found(Detections(), [], ReadError(name, f"{len(found)} faces, more than {self.max_faces}"))
+        image, faces = upright(image, found)
+        crops = [self.classifier.crop(image, face.landmarks, face.box) for face in faces]
+        return _Found(found, crops, None, name, kept)
 
-    def _faces(self, places: Sequence[Detection | None], probs: Iterable[np.ndarray]) -> list[Face]:
-        return [self.face(place, shares) for place, shares in zip(places, probs, strict=True)]
+    def _faces(self, found: "_Found", probs: Iterable[np.ndarray]) -> Faces:
+        note, rotation = getattr(found.detections, "note", None), getattr(found.detections, "rotation", 0)
+        faces = (self.face(one, row, rotation) for one, row in zip(found.detections, probs, strict=True))
+        where = {"name": found.name, "source": found.source, "max_pixels": self.max_pixels}
+        return Faces(faces, note=note, rotation=rotation, **where)
 
-    def face(self, place: Detection | None, shares: np.ndarray) -> Face:
-        """A face as it is told of: where it is, None for all of the picture, and the share (C,) of each label."""
-        probabilities = dict(zip(self.classifier.labels, map(float, shares), strict=True))
-        best = self.classifier.labels[shares.argmax()]
-        told = (best if probabilities[best] >= self.abstain else UNCERTAIN, probabilities[best], probabilities)
-        if place is None:
-            return Face(None, None, None, *told)
-        return Face(tuple(map(float, place.box)), float(place.score), place.landmarks, *told)
+    def face(self, detection: Detection | None, probs: np.ndarray, rotation: int = 0) -> Face:
+        """A face with its expression.
+
+        detection: where it is; None where all of the picture is the face. probs: (C,) of each label.
+        rotation: degrees clockwise by which the picture is turned to bring it upright (default 0).
+        """
+        probabilities = dict(zip(self.classifier.labels, map(float, probs), strict=True))
+        best = self.classifier.labels[probs.argmax()]
+        probability = probabilities[best]
+        label = best if probability >= self.abstain else UNCERTAIN
+        box = score = landmarks = None
+        if detection is not None:
+            box, score, landmarks = as_box(detection.box), float(detection.score), detection.landmarks
+        marks = {"rotation": rotation, "doubtful": probability < self.doubt}
+        return Face(box, score, landmarks, label, probability, probabilities, **marks)
 
 
 class _Found(NamedTuple):
-    """What is kept of a picture: where its faces are, the faces cut out, or why there are none."""
+    """What is kept of a picture: where its faces are, the faces cut out, or why there are none; and its source.
 
-    places: list[Detection | None]
+    detections: [None] where all of the picture is the face.
+    """
+
+    detections: Detections | list[None]
     crops: list[np.ndarray]
     error: ReadError | None = None
+    name: str = "picture"
+    source: Taken | None = None

@@ -2,59 +2,80 @@
 
 import glob
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
+from urllib.parse import urlsplit
 
 from mien.batch.store import address, file_system, one_line, reason
 from mien.errors import MienError, ReadError, require
 from mien.faces import find_pictures
-from mien.faces.picture import SUFFIXES
+from mien.faces.fetch import MAX_BYTES, fetch
+from mien.faces.formats import KINDS, SUFFIXES, NotOpened, ends, opens
+from mien.faces.sources import is_address, is_zip, local
 
 Item = str | tuple[str, int, int]
 """A picture by its path or address; or a table of pictures, its first row meant, and how many follow."""
 
 TABLE = ".parquet"
 
-MAX_BYTES = 2**28
-"""Of a picture that is fetched, since it is held in memory: a quarter of a GB."""
-
 _FETCHES = 16  # at once
 _ROWS = 64  # of a table, in memory at once
 
 
-def find_sources(names: Sequence[str], column: str, out: str) -> list[Item]:
-    """The pictures that files, folders, globs and tables name, in the order given, each once.
+def find_sources(names: Sequence[str], column: str, out: str, missed: list[ReadError]) -> list[Item]:
+    """The pictures that files, folders, globs, zips, addresses and tables name, in the order given, each once.
 
     A folder's pictures are those that `mien.faces.find_pictures` finds in it; where there are none, the rows of the
     tables in it. A glob that spells ".parquet" names tables. A table that cannot be opened is an item of no rows, so
-    that reading it says why. Tables in `out` are left out.
+    that reading it says why. Tables in `out` are left out. An http:// or https:// address that ends as a picture does
+    is one, and "-" is the picture on stdin.
+
+    missed: takes an error for what was passed over: pictures whose format does not open, folders that cannot be listed.
 
     Raises MienError for what is not there, and for a table without `column`.
     """
-    found = chain.from_iterable(_find(address(name)) for name in names)
+    found = chain.from_iterable(_find(_where(name), missed) for name in names)
     inside = f"{address(out)}/"
     pictures = [name for name in dict.fromkeys(found) if not (name.startswith(inside) and name.endswith(TABLE))]
     return [_item(name, column) for name in pictures]
 
 
-def _find(name: str) -> list[str]:
+def _where(name: str) -> str:
+    return name if name == "-" else address(local(name))
+
+
+def _find(name: str, missed: list[ReadError]) -> list[str]:
+    if name == "-" or (is_address(name) and (ends(_base(urlsplit(name).path)) in {*SUFFIXES, *KINDS})):
+        return [name]
     if "://" in name:
         with one_line(name):
-            return _find_far(name)
-    if not os.path.lexists(name) and not glob.has_magic(name):
+            return _find_far(name, missed)
+    inside = _in_file(name)
+    if not os.path.lexists(name) and not glob.has_magic(name) and not inside:
         raise MienError(f"{name}: no such file or folder")
-    found = find_pictures([name])
-    if found != [name] or os.path.isfile(name):
-        return found
-    if os.path.isdir(name):
-        return sorted(glob.glob(os.path.join(glob.escape(name), "**", f"*{TABLE}"), recursive=True))
-    return []  # a glob that matches nothing
+    found = find_pictures([name], missed=missed)
+    if found != [name] or os.path.isfile(name) or inside:
+        return found or _tables(name)
+    return _tables(name)
 
 
-def _find_far(name: str) -> list[str]:
+def _in_file(name: str) -> bool:
+    """Whether it names what is in a zip."""
+    parts = name.split("/")
+    return any(os.path.isfile(above := "/".join(parts[:i])) and is_zip(above) for i in range(1, len(parts)))
+
+
+def _tables(name: str) -> list[str]:
+    """The tables in a folder; nothing for a glob, which then matches nothing."""
+    if not os.path.isdir(name):
+        return []
+    return sorted(glob.glob(os.path.join(glob.escape(name), "**", f"*{TABLE}"), recursive=True))
+
+
+def _find_far(name: str, missed: list[ReadError]) -> list[str]:
     fs, path = file_system(name)
     if fs.isfile(path):
         return [name]
@@ -65,7 +86,10 @@ def _find_far(name: str) -> list[str]:
         paths = [path for path, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
     else:
         paths = fs.find(path)
-    for endings in (spelt or SUFFIXES, (TABLE,)):
+    if shut := [path for path in paths if ends(_base(path)) in KINDS and not spelt and not opens(ends(_base(path)))]:
+        missed.append(NotOpened(name, Counter(KINDS[ends(_base(path))] for path in shut)))
+    pictures = {*SUFFIXES, *(ending for ending in KINDS if opens(ending))}
+    for endings in (spelt or pictures, (TABLE,)):
         found = [path for path in paths if not _base(path).startswith(".") and _ending(path, spelt) in endings]
         if found or glob.has_magic(path):
             return sorted(map(fs.unstrip_protocol, found))
@@ -185,6 +209,11 @@ def _picture(value: Any, table: str) -> str | bytes | ReadError:
 def _fetch(name: str, value: str | bytes | ReadError) -> str | bytes | ReadError:
     if not isinstance(value, str) or "://" not in value:
         return value
+    if is_address(value):
+        try:
+            return fetch(value)
+        except ReadError as error:
+            return ReadError(name, error.reason)
     try:
         fs, path = file_system(value)
         with fs.open(path, "rb") as file:

@@ -29,7 +29,7 @@ from mien.commands.read import begin
 from mien.commands.rows import schema
 from mien.commands.terminal import printable
 from mien.errors import MienError, ReadError, require
-from mien.faces.record import no_face, record
+from mien.faces.record import no_face, picture_records
 
 _NAMED = 20  # how many sources that could not be read are named on stderr
 
@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="+",
         metavar="SOURCE",
-        help="a folder, a glob, a picture, a .parquet file of pictures, or an address of any of these in a bucket",
+        help="a folder, a glob, a picture, a zip of pictures, - for a picture on stdin, a .parquet file of pictures, "
+        "the address of any of these in a bucket, or https://…/photo.jpg",
     )
     parser.add_argument("out", metavar="OUT", help="a folder, or the address of one in a bucket; run again to go on")
     parser.add_argument(
@@ -84,9 +85,12 @@ def run(args: argparse.Namespace) -> int:
     if args.engine == "ray":
         ray_and_data()
     out = address(args.out)
+    if "-" in args.source and args.engine == "ray":
+        args.misuse("-: what comes in on stdin is read by --engine local")
     if os.path.isfile(out):
         args.misuse(f"{args.out}: not a folder")
-    options = {name: getattr(args, name) for name in ("aligned", "min_face", "threshold", "abstain", "precision")}
+    names = ("aligned", "min_face", "threshold", "search", "abstain", "precision")
+    options = {name: getattr(args, name) for name in names}
     sha256 = sha256_of(find_model(args.model))
     manifest = {
         "mien": 1,
@@ -106,7 +110,10 @@ def run(args: argparse.Namespace) -> int:
     )
     store = Store(out)
     with store.alone():
-        items = find_sources(args.source, args.column, out)
+        missed: list[ReadError] = []
+        items = find_sources(args.source, args.column, out, missed)
+        for error in missed:
+            print(f"mien: {printable(str(error))}", file=sys.stderr)
         plan = make_plan(store, manifest, items, args.shard_size, args.retry)
         if plan.version != __version__:
             print(f"mien: {out} was begun by mien {plan.version}, and this is {__version__}", file=sys.stderr)
@@ -115,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
             raise MienError(
                 f"{out}: {min(lost)} was written, and is not there: is it a folder that all machines share?"
             )
-    return _sum_up(args, plan, now)
+    return _sum_up(args, plan, now, sum(error.rows for error in missed))
 
 
 def _read(args: argparse.Namespace, job: Job, plan: Plan) -> list[Done]:
@@ -149,7 +156,8 @@ def _one_by_one(job: Job, shards: Sequence[Shard], count: Callable[[], Any]) -> 
         yield reader(shard, count)
 
 
-def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done]) -> int:
+def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done], missed: int) -> int:
+    """missed: pictures that were found and are in no file, since their formats do not open."""
     done = [*plan.done.values(), *now]
     sources, faces, unread = (sum(getattr(one, name) for one in done) for name in ("sources", "faces", "unread"))
     read = sum(one.sources for one in now)
@@ -159,21 +167,19 @@ def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done]) -> int:
     print(line + (f", {unread:,} could not be read" if unread else ""))
     if undone := len(plan.shards) - len(done):
         print(f"mien: {_counted(undone, 'file')} not written, since Ray gave up: run again", file=sys.stderr)
-    return 1 if undone or unread > args.tolerate * sources else 0
+    return 1 if undone or unread + missed > args.tolerate * (sources + missed) else 0
 
 
 def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
     """The rows of `mien read --output x.parquet`, and a column `error`: why a source could not be read."""
     pa = require("pyarrow", "parquet")
-    records = []
+    rows = []
     for source, faces in answers:
         if isinstance(faces, ReadError):
-            records.append(no_face(source, "") | {"note": None, "error": faces.reason})
-        elif faces:
-            records += [record(source, index, face) for index, face in enumerate(faces)]
+            rows.append(no_face(source, "") | {"note": None, "error": faces.reason})
         else:
-            records.append(no_face(source, "no face found"))
-    return pa.Table.from_pylist(records, schema(labels).append(pa.field("error", pa.string())))
+            rows += picture_records(source, faces)
+    return pa.Table.from_pylist(rows, schema(labels).append(pa.field("error", pa.string())))
 
 
 def _counted(count: int, thing: str) -> str:

@@ -2,31 +2,30 @@
 
 import argparse
 import os
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mien.checkpoint import labels_of
 from mien.classifier import EXPLAINED_MODEL
-from mien.commands.annotate import annotated_names
+from mien.commands.annotate import annotated_names, outside, overwritten
 from mien.commands.options import add_reading_arguments, count, folder, share
-from mien.commands.read import begin, outside
+from mien.commands.read import begin
 from mien.commands.terminal import Progress, printable
 from mien.errors import ReadError, require
-from mien.faces import YuNet, crop, find_pictures, open_picture
+from mien.faces import YuNet, crop, find_faces, find_pictures, open_picture
+from mien.faces.search import upright
 from mien.files import whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(misuse=parser.error)
     parser.add_argument("source", nargs="+", metavar="SOURCE", help="a picture, a folder of pictures, or a glob")
-    add_reading_arguments(parser, "--aligned", "--min-face", "--threshold", "--trust")
+    add_reading_arguments(parser, "--aligned", "--min-face", "--search", "--threshold", "--trust")
     parser.add_argument("--output", type=folder, required=True, metavar="DIR", help="of the pictures, one a face")
     parser.add_argument(
         "--method",
@@ -65,11 +64,12 @@ def run(args: argparse.Namespace) -> int:
         args.misuse("--keep-patches and --keep-rate belong to --method patches")
     if len(rates) > 1 and len(rates) != len(counts):
         args.misuse(f"--keep-rate was given {len(rates)} times, --keep-patches {len(counts)} times")
-    pictures = outside(args.output, find_pictures(args.source), set(args.source))
-    if not pictures:
+    missed: list[ReadError] = []
+    pictures = outside([args.output], find_pictures(args.source, missed=missed), set(args.source))
+    if not pictures and not missed:
         args.misuse(f"{args.output} is to be read and written into: name its pictures one by one, or another --output")
     names = [path.stem for path in annotated_names(args.output, [f"{os.path.splitext(p)[0]}.png" for p in pictures])]
-    if lost := _overwritten(args.output, pictures, names):
+    if lost := overwritten(args.output, pictures, names):
         args.misuse(f"--output would overwrite {lost}, which is to be read")
     for module in ("torch", "safetensors"):
         require(module, "torch")
@@ -82,11 +82,13 @@ def run(args: argparse.Namespace) -> int:
         explain = Attention(deployed, labels_of(header))
     detector = None if args.aligned else YuNet(threshold=args.threshold, min_face=args.min_face)
     args.output.mkdir(parents=True, exist_ok=True)
-    unread = 0
+    unread = sum(error.rows for error in missed)
     with closing(Progress(len(pictures))) as bar:
+        for error in missed:
+            bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
         for source, name in zip(pictures, names, strict=True):
             try:
-                crops = _crops(open_picture(source), header["preprocess"], detector)
+                crops = _crops(open_picture(source), header["preprocess"], detector, args)
             except ReadError as error:
                 bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
                 unread += 1
@@ -103,18 +105,11 @@ def run(args: argparse.Namespace) -> int:
     return 1 if unread else 0
 
 
-def _crops(image: np.ndarray, preprocess: Mapping[str, Any], detector: YuNet | None) -> list[np.ndarray]:
+def _crops(
+    image: np.ndarray, preprocess: Mapping[str, Any], detector: YuNet | None, args: argparse.Namespace
+) -> list[np.ndarray]:
     """What the network is shown of each face of a picture, numbered as `mien read` does."""
     if detector is None:
         return [crop(image, preprocess)]
-    return [crop(image, preprocess, place.landmarks, place.box) for place in detector(image)]
-
-
-def _overwritten(output: Path, pictures: Sequence[str], names: Sequence[str]) -> str | None:
-    """A picture that is to be read, and has the name of one that may be drawn."""
-    for picture in pictures:
-        parent, name = os.path.split(os.path.realpath(picture))
-        drawn = re.fullmatch(r"(.*)-face\d+\.png", name, re.DOTALL)
-        if drawn and drawn[1] in names and parent == os.path.realpath(output):
-            return picture
-    return None
+    image, faces = upright(image, find_faces(detector, image, args.min_face, search=args.search))
+    return [crop(image, preprocess, face.landmarks, face.box) for face in faces]

@@ -60,6 +60,12 @@ READING: Mapping[str, Mapping[str, Any]] = {
         "metavar": "PIXELS",
         "help": "least shorter side of a face (default: 20)",
     },
+    "--search": {
+        "choices": ("auto", "fast", "full"),
+        "default": "auto",
+        "help": "how thoroughly large pictures are searched for small faces: fast looks at the whole picture only, "
+        "full at all of its tiles, auto (default) at as many as take little time",
+    },
     "--threshold": {
         "type": share,
         "default": 0.6,

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from itertools import groupby
-from pathlib import Path
 
+from mien.commands.annotate import Copies
 from mien.commands.options import (
     add_reading_arguments,
     drawing_place,
     every,
+    folder,
     reading_options,
     seconds,
     summary_file,
@@ -24,8 +25,9 @@ from mien.commands.options import (
 from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, printable
 from mien.errors import ReadError, require
-from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video, open_picture
-from mien.faces.record import no_face, record
+from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video
+from mien.faces.record import picture_records
+from mien.faces.sources import is_address, is_zip
 from mien.files import whole
 from mien.reader import Reader
 
@@ -48,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=drawing_place,
         metavar="DIR",
         help="draw the faces into copies of the pictures and videos; of one video, FILE.mp4 will do, too",
+    )
+    parser.add_argument("--crops", type=folder, metavar="DIR", help="write each face, cut out, as a .png file")
+    parser.add_argument(
+        "--blur", type=folder, metavar="DIR", help="write copies of the pictures in which the found faces are hidden"
     )
     videos = parser.add_argument_group("videos, cameras and streams")
     videos.add_argument("--video", action="store_true", help="take the sources for videos, whatever they are called")
@@ -87,86 +93,90 @@ def run(args: argparse.Namespace) -> int:
         require("pyarrow.parquet", "parquet")
     sources, notes, missed = find_sources(args.source, args.video)
     films = set(sources) if args.video else set(filter(is_video, sources))
+    copies = Copies(args, sources, films, set(args.source))
+    sources, films = copies.sources, films & set(copies.sources)
     moving = bool(films)
     if moving:
         require("av", "video")
         if args.summary:
             require("matplotlib.figure", "video")
     _check(args, moving)
-    drawings: Sequence[Path | None] = [None] * len(sources)  # where each is drawn
-    if args.annotate:
-        from mien.commands.annotate import annotated_names
-
-        if args.annotate.suffix == ".mp4" and not args.annotate.is_dir():
-            drawings = [args.annotate]
-            if len(sources) > 1 or not moving:
-                args.misuse(f"--annotate {args.annotate}: for one video, and not for what is to be read")
-        else:
-            sources = outside(args.annotate, sources, set(args.source))
-            drawings = annotated_names(args.annotate, sources)
-    timeline = args.summary and args.summary.with_suffix(".png")
-    for option, paths in (("--annotate", drawings), ("--summary", [args.summary, timeline])):
-        if lost := set(map(os.path.realpath, sources)) & {os.path.realpath(path) for path in paths if path}:
-            args.misuse(f"{option} would overwrite {min(lost)}, which is to be read")
+    summary = [args.summary, args.summary.with_suffix(".png")] if args.summary else []
+    if lost := set(map(os.path.realpath, sources)) & set(map(os.path.realpath, summary)):
+        args.misuse(f"--summary would overwrite {min(lost)}, which is to be read")
 
     reader = Reader.from_pretrained(**reading_options(args))
     labels = reader.classifier.labels
-    if args.annotate and drawings != [args.annotate]:
-        args.annotate.mkdir(parents=True, exist_ok=True)
-    counts = Counter()
+    copies.begin()
+    counts = Counter(error=sum(error.rows for error in missed))
     with ExitStack() as stack:
         bar = stack.enter_context(closing(Progress(len(sources))))
-        films = None
+        reels = None
         if moving:
             from mien.commands.film import Films
 
-            films = stack.enter_context(Films(args, reader, bar, counts))
+            reels = stack.enter_context(Films(args, reader, bar, counts))
         if args.output:
             writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), labels, moving)
         elif sys.stdout.isatty():
-            writer = (Changes if moving else Table)(bar, sources, labels)
+            writer = (Changes if moving else Table)(bar, sources, labels, reader.doubt)
         else:
             writer = JsonLinesWriter(sys.stdout.buffer, labels)
         stack.enter_context(closing(writer))
-        for note in notes:
+        for note in [*notes, *map(str, missed)]:
             bar.write(f"mien: {printable(note)}", file=sys.stderr)
-        pairs = zip(sources, drawings, strict=True)
-        for is_film, group in groupby(pairs, lambda pair: is_video(pair[0])):
+        for is_film, group in groupby(range(len(sources)), lambda number: sources[number] in films):
+            numbers = list(group)
             if is_film:
-                films.read(list(group), writer)
+                reels.read([(sources[number], copies.drawings[number]) for number in numbers], writer)
             else:
-                _read_pictures(list(group), args, reader, writer, bar, counts, films.stop if films else lambda: False)
-        if films:
-            films.summarise()
+                _read_pictures(
+                    numbers, args, reader, writer, bar, counts, copies, reels.stop if reels else lambda: False
+                )
+        if reels:
+            reels.summarise()
     if args.output:
-        print(f"{args.output}: {_counted(counts['face'], 'face')} in {_said(counts)}")
-    if args.annotate and (args.output or sys.stdout.isatty()):
-        print(f"{args.annotate}: {_counted(counts['drawing'], 'drawing')}")
-    if films and films.signal:
-        return films.end()
+        print(f"{args.output}: {_counted(counts['face'], 'face')} in {_read_text(counts)}")
+    if args.output or sys.stdout.isatty():
+        for line in copies.lines(counts):
+            print(line)
+    if args.blur and (unhidden := counts["picture"] - counts["blurred picture"]):
+        what = _counted(unhidden, "picture")
+        print(
+            f"mien: {args.blur}: without {what} in which no face was found: look whether somebody is", file=sys.stderr
+        )
+    if reels and reels.signal:
+        return reels.end()
     return 1 if counts["error"] else 0
 
 
-def find_sources(named: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The pictures and videos that are named, in order, and what is to be told of those that are not read.
+def find_sources(named: Sequence[str], video: bool = False) -> tuple[list[str], list[str], list[ReadError]]:
+    """The pictures and videos that are named, in order; notes on videos that are not read; and what else is not.
 
     A folder, and a glob that spells no ending, means its pictures where there are any, and else its videos.
+
+    video: files are videos, whatever they are called; folders and globs mean their videos.
     """
     sources: list[str] = []
     notes: list[str] = []
+    missed: list[ReadError] = []
     for name in named:
-        found = [name] if is_video(name) else find_pictures(name)
-        if os.path.isdir(name) or found != [name]:
+        if is_address(name) or (is_video(name) and not name.lower().startswith("file://")):
+            sources.append(name)
+            continue
+        errors: list[ReadError] = []
+        found = find_pictures(name, VIDEO_SUFFIXES if video else None, missed=errors)
+        several = found != [name] or os.path.isdir(name) or (glob.has_magic(name) and not os.path.lexists(name))
+        if several and not video and not is_zip(name):
             videos = find_pictures(name, VIDEO_SUFFIXES)
-            if videos != [name] and found == [name]:
+            if videos != [name] and found in ([name], []):
                 found = videos
             elif passed := len(set(videos) - set(found) - {name}):
                 what = "a video" if passed == 1 else f"{passed:,} videos"
                 notes.append(f"{name}: {what} beside the pictures not read; name them to have them read")
-        elif glob.has_magic(name) and not os.path.lexists(name) and not is_video(name):
-            found = find_pictures(name, VIDEO_SUFFIXES)
         sources += found
-    return sources, notes
+        missed += errors
+    return sources, notes, missed
 
 
 def _check(args: argparse.Namespace, moving: bool) -> None:
@@ -181,34 +191,31 @@ def _check(args: argparse.Namespace, moving: bool) -> None:
 
 
 def _read_pictures(
-    pairs: Sequence[tuple[str, Path | None]],
+    numbers: Sequence[int],
     args: argparse.Namespace,
     reader: Reader,
     writer: Writer,
     bar: "Progress",
     counts: Counter[str],
+    copies: Copies,
     stop: Callable[[], bool],
 ) -> None:
-    bar.begin(len(pairs))
-    pictures = [source for source, _ in pairs]
-    with closing(reader.read_many(pictures, batch_size=args.batch_size)) as answers:
-        for (source, drawing), faces in zip(pairs, answers, strict=True):
+    """Read the sources with these numbers."""
+    bar.begin(len(numbers))
+    sources = [copies.sources[number] for number in numbers]
+    keep = {"keep": True} if copies.wanted else {}
+    with closing(reader.read_many(sources, batch_size=args.batch_size, **keep)) as answers:
+        for number, source, faces in zip(numbers, sources, answers, strict=True):
             try:
                 if isinstance(faces, ReadError):
                     raise faces
-                if drawing and faces:
-                    from mien.commands.annotate import annotate
-
-                    annotate(open_picture(source), faces, drawing)
-                    counts["drawing"] += 1
+                counts.update(copies.write(number, faces))
             except ReadError as error:
                 bar.write(f"mien: {printable(str(error))}", file=sys.stderr)
                 counts["error"] += 1
             else:
-                for index, face in enumerate(faces):
-                    writer.write(record(source, index, face))
-                if not faces:
-                    writer.write(no_face(source, "no face found"))
+                for record in picture_records(source, faces):
+                    writer.write(record)
                 counts["face"] += len(faces)
                 counts["picture"] += 1
             bar.update()
@@ -216,22 +223,16 @@ def _read_pictures(
                 return
 
 
-def _said(counts: Counter[str]) -> str:
+def _read_text(counts: Counter[str]) -> str:
     """What was read, and how much was not."""
-    said = []
+    parts = []
     if counts["picture"] or not counts["video"]:
-        said.append(_counted(counts["picture"], "picture"))
+        parts.append(_counted(counts["picture"], "picture"))
     if counts["video"]:
-        said.append(f"{_counted(counts['frame'], 'frame')} of {_counted(counts['video'], 'video')}")
+        parts.append(f"{_counted(counts['frame'], 'frame')} of {_counted(counts['video'], 'video')}")
     unread = f", {counts['error']} could not be read{' to the end' * bool(counts['video'])}" if counts["error"] else ""
-    return " and ".join(said) + unread
+    return " and ".join(parts) + unread
 
 
 def _counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def outside(drawn: Path, pictures: Sequence[str], named: set[str]) -> list[str]:
-    """The pictures without those that an earlier run has drawn into the folder, unless they were named themselves."""
-    inside = os.path.join(os.path.realpath(drawn), "")
-    return [name for name in pictures if name in named or not os.path.realpath(name).startswith(inside)]

@@ -46,7 +46,7 @@ class CsvWriter:
         box = ["box_x", "box_y", "box_w", "box_h"]
         when = ["time", "frame", "track"] if moving else []
         unsmoothed = [f"unsmoothed_{label}" for label in labels] if moving else []
-        values = ["face", *box, "score", *points, "expression", "probability", *probs]
+        values = ["face", *box, "score", *points, "rotation", "expression", "probability", *probs]
         self._columns = ["source", *when, *values, *unsmoothed, "note"]
         self._write = csv.writer(SimpleNamespace(write=lambda line: file.write(line.encode())), lineterminator="\n")
         self._write.writerow(self._columns)
@@ -59,7 +59,8 @@ class CsvWriter:
         if self._moving:
             when = [record.get(name) for name in ("time", "frame", "track")]
             unsmoothed = [record.get("unsmoothed", {}).get(label) for label in self._labels]
-        values = [record["face"], *box, record["score"], *points, record["expression"], record["probability"], *probs]
+        found = [record["face"], *box, record["score"], *points, record["rotation"]]
+        values = [*found, record["expression"], record["probability"], *probs]
         self._write.writerow([record["source"], *when, *values, *unsmoothed, record.get("note")])
 
     def close(self) -> None:
@@ -79,6 +80,7 @@ def schema(labels: Sequence[str], moving: bool = False) -> Any:
             "box": pa.list_(pa.float32()),
             "score": pa.float32(),
             "landmarks": pa.list_(pa.list_(pa.float32())),
+            "rotation": pa.int16(),
             "expression": pa.string(),
             "probability": pa.float32(),
             "probabilities": probs,

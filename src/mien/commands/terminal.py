@@ -15,13 +15,17 @@ def printable(text: str) -> str:
 
 
 class Table:
-    """Prints records of pictures as a person reads them."""
+    """Prints records of pictures as a person reads them.
+
+    doubt: the probability below which an expression is marked "?".
+    """
 
     first, time = "picture", 0  # the header of the first column, and the width of the one of times
 
-    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str]):
+    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str], doubt: float = 0.0):
+        self._doubt = doubt
         self._say = bar.write
-        self._label = max(map(len, [*labels, "expression"]))
+        self._label = max(map(len, [*(f"{label}?" for label in labels), "expression"]))
         room = max(16, shutil.get_terminal_size().columns - self._label - 38 - self.time)
         self._source = min(room, max(map(len, [*sources, self.first])))
         self._header = f"{self._begin(self.first, 'time')}  face  {'expression':{self._label}}        where"
@@ -42,7 +46,8 @@ class Table:
             return
         number = record["face"] if record.get("track") is None else record["track"]
         where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*record["box"]) if record["box"] else "all of it"
-        self._say(f"{line}  {number:>4}  {record['expression']:{self._label}} {record['probability']:>5.0%}  {where}")
+        expression = record["expression"] + "?" * (record["probability"] < self._doubt)
+        self._say(f"{line}  {number:>4}  {expression:{self._label}} {record['probability']:>5.0%}  {where}")
 
     def close(self) -> None:
         pass
@@ -53,8 +58,8 @@ class Changes(Table):
 
     first, time = "source", 12
 
-    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str]):
-        super().__init__(bar, sources, labels)
+    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str], doubt: float = 0.0):
+        super().__init__(bar, sources, labels, doubt)
         self._shown: dict[int | None, str | None] = {}  # by person, their expression; {None: None} if nobody is there
         self._film = ""
 

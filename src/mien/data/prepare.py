@@ -21,7 +21,7 @@ from mien.data.parquet import PREPARED
 from mien.data.row import Row
 from mien.data.video import Frame
 from mien.errors import MienError, ReadError, require
-from mien.faces import Detection, Detector, YuNet, align, resize
+from mien.faces import Detection, Detector, YuNet, align, find_known, resize
 from mien.faces.align import square
 from mien.files import LOCK, alone, whole
 
@@ -216,12 +216,12 @@ def _store(row: Row, detector: Detector | None, options: Options, base: str) -> 
 def _find(detector: Detector, picture: np.ndarray, box: Sequence[int] | None) -> Detection | None:
     """The largest face; where the set gives a box, the one whose middle is nearest to the middle of it, and within."""
     if box is None:
-        return max(detector(picture), key=lambda face: face.box[2] * face.box[3], default=None)
+        return max(find_known(detector, picture), key=lambda face: face.box[2] * face.box[3], default=None)
     x, y, width, height = box
     around, corner = square(picture, (x - width / 2, y - height / 2, 2 * width, 2 * height))
     middle, best = np.array((x + width / 2, y + height / 2)), None
     nearest = np.inf
-    for face in detector(around):
+    for face in find_known(detector, around):
         left, top, *size = face.box
         box_there = (left + corner[0], top + corner[1], *size)
         away = np.abs(np.array(box_there[:2]) + np.divide(size, 2) - middle)

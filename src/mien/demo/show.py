@@ -2,14 +2,15 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
 from PIL import Image
 
 from mien.faces import Face
-from mien.faces.draw import COLOURS
+from mien.faces.draw import answer_of
+from mien.faces.palette import colour_of, css
 
 LARGEST = 1280
 """Pixels of the longer side of a picture as it is shown; a larger one is made smaller."""
@@ -38,12 +39,13 @@ def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: i
         ]
         text = f"{i + 1} " if len(faces) > 1 else ""
         if len(faces) <= _NAMED:
-            text += f"<b>{escape(face.expression)} {percent(face.probability)}</b>"
+            text += f"<b>{escape(answer_of(face))} {percent(face.probability)}</b>"
         sides = ["below" if percents[1] < 12 else "above", "from-right" if percents[0] > 60 else "from-left"]
         style = "left:{:.2f}%;top:{:.2f}%;width:{:.2f}%;height:{:.2f}%".format(*percents)
         parts.append(
             f'<button type="button" class="mien-face" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" '
-            f'aria-label="{escape(title(i, face))}" style="{style};--expression:{colour(face.expression)}">'
+            f'aria-label="{escape(title(i, face))}" '
+            f'style="{style};--expression:{colour(face.expression, face.probabilities)}">'
             f'<span class="{" ".join(sides)}">{text}</span></button>'
         )
     several = " mien-several" if len(faces) > 1 else ""
@@ -55,12 +57,12 @@ def bars(face: Face, index: int | None = None) -> str:
     """A table of the probabilities, a bar each; `index` is the face's number from 0, where there are several."""
     rows = "".join(
         f'<tr class="{"best" if label == face.expression else ""}"><th scope="row">{escape(label)}</th>'
-        f'<td><span style="width:{100 * prob:.2f}%;background:{colour(label)}"></span></td>'
+        f'<td><span style="width:{100 * prob:.2f}%;background:{colour(label, face.probabilities)}"></span></td>'
         f"<td>{percent(prob)}</td></tr>"
         for label, prob in face.probabilities.items()
     )
     which = "This face" if index is None else f"Face {index + 1}"
-    said = f"{which}: <strong>{escape(face.expression)}</strong>, with a probability of {percent(face.probability)}"
+    said = f"{which}: <strong>{escape(answer_of(face))}</strong>, with a probability of {percent(face.probability)}"
     return f'<table class="mien-bars"><caption>{said}</caption><tbody>{rows}</tbody></table>'
 
 
@@ -84,7 +86,7 @@ def panels(rows: Sequence[Sequence], note: str) -> str:
 
 def title(index: int, face: Face) -> str:
     """How a face is called where there are several."""
-    return f"Face {index + 1}: {face.expression} {percent(face.probability)}"
+    return f"Face {index + 1}: {answer_of(face)} {percent(face.probability)}"
 
 
 def percent(share: float) -> str:
@@ -92,8 +94,8 @@ def percent(share: float) -> str:
     return "under 1%" if 0 < share < 0.005 else "over 99%" if 0.995 <= share < 1 else f"{share:.0%}"
 
 
-def colour(expression: str) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*COLOURS.get(expression, (255, 255, 255)))
+def colour(expression: str, labels: Iterable[str]) -> str:
+    return css(colour_of(expression, labels))
 
 
 def picture_url(image: np.ndarray, *, lossless: bool = False) -> str:

@@ -5,8 +5,8 @@ from html import escape
 
 import numpy as np
 
-from mien.demo.show import colour, percent, picture_url
-from mien.faces.draw import COLOURS
+from mien.demo.show import percent, picture_url
+from mien.faces.palette import colour_of, css
 from mien.video import Person, Summary
 
 _STRIPS = 20  # people that are shown, those seen for longest
@@ -64,7 +64,7 @@ def timeline(summary: Summary, end: float) -> str:
 def strip(person: Person, labels: Sequence[str]) -> np.ndarray:
     """(48, bins, 3) uint8 RGB from the first bin in which the person was seen to the last, the first label lowest."""
     low, high = min(person.bins), max(person.bins) + 1
-    paints = np.array([COLOURS.get(label, (255, 255, 255)) for label in labels], np.uint8)
+    paints = np.array([colour_of(label, labels) for label in labels], np.uint8)
     image = np.full((_HIGH, high - low, 3), 255, np.uint8)
     for at, sums in person.bins.items():
         edges = np.rint(np.cumsum(sums) / sums.sum() * _HIGH)
@@ -80,5 +80,7 @@ def clock(seconds: float) -> str:
 
 
 def _legend(labels: Sequence[str]) -> str:
-    items = "".join(f'<li style="--expression:{colour(label)}">{escape(label)}</li>' for label in labels)
+    items = "".join(
+        f'<li style="--expression:{css(colour_of(label, labels))}">{escape(label)}</li>' for label in labels
+    )
     return f'<ul class="mien-legend">{items}</ul>'

@@ -16,7 +16,7 @@ from mien.data.opening import find_reader
 from mien.data.spelling import spell_split
 from mien.errors import MienError
 from mien.evaluation.report import Report, classification_report
-from mien.faces import Detector
+from mien.faces import Detector, find_faces
 
 Data = str | os.PathLike[str] | DataSet
 """Labelled pictures, or where they are."""
@@ -137,7 +137,7 @@ def read_rows(
 
     def cut(row: Row) -> tuple[np.ndarray, bool]:
         image = row.image()
-        faces = detector(image) if detector else ()
+        faces = find_faces(detector, image, turn=False) if detector else ()
         if not faces:
             return classifier.crop(image), False
         face = max(faces, key=lambda face: face.box[2] * face.box[3])

@@ -12,7 +12,7 @@ from mien.classifier import Classifier
 from mien.data import Row
 from mien.errors import require
 from mien.evaluation.consistency import jpeg, reframe, small
-from mien.faces import Detector
+from mien.faces import Detector, find_known
 from mien.faces.align import ARCFACE112
 
 SEVERITIES = 5
@@ -213,7 +213,7 @@ def plot_robustness(models: Mapping[str, Mapping[str, np.ndarray]], file: Binary
 
 
 def _landmarks(image: np.ndarray, detector: Detector | None) -> np.ndarray:
-    found = detector(image) if detector else ()
+    found = find_known(detector, image) if detector else ()
     if found:
         return max(found, key=lambda face: face.score).landmarks
     return ARCFACE112 * (np.array(image.shape[1::-1]) / 112)

@@ -1,7 +1,8 @@
 """A face that was read."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +20,21 @@ def as_box(values: Iterable[float]) -> Box:
 class Face:
     """One face in a picture, and what it shows.
 
-    box: x, y, width and height in pixels of the upright picture; None where the picture was taken as a face crop.
+    box: x, y, width and height in pixels of the picture as its EXIF tag turns it; None where the picture was taken as a
+        face crop.
     score: how sure the detector is, 0 to 1; None without a detector.
-    landmarks: (5, 2) float32, x and y in the same pixels: the eye on the left of the picture, the eye on the right,
-        the tip of the nose, the corners of the mouth on the left and on the right, left and right as seen with the face
+    landmarks: (5, 2) float32, x and y in the same pixels: the eye on the left of the picture, the eye on the right, the
+        tip of the nose, the corners of the mouth on the left and on the right, left and right as seen with the face
         upright; None without a detector.
-    expression: the likeliest label, or "uncertain" from a reader that abstains; probability: the share of the likeliest
-        label, 0 to 1; probabilities: every label's.
+    expression: the likeliest label, or "uncertain" from a reader that abstains.
+    probability: of the likeliest label, 0 to 1.
+    probabilities: every label's, in the model's order.
     rotation: degrees clockwise, 0, 90, 180 or 270, by which the picture is turned to bring the face upright; 0 by
         default.
+    doubtful: whether the probability is below that from which the reader, or else the model, takes an answer for sure;
+        such answers are marked "?" where people read them.
+
+    Faces are equal where all of this is, and can be pickled.
     """
 
     box: Box | None
@@ -37,3 +44,32 @@ class Face:
     probability: float
     probabilities: dict[str, float]
     rotation: int = field(default=0, kw_only=True)
+    doubtful: bool = field(default=False, kw_only=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, which JSON takes, under the names of a row of `mien read`: pixels to hundredths, the score to
+        four digits, probabilities to millionths."""
+        return {
+            "box": None if self.box is None else _hundredths(self.box),
+            "score": None if self.score is None else round(self.score, 4),
+            "landmarks": None if self.landmarks is None else [_hundredths(point) for point in self.landmarks],
+            "rotation": self.rotation,
+            "expression": self.expression,
+            "probability": round(self.probability, 6),
+            "probabilities": {label: round(prob, 6) for label, prob in self.probabilities.items()},
+        }
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        pairs = ((getattr(self, part.name), getattr(other, part.name)) for part in fields(self))
+        return all(
+            np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b for a, b in pairs
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.box, self.score, self.expression, self.probability))
+
+
+def _hundredths(values: Any) -> list[float]:
+    return [round(float(value), 2) for value in values]

@@ -31,8 +31,8 @@ OTHERS: tuple[Colour, ...] = (
     (150, 120, 255),
     EXPRESSIONS["neutral"],
 )
-"""What other labels are given, in this order. Any two of the twelve are at least 15 apart (CIE 1976 ΔE), also as they are
-seen without one kind of cone (Machado et al., 2009)."""
+"""What other labels are given, in this order. Any two of the twelve are at least 15 apart (CIE 1976 ΔE), also as they
+are seen without one kind of cone (Machado et al., 2009)."""
 
 NOTHING: Colour = (255, 255, 255)
 """The colour of "uncertain", and of what is no label of a model's."""

@@ -1,6 +1,7 @@
-"""A face as plain data, as JSON and tables take it."""
+"""Faces as plain data, as JSON and tables take them."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from mien.faces.face import Face
@@ -8,30 +9,45 @@ from mien.faces.face import Face
 Record = dict[str, Any]
 
 
-def record(source: str, index: int, face: Face) -> Record:
-    """A face as plain data: pixels to hundredths, probabilities to millionths."""
-    return {
-        "source": path_text(source),
-        "face": index,
-        "box": _hundredths(face.box),
-        "score": None if face.score is None else round(face.score, 4),
-        "landmarks": None if face.landmarks is None else [_hundredths(point) for point in face.landmarks],
-        "expression": face.expression,
-        "probability": round(face.probability, 6),
-        "probabilities": {label: round(prob, 6) for label, prob in face.probabilities.items()},
-    }
+def record(source: str, index: int, face: Face, note: str | None = None) -> Record:
+    """A face as plain data: pixels to hundredths, probabilities to millionths; with a note only where there is one."""
+    return {"source": path_text(source), "face": index, **face.to_dict(), **({"note": note} if note else {})}
 
 
 def no_face(source: str, note: str) -> Record:
     """The record of a picture in which there is no face."""
-    names = ("face", "box", "score", "landmarks", "expression", "probability", "probabilities")
+    names = ("face", "box", "score", "landmarks", "rotation", "expression", "probability", "probabilities")
     return {"source": path_text(source), **dict.fromkeys(names), "note": note}
+
+
+def picture_records(source: str, faces: Sequence[Face]) -> list[Record]:
+    """The records of one picture: one for each face, or one that says that there is none.
+
+    What the search left out (`Faces.note`) stands in the note of each.
+    """
+    note = getattr(faces, "note", None)
+    if not faces:
+        return [no_face(source, f"no face found; {note}" if note else "no face found")]
+    return [record(source, index, face, note) for index, face in enumerate(faces)]
+
+
+def flat(record: Record) -> Record:
+    """A record without lists and dictionaries, under the names of the columns of a .csv file of `mien read`."""
+    row: Record = {}
+    for name, value in record.items():
+        if name == "box":
+            row |= {f"box_{side}": value[i] if value else None for i, side in enumerate("xywh")}
+        elif name == "landmarks":
+            row |= {
+                f"landmark_{i}_{axis}": value[i][k] if value else None for i in range(5) for k, axis in enumerate("xy")
+            }
+        elif name == "probabilities":
+            row |= {f"p_{label}": prob for label, prob in (value or {}).items()}
+        else:
+            row[name] = value
+    return row
 
 
 def path_text(path: str) -> str:
     """A path as text that can be written anywhere, even where the bytes of a file's name are not UTF-8."""
     return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def _hundredths(values: Any) -> list[float] | None:
-    return None if values is None else [round(float(value), 2) for value in values]

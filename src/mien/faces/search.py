@@ -29,18 +29,25 @@ class Detections(list[Detection]):
 
 
 def find_faces(
-    detector: Detector, image: np.ndarray, min_face: float = 20, *, search: str = "auto", turn: bool = True
+    detector: Detector,
+    image: np.ndarray,
+    min_face: float = 20,
+    *,
+    search: str = "auto",
+    turn: bool = True,
+    confirm: bool = True,
 ) -> Detections:
     """The faces in an image (H, W, 3) uint8 RGB, whatever the detector, the largest first.
 
     min_face: the least of a face's shorter side, in pixels of this very image, 20 by default.
     search: how thoroughly small faces are searched for, "auto" by default: see `YuNet.reach`.
     turn: whether a picture in which no face is surely upright is tried on its sides and upside down; True by default.
+    confirm: whether what is not surely a face is left out unless a second look confirms it; True by default.
 
     Where the detector sees no face at all, it is shown the picture framed (`find_framed`). Where the best score is then
     not above `detector.sure` (0.92 of YuNet; of a detector that does not say, where nothing was found), the picture is
     also turned by 90, 180 and 270 degrees, brought to 640 pixels, and the turn with the best score is kept if it is
-    higher by 0.02. Last, what is not surely a face is confirmed, if the detector can do that.
+    higher by 0.02.
 
     YuNet looks at most four times at a picture without faces, for each turn and beside its tiles.
 
@@ -48,32 +55,44 @@ def find_faces(
     """
     if search not in SEARCHES:
         raise ValueError(f"search is one of {', '.join(SEARCHES)}, not {search!r}")
-    found, rotation, upright = _look(detector, image, search), 0, image
+    look = _Look(detector, confirm)
+    found, rotation, stood = look(image, search), 0, image
     best = _best(found)
     if turn and best <= getattr(detector, "sure", 0.0):
         height, width = image.shape[:2]
         scale = min(1.0, _TURNED / max(height, width))
         small = shrink(image, max(1, round(width * scale)), max(1, round(height * scale)))
         turns = (90, 180, 270)
-        scores = [_best(_look(detector, turn_image(small, degrees), "fast")) for degrees in turns]
+        scores = [_best(look(turn_image(small, degrees), "fast")) for degrees in turns]
         if max(scores) > (best + _SURER if best else 0):
             rotation = turns[int(np.argmax(scores))]
-            upright = turn_image(image, rotation)
-            found = _look(detector, upright, search)
-    kept = [turn_face(face, upright.shape, -rotation) for face in found if min(face.box[2:]) >= min_face]
+            stood = turn_image(image, rotation)
+            found = look(stood, search)
+    kept = [turn_face(face, stood.shape, -rotation) for face in found if min(face.box[2:]) >= min_face]
     return Detections(kept, note=_note(detector, image, min_face, search), rotation=rotation)
 
 
-def _look(detector: Detector, image: np.ndarray, search: str) -> list[Detection]:
-    """The faces in the picture as it is, or where there are none, those in the picture framed."""
-    find = getattr(detector, "find", None)
-    confirm = getattr(detector, "confirm", None)
+def find_known(detector: Detector, image: np.ndarray) -> Detections:
+    """The faces in an image (H, W, 3) uint8 that surely shows one, upright: of any size, the doubtful included."""
+    return find_faces(detector, image, 0, search="fast", turn=False, confirm=False)
 
-    def look(image: np.ndarray, search: str) -> list[Detection]:
-        faces = detector(image) if find is None else find(image, search)
-        return [face for face in faces if confirm is None or confirm(image, face)]
 
-    return look(image, search) or find_framed(lambda framed: look(framed, "fast"), image)
+class _Look:
+    """The faces in a picture as it is, or where there are none, those in the picture framed.
+
+    confirm: leave out what is doubtful, where the detector can tell.
+    """
+
+    def __init__(self, detector: Detector, confirm: bool):
+        self._find = getattr(detector, "find", lambda image, search: detector(image))
+        self._confirm = getattr(detector, "confirm", None) if confirm else None
+
+    def __call__(self, image: np.ndarray, search: str) -> list[Detection]:
+        return self._once(image, search) or find_framed(lambda framed: self._once(framed, "fast"), image)
+
+    def _once(self, image: np.ndarray, search: str) -> list[Detection]:
+        faces = self._find(image, search)
+        return [face for face in faces if self._confirm is None or self._confirm(image, face)]
 
 
 def _best(faces: Sequence[Detection]) -> float:
@@ -109,13 +128,18 @@ def moved(face: Detection, by: Sequence[float], scale: Sequence[float] = (1, 1))
     return Detection((*map(float, corner), *map(float, size)), face.score, landmarks)
 
 
+def upright(image: np.ndarray, found: Detections) -> tuple[np.ndarray, list[Detection]]:
+    """The picture in which faces were found, turned to bring them upright, and where they lie in it then."""
+    return turn_image(image, found.rotation), [turn_face(face, image.shape, found.rotation) for face in found]
+
+
 def turn_image(image: np.ndarray, degrees: int) -> np.ndarray:
     """image (H, W, 3), turned clockwise by 0, 90, 180 or 270 degrees; itself where it is not turned."""
     return np.ascontiguousarray(np.rot90(image, -degrees // 90)) if degrees else image
 
 
 def turn_face(face: Detection, shape: Sequence[int], degrees: int) -> Detection:
-    """Where a face of a picture of this shape (H, W, …) lies once that is turned clockwise by 0, 90, 180 or 270 degrees."""
+    """Where a face of a picture of this shape (H, W, …) lies once that is turned clockwise by 0 to 270 degrees."""
     x, y, w, h = face.box
     landmarks, height, width = face.landmarks, *shape[:2]
     for _ in range(degrees // 90 % 4):

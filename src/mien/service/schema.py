@@ -53,7 +53,11 @@ class FaceRow(BaseModel):
     )
     score: float | None = Field(description="How sure the detector is that it is a face, 0 to 1; null for a crop.")
     landmarks: list[list[float]] | None = Field(
-        description="x and y of the eye on the picture's left, that on its right, the nose, the mouth's corners."
+        description="x and y of the eye on the left, the eye on the right, the nose and the mouth's left and right "
+        "corners, as seen with the face upright."
+    )
+    rotation: int = Field(
+        description="Degrees clockwise, 0, 90, 180 or 270, by which the picture is turned to bring the face upright."
     )
     expression: str = Field(description='The likeliest label, or "uncertain".')
     probability: float = Field(description="How probable the likeliest label is, 0 to 1.")
@@ -65,6 +69,7 @@ class PictureAnswer(BaseModel):
 
     source: str
     faces: list[FaceRow] | None = None
+    note: str | None = Field(None, description="What was not searched for, such as small faces in a large picture.")
     error: Failure | None = None
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from mien.errors import MienError, ReadError
-from mien.faces import Face
+from mien.faces import Faces
 from mien.faces.picture import TooManyPixels, open_picture
 from mien.faces.record import record
 from mien.reader import Reader
@@ -61,7 +61,7 @@ class Picture(bytes):
     """A picture's file, the request that is charged with it, and what was read in it."""
 
     request: "Request"
-    faces: list[Face] | ReadError
+    faces: Faces | ReadError
     skipped = False
 
 
@@ -120,8 +120,9 @@ class JobReader:
     def __init__(self, options: Mapping[str, Any], limits: Limits, threads: int):
         base = Reader.from_pretrained(**options)
         settings = {"abstain": base.abstain, "max_pixels": limits.pixels, "max_faces": limits.faces}
+        found_by = {"min_face": base.min_face, "search": base.search}
         self._readers = {
-            False: Reader(base.classifier, base.detector, min_face=base.min_face, **settings),
+            False: Reader(base.classifier, base.detector, **found_by, **settings),
             True: Reader(base.classifier, aligned=True, **settings),
         }
         self._limits, self.threads = limits, Threads(threads, limits.read_seconds)
@@ -181,7 +182,8 @@ class JobReader:
                 pictures.append({"source": name, "error": {"code": "unreadable", "reason": picture.faces.reason}})
             else:
                 records = [record(name, index, face) for index, face in enumerate(picture.faces)]
-                pictures.append({"source": name, "faces": records})
+                note = picture.faces.note
+                pictures.append({"source": name, "faces": records, **({"note": note} if note else {})})
                 read, count = read + 1, count + len(records)
         document: dict[str, Any] = {"pictures": pictures}
         if not read:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from mien.data import DataSet, Row
 from mien.errors import MienError
-from mien.faces import YuNet, crop
+from mien.faces import YuNet, crop, find_known
 from mien.training.cache import Cache
 
 logger = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ class Faces(LightningDataModule):
         detector = YuNet(min_face=0)
         landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
         for i, row in enumerate(tqdm(rows, desc="landmarks", unit="face")):
-            found = detector(row.image())
+            found = find_known(detector, row.image())
             if found:
                 landmarks[i] = max(found, key=lambda face: face.score).landmarks
         missed = int(np.isnan(landmarks[:, 0, 0]).sum())

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from mien.errors import ReadError
-from mien.faces import Detection, Detector, Face, YuNet
+from mien.faces import Detection, Detector, Face, find_faces
 from mien.faces.face import as_box
 from mien.reader import Reader
 from mien.video.source import Every, Picture, Video
@@ -161,16 +161,17 @@ class _Seen:
 
 
 class _Finder:
-    """Finds the faces of each frame as those of a picture are found."""
+    """Finds the faces of each frame as those of a picture, but without turns, and without tiles unless "full"."""
 
     def __init__(self, reader: Reader):
         self.detector, self.min_face = reader.detector, reader.min_face
+        self._search = "full" if reader.search == "full" else "fast"
 
     def __call__(self, picture: Picture) -> list[Tracked]:
         return [(face, None) for face in self.find(picture.image)] if self.detector else [(None, None)]
 
     def find(self, image: np.ndarray) -> list[Detection]:
-        return self.large_enough(self.detector(image))
+        return find_faces(self.detector, image, self.min_face, search=self._search, turn=False)
 
     def large_enough(self, faces: Sequence[Detection]) -> list[Detection]:
         return [face for face in faces if min(face.box[2:]) >= self.min_face]
@@ -230,10 +231,7 @@ def look_near(detector: Detector, image: np.ndarray, box: np.ndarray, around: fl
     part = cv2.resize(part, tuple(map(int, size)), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
     # always of one size, since OpenVINO prepares itself, and keeps memory, for each
     part = cv2.copyMakeBorder(part, 0, _LOOK - int(size[1]), 0, _LOOK - int(size[0]), cv2.BORDER_CONSTANT)
-    if isinstance(detector, YuNet):
-        seen = [Detection(as_box(row[:4]), float(row[14]), row[4:14].reshape(5, 2)) for row in detector.look(part)]
-    else:
-        seen = list(detector(part))
+    find = getattr(detector, "find", detector)  # whatever size they have in this look
     ratio = (high - low) / size
     return [
         Detection(
@@ -241,7 +239,7 @@ def look_near(detector: Detector, image: np.ndarray, box: np.ndarray, around: fl
             face.score,
             (low + face.landmarks * ratio).astype(np.float32),
         )
-        for face in seen
+        for face in find(part)
     ]
 
 
@@ -261,7 +259,8 @@ class _Smoother:
                 face = self.reader.face(detection, self._smoothed(id, time, probs) if self._track else probs)
                 raw = dict(zip(face.probabilities, map(float, probs), strict=True)) if self._track else None
                 values = (face.expression, face.probability, face.probabilities, id, raw)
-                seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values))
+                marks = {"rotation": face.rotation, "doubtful": face.doubtful}
+                seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values, **marks))
             for id in [id for id, (at, _) in self._before.items() if time - at > 10]:
                 del self._before[id]
             yield seen.frame

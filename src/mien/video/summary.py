@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mien.errors import require
-from mien.faces.draw import COLOURS
+from mien.faces.palette import ink_on, palette
 from mien.faces.record import path_text
 from mien.video.read import VideoFrame
 
@@ -50,6 +50,7 @@ class Summary:
 
     def __init__(self, labels: Sequence[str]):
         self.labels = list(labels)
+        self._colours = palette(labels)
         self.people: list[Person] = []
         self.widths: dict[str, float] = {}  # seconds of a bin, by source
 
@@ -173,8 +174,11 @@ class Summary:
         if left_out:
             title += f" (and {left_out:,} seen more shortly)"
         axes.set_title(title.strip(), fontsize="medium", parse_math=False)
-        patches = [Patch(facecolor=_colour(label), edgecolor="black", linewidth=0.5) for label in self.labels]
-        figure.legend(patches, self.labels, ncols=len(self.labels), loc="outside upper center", frameon=False)
+        patches = [
+            Patch(facecolor=[part / 255 for part in self._colours[label]], edgecolor="black", linewidth=0.5)
+            for label in self.labels
+        ]
+        figure.legend(patches, self.labels, ncols=min(len(self.labels), 8), loc="outside upper center", frameon=False)
         figure.savefig(file, format="png")
 
     def _strip(self, axes: Any, row: int, person: Person, end: float) -> None:
@@ -186,7 +190,7 @@ class Summary:
         for at, sums in person.bins.items():
             edges = np.rint(np.cumsum(sums) / sums.sum() * _HIGH).astype(int)
             kinds = np.searchsorted(edges, np.arange(_HIGH), side="right").clip(max=len(sums) - 1)
-            image[::-1, at - low] = np.array([_rgb(label) for label in self.labels])[kinds]
+            image[::-1, at - low] = np.array([self._colours[label] for label in self.labels])[kinds]
             best[at - low] = sums.argmax()
         axes.imshow(
             image, extent=(low * width, high * width, row + 0.4, row - 0.4), aspect="auto", interpolation="nearest"
@@ -199,16 +203,8 @@ class Summary:
                 share = person.bins[low + middle] / person.bins[low + middle].sum()
                 if share[kind] > 0.3:  # else there is no room in its band
                     at = ((low + middle + 0.5) * width, row + 0.4 - 0.8 * (share[:kind].sum() + share[kind] / 2))
-                    ink = "white" if np.dot(_rgb(label), (0.299, 0.587, 0.114)) < 110 else "black"
+                    ink = [part / 255 for part in ink_on(self._colours[label])]
                     axes.text(*at, label, color=ink, ha="center", va="center", fontsize=8, clip_on=True)
-
-
-def _rgb(label: str) -> tuple[int, int, int]:
-    return COLOURS.get(label, (255, 255, 255))
-
-
-def _colour(label: str) -> tuple[float, ...]:
-    return tuple(part / 255 for part in _rgb(label))
 
 
 def _short(source: str) -> str:
