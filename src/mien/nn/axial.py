@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.base import Grid
-from mien.nn.grid import from_windows, join_planes, split_planes, to_windows
+from mien.nn.grid import from_windows, join_planes, needed, split_planes, to_windows
 from mien.nn.local_attention import LocalAttention
 
 
@@ -52,6 +52,7 @@ class Axial(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        grid = needed(grid, "Axial")
         split_planes(tokens, grid, "Axial")  # or ValueError
         if self.positions is not None:
             tokens = self.positions(tokens, grid)
@@ -97,6 +98,7 @@ class AxialPositions(nn.Module):
         self.rows, self.columns = (nn.Parameter(0.02 * torch.randn(size, dim)) for size in grid)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
+        grid = needed(grid, "AxialPositions")
         prefix, planes = split_planes(tokens, grid, "AxialPositions")
         rows, columns = (resize(*of) for of in zip((self.rows, self.columns), grid, strict=True))
         return join_planes(prefix, planes + (rows[:, None] + columns).flatten(0, 1))

@@ -1,5 +1,7 @@
 """The residual block around any mixer, and its parts."""
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -94,7 +96,9 @@ class Block(nn.Module):
 
         The index counts from the token behind the class token; scores are those of the class token.
         """
-        mixed, scores = self.attn.with_class_scores(self.norm1(tokens), grid)
+        if self.select is None:
+            raise ValueError("this block drops no tokens: it has no select")
+        mixed, scores = cast(Any, self.attn).with_class_scores(self.norm1(tokens), grid)
         tokens = tokens + self.drop_path(self.ls1(mixed))
         tokens, index = self.select(tokens, scores[:, :, 1:].transpose(1, 2))
         return tokens + self.drop_path(self.ls2(self.mlp(self.norm2(tokens)))), index, scores

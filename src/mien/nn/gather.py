@@ -14,8 +14,8 @@ class _Gather(torch.autograd.Function):
         return torch.stack(parts, dim=1).flatten(0, 1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
+    def backward(ctx, *grad_outputs: Tensor) -> Tensor:
+        grad = grad_outputs[0].clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(grad)
         return grad[distributed.get_rank() :: distributed.get_world_size()]
 

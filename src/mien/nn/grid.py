@@ -26,6 +26,13 @@ def count_planes(tokens: int, grid: Grid) -> tuple[int, int]:
     return tokens // size, tokens % size  # the compiler knows no divmod
 
 
+def needed(grid: Grid | None, name: str = "this mixer") -> Grid:
+    """The grid of a mixer that cannot do without; ValueError where there is none."""
+    if grid is None:
+        raise ValueError(f"{name} works on a grid, and was given none")
+    return grid
+
+
 def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") -> tuple[Tensor, Tensor]:
     """Tokens (B, P + k · H · W, D) -> prefix (B, P, D), and k planes of H · W tokens, each alone: (B · k, H · W, D).
 
@@ -39,8 +46,7 @@ def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") ->
 
 def checked_grid(tokens: Tensor, grid: Grid | None, name: str) -> Grid:
     """The grid, which there must be, and which tokens (B, N, D) must fill; or ValueError."""
-    if grid is None:
-        raise ValueError(f"{name} works on a grid, and was given none")
+    grid = needed(grid, name)
     if tokens.shape[1] < grid[0] * grid[1]:
         raise ValueError(f"{name}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]}×{grid[1]}")
     return grid

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.base import OwnLoss
-from mien.nn.dual_attention import CAM, PAM, DualAttention
+from mien.nn.dual_attention import CAM, PAM
 
 
 def conv(c_in: int, c_out: int, kernel: int, act: nn.Module) -> nn.Sequential:
@@ -65,7 +65,7 @@ class SemanticModule(nn.Module):
         return code, resize(self.dec1(resize(self.dec2(code), first.shape[2:])), x.shape[2:])
 
 
-def attention_layer(dim: int, attention: type[DualAttention], init_values: float = 0.0) -> nn.Sequential:
+def attention_layer(dim: int, attention: type[PAM | CAM], init_values: float = 0.0) -> nn.Sequential:
     """3×3 convolution (B, 2 · dim, H, W) -> (B, dim, H, W), PAM or CAM, 3×3 convolution."""
     return nn.Sequential(
         conv(2 * dim, dim, 3, nn.PReLU()), attention(dim, init_values=init_values), conv(dim, dim, 3, nn.PReLU())
@@ -95,7 +95,7 @@ class GuidedRound(nn.Module):
             maps.append(self.join[s]((self.pam[s](x) + self.cam[s](x)) * self.meaning[s](again)))
             codes.append(code)
             errors.append(F.mse_loss(again, x))
-        return maps, codes, sum(errors)
+        return maps, codes, sum(errors[1:], errors[0])
 
 
 class GuidedAttention(OwnLoss):
@@ -143,4 +143,5 @@ class GuidedAttention(OwnLoss):
     @staticmethod
     def loss(side_logits: Tensor, target: Tensor) -> Tensor:
         """`Σ_2S CE(side logits (B, 2 · S, C), target)`: indices (B,) or shares (B, C) -> a scalar."""
-        return sum(F.cross_entropy(logits, target) for logits in side_logits.unbind(1))
+        first, *rest = (F.cross_entropy(logits, target) for logits in side_logits.unbind(1))
+        return sum(rest, first)

@@ -30,6 +30,9 @@ class Halo(LocalAttention):
     Reference: huggingface/pytorch-image-models 1.0.31, `HaloAttn`; masked and with `proj`: halonet-pytorch 0.0.5.
     """
 
+    height_rel: nn.Parameter
+    width_rel: nn.Parameter
+
     def __init__(
         self,
         dim: int,
@@ -57,9 +60,10 @@ class Halo(LocalAttention):
     def cut(self, grid: Grid) -> tuple[Grid, Grid]:
         """Sides of a block, and widths of its halo: where padding is masked, no more of either than the grid has."""
         if not self.mask_padding:
-            return (self.block_size,) * 2, (self.halo_size,) * 2
+            return (self.block_size, self.block_size), (self.halo_size, self.halo_size)
         block = min(grid[0], self.block_size), min(grid[1], self.block_size)
-        return block, tuple(self.halo_size if size > b else 0 for size, b in zip(grid, block, strict=True))
+        above, beside = (self.halo_size if size > b else 0 for size, b in zip(grid, block, strict=True))
+        return block, (above, beside)
 
     def queries(self, planes: Tensor, grid: Grid) -> Tensor:
         return to_windows(planes, grid, self.cut(grid)[0])[0]

@@ -52,7 +52,7 @@ class MedusaHead(nn.Module):
         self.gate = nn.Conv2d(hidden, channels, 1)
 
     def forward(self, maps: Tensor, guide: Tensor) -> Tensor:
-        seen = F.adaptive_avg_pool2d(guide, tuple(maps.shape[2:]))
+        seen = F.adaptive_avg_pool2d(guide, (maps.shape[2], maps.shape[3]))
         attn = self.gate(self.mix(torch.cat([maps, seen], dim=1))).sigmoid()
         return maps * (1 + attn if self.residual else attn)
 

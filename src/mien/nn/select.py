@@ -61,10 +61,12 @@ class AttentiveSelect(nn.Module):
             raise ValueError(f"the criterion must be one of {', '.join(get_args(Criterion))}, not {criterion!r}")
         if keep is not None and rate != 1:
             raise ValueError("either keep or rate says how many tokens are kept, not both")
-        if criterion == "lanet" and dim is None:
-            raise ValueError("lanet needs dim, the width of its evidence")
         self.criterion, self.soft = criterion, soft
-        self.lanet = LANet(dim) if criterion == "lanet" else None
+        self.lanet = None
+        if criterion == "lanet":
+            if dim is None:
+                raise ValueError("lanet needs dim, the width of its evidence")
+            self.lanet = LANet(dim)
         self.rate = rate
         if keep is not None:
             self.keep = keep
