@@ -196,10 +196,10 @@ def test_a_run_leaves_checkpoints_a_table_and_its_recipe(recipe, capfd):
 
     assert {path.name for path in Path("runs/tiny").iterdir()} == {
         "best.safetensors",
+        "finished.json",
         "last.safetensors",
         "metrics.csv",
         "recipe.yaml",
-        "resume.ckpt",
     }
     rows = table("runs/tiny")
     assert [int(row["step"]) for row in rows] == list(range(6))
@@ -348,28 +348,154 @@ def test_a_run_that_was_killed_goes_on(recipe, pictures):
     assert steps == sorted(set(steps)) and len(steps) >= 119 and steps[-1] == 119  # one may fall to the kill
 
 
-def test_fresh_starts_anew(recipe):
+def cut_after(steps: int, monkeypatch, *arguments: str) -> None:
+    """A run whose power is cut in the step behind so many."""
+    step, count = Task.training_step, [0]
+
+    def failing(task, batch, index):
+        count[0] += 1
+        if count[0] > steps:
+            raise RuntimeError("the power is cut")
+        return step(task, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "training_step", failing)
+        with pytest.raises(RuntimeError, match="the power is cut"):
+            train(list(arguments))
+
+
+def test_fresh_starts_anew(recipe, monkeypatch):
     file = recipe()
-    first = weights(train([file, "--every", "4"]))
+    first = weights(train([file, "--out", "first"]))
+    cut_after(4, monkeypatch, file)
     Tiny.seen.clear()
     train([file])
-    assert len(Tiny.seen) == 2  # from step 4 on
+    assert len(Tiny.seen) == 3  # from the end of the first epoch on
     Tiny.seen.clear()
     assert_same(weights(train([file, "--fresh"])), first)
     assert len(Tiny.seen) == 6 and len(table("runs/tiny")) == 6
 
 
-def test_another_network_does_not_go_on_from_there(recipe, capsys):
-    train([recipe(), "--every", "2"])
+def test_a_finished_run_is_not_written_over(recipe, capsys):
+    """Whatever is in the folder: what `mien calibrate` made of it, or a run of before there was finished.json."""
+    best = train([recipe()]) / "best.safetensors"
+    before = best.read_bytes()
+    for _ in range(2):
+        assert main(["train", recipe(task__schedule="constant")]) == 1
+        err = capsys.readouterr().err.splitlines()[-1]
+        assert re.match("mien: runs/tiny: holds a finished run .val_accuracy .*--out, or --fresh", err)
+        assert best.read_bytes() == before
+        Path("runs/tiny/finished.json").unlink(missing_ok=True)
+    assert main(["train", "recipe.yaml", "--fresh"]) == 0 and best.read_bytes() != before
+
+
+def test_what_a_fresh_run_begins_with_is_nothing_of_another(recipe, monkeypatch):
+    """One that is cut before its first step is kept does not go on from the run that lay there."""
+    cut_after(4, monkeypatch, recipe())
+    cut_after(0, monkeypatch, recipe(model__init_args={"num_classes": 3, "dim": 7}), "--fresh")
+    assert [path.name for path in Path("runs/tiny").iterdir()] == ["recipe.yaml"]
+
+
+def test_a_run_that_kept_nothing_says_so(recipe, capsys):
+    assert main(["train", recipe(trainer__limit_val_batches=0)]) == 1
+    assert (
+        capsys.readouterr().err.splitlines()[-1].startswith("mien: runs/tiny: nothing is kept: the run was not valid")
+    )
+    assert not Path("runs/tiny/finished.json").exists()
+
+
+def test_another_network_does_not_go_on_from_there(recipe, monkeypatch, capsys):
+    cut_after(4, monkeypatch, recipe())
     before = Path("runs/tiny/recipe.yaml").read_text()
     assert main(["train", recipe(model__init_args={"num_classes": 3, "dim": 7})]) == 1
     assert "runs/tiny/resume.ckpt: holds a run of another network" in capsys.readouterr().err
     assert Path("runs/tiny/recipe.yaml").read_text() == before
-    assert main(["train", "recipe.yaml", "--fresh"]) == 0
 
     Path("runs/tiny/resume.ckpt").write_bytes(b"cut short")
     assert main(["train", "recipe.yaml"]) == 1
     assert "runs/tiny/resume.ckpt: damaged: " in capsys.readouterr().err
+    assert main(["train", "recipe.yaml", "--fresh"]) == 0
+
+
+def _other_labels(root: Path) -> None:
+    for split in ("train", "validation"):
+        (root / split / "anger").rename(root / split / "disgust")
+
+
+def _other_pictures(root: Path) -> None:
+    shutil.copy(root / "train/anger/0.png", root / "train/anger/1.png")
+
+
+def _other_places(root: Path) -> None:
+    (root / "train/anger/0.png").rename(root / "train/happiness/9.png")
+
+
+@pytest.mark.parametrize(
+    "spoil, changes, what",
+    [
+        (_other_labels, {}, "other labels .neutral, happiness, anger; now neutral, happiness, disgust."),
+        (_other_pictures, {}, "other data"),
+        (_other_places, {}, "other data"),
+        (lambda root: None, {"faces__preprocess": GREY48 | {"color": "rgb"}}, "other preprocessing"),
+    ],
+)
+def test_other_labels_data_and_preprocessing_do_not_go_on(spoil, changes, what, recipe, pictures, monkeypatch, capsys):
+    shutil.copytree(pictures, "data")
+    changes |= {"data__init_args": {"path": "data"}}
+    cut_after(4, monkeypatch, recipe(data__init_args={"path": "data"}))
+    spoil(Path("data"))
+    assert main(["train", recipe(**changes)]) == 1
+    assert re.search(f"runs/tiny/resume.ckpt: holds a run of {what}: give another --out", capsys.readouterr().err)
+
+
+def test_the_same_data_elsewhere_goes_on(recipe, pictures, monkeypatch):
+    shutil.copytree(pictures, "data")
+    cut_after(4, monkeypatch, recipe(data__init_args={"path": "data"}))
+    Path("data").rename("moved")
+    assert train([recipe(data__init_args={"path": "moved"})])
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_run_that_is_told_to_stop_goes_on_from_there(at, number, code, recipe, monkeypatch, capsys):
+    """In the middle of an epoch, and in its last step, whose validation is waited for; `every` is far away."""
+    file, step, count = recipe(), Task.training_step, [0]
+    whole = train([file, "--out", "whole"])
+
+    def told(task, batch, index):
+        count[0] += 1
+        if count[0] == at:
+            os.kill(os.getpid(), number)
+        return step(task, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "training_step", told)
+        before = signal.getsignal(number)
+        try:
+            ended = main(["train", file])
+        except SystemExit as end:
+            ended = end.code
+        assert (ended, signal.getsignal(number)) == (code, before)
+    assert "runs/tiny/resume.ckpt: the same command goes on from there" in capsys.readouterr().err
+    assert count == [at]
+    Tiny.seen.clear()
+    assert_same(weights(train([file])), weights(whole))
+    assert len(Tiny.seen) == 6 - at
+    assert_same(weights("runs/tiny", "best"), weights(whole, "best"))
+
+
+def test_a_run_ends_once_nothing_gets_better(recipe):
+    run = train([recipe(trainer__max_epochs=9), "--patience", "2", "--task.optimizer.init_args.lr", "0"])
+    assert len(table(run)) == 9  # three epochs: the best, and two that are no better
+    assert json.loads((run / "finished.json").read_text())["steps"] == 9
+    assert len(table(train([recipe(trainer__max_epochs=4), "--monitor", "val_loss", "--out", "whole"]))) == 12
+
+
+def test_norms_stay_as_they_began(recipe):
+    run = train([recipe(), "--still_norms"])
+    kept = weights(run)
+    assert torch.equal(kept["trunk.1.running_mean"], torch.zeros(6)) and kept["trunk.1.num_batches_tracked"] == 0
+    assert not torch.equal(kept["trunk.1.weight"], torch.ones(6))  # they learn all the same
 
 
 @pytest.mark.parametrize("before", [signal.SIG_DFL, lambda *_: sys.exit(143)], ids=["nobody", "a caller"])
@@ -493,7 +619,8 @@ def test_teachers_are_a_mean_of_calibrated_answers(tmp_path, monkeypatch):
         Teachers(files, LABELS, GREY48 | {"mean": [0.5, 0.5, 0.5]})
 
 
-def test_averaged_weights_are_validated_and_kept(recipe):
+def test_averaged_weights_are_validated_and_kept(recipe, monkeypatch):
+    monkeypatch.setattr("mien.training.run.finish", lambda *_: None)  # which removes what is looked at here
     folder = train([recipe(ema=0.8), "--every", "6"])
     state = torch.load(folder / "resume.ckpt", weights_only=False)
     averaged, current = state["state_dict"], state["current_model_state"]
@@ -538,7 +665,7 @@ def test_gradients_are_clipped(recipe):
 def test_a_cpu_that_bf16_slows_down_is_told_of(able, recipe, monkeypatch, capsys):
     monkeypatch.setattr("mien.training.run.computes_bf16", lambda: able)
     for precision in ("bf16-mixed", "32-true"):
-        train([recipe(trainer__precision=precision, trainer__max_steps=1), "--fresh"])
+        train([recipe(trainer__precision=precision, trainer__max_epochs=1), "--fresh"])
         hint = "--trainer.precision 32-true" in capsys.readouterr().err
         assert hint == (not able and precision == "bf16-mixed")
 
@@ -643,7 +770,7 @@ def stop():
         (["--data.init_args.rot", "x"], "Option 'rot' is not accepted\n"),
         (["--faces.batch_size", "many"], 'Parser key "faces.batch_size"'),
         (["--task.schedule", "linear"], 'Parser key "task.schedule"'),
-        (["--monitor", "val_loss"], 'Parser key "monitor"'),
+        (["--monitor", "loss"], 'Parser key "monitor"'),
         (["--faces.seed", "3"], "unrecognized arguments"),
         (["--every", "0"], 'Parser key "every"'),
         (["--ema", "1.5"], 'Parser key "ema"'),
@@ -715,7 +842,8 @@ def test_help_lists_the_options_of_a_recipe(capsys):
         ({"faces__oversample": "sqrt", "faces__balance": 1.0}, "not both"),
         ({"task__class_weights": [1.0, 2.0]}, "--task.class_weights: 3 numbers of 0 or more, not"),
         ({"data__init_args": {"path": "gone"}}, "gone: no such folder"),
-        ({"faces__train_split": "learn"}, "no split 'learn', only train, validation"),
+        ({"faces__train_split": "learn"}, "no split 'learn', only train, validation: --faces.train_split train"),
+        ({"faces__validation_split": "test"}, "no split 'test', only .*: --faces.validation_split validation"),
         ({"faces__preprocess": GREY48 | {"color": "blue"}}, 'neither "rgb" nor "grey"'),
         ({"faces__preprocess": {"align": "none"}}, 'the recipe: its header has a "preprocess"'),
         pytest.param(
@@ -732,9 +860,9 @@ def test_help_lists_the_options_of_a_recipe(capsys):
 )
 def test_what_would_spoil_a_run_is_told_before_it(changes, reason, recipe, capsys):
     assert main(["train", recipe(**changes)]) == 1
-    err = capsys.readouterr().err
-    assert len(err.strip().split("\n")) == 1
-    assert re.match(f"mien: .*{reason}", err), err
+    err = capsys.readouterr().err.strip().split("\n")
+    assert len(err) == 1 or (len(err) == 2 and err[0].startswith("tiny: ") and "supported" in reason)
+    assert re.match(f"mien: .*{reason}", err[-1]), err
 
 
 def test_malformed_rows_are_told_once_and_left_out(recipe, pictures, tmp_path, caplog):
@@ -744,11 +872,12 @@ def test_malformed_rows_are_told_once_and_left_out(recipe, pictures, tmp_path, c
     (tmp_path / "data/train/anger/short.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "data/train/puzzled").mkdir()
     (tmp_path / "data/train/puzzled/0.png").write_bytes(whole)
+    named = {"path": str(tmp_path / "data"), "labels": list(LABELS)}
     with caplog.at_level(logging.WARNING, "mien"):
-        folder = train([recipe(data__init_args={"path": str(tmp_path / "data")}, trainer__max_epochs=1)])
+        folder = train([recipe(data__init_args=named, trainer__max_epochs=1)])
     told = [record.getMessage() for record in caplog.records if record.name.startswith("mien")]
     assert sorted(message.partition(": ")[2].partition(": ")[0].rpartition("/")[2] for message in told[:3]) == [
-        "0.png",
+        "puzzled",
         "short.png",
         "text.png",
     ]

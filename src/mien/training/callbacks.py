@@ -3,7 +3,9 @@
 import csv
 import io
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -74,9 +77,10 @@ class Keep(Callback):
 
 class Resume(Checkpoint):
     """Writes `resume.ckpt`, all that a run goes on from, whole or not at all: every so many steps, at the end of every
-    epoch, and when it is told to stop, by SIGTERM or Ctrl-C, behind the step that it is at.
+    epoch where epochs are counted, and when it is told to stop, by SIGTERM or Ctrl-C, behind the step that it is at.
 
-    When that is the last step of an epoch it waits for the validation, which would not be repeated.
+    When that is the last step of an epoch it waits for the validation, which would not be repeated. A run of several
+    processes stops at once, as they would wait for each other.
 
     file: where. every: steps. facts: what the run must be gone on with, kept under "mien".
     """
@@ -84,20 +88,25 @@ class Resume(Checkpoint):
     def __init__(self, file: Path, every: int, facts: dict[str, Any]):
         self.file, self.every, self.facts, self.saved = file, every, facts, 0
         self.trainer: Trainer | None = None
-        self.interrupted = False
+        self.stop: type[BaseException] | None = None  # what is raised behind this step
+        self.alone = threading.current_thread() is threading.main_thread()  # nobody else's handlers are in the way
+        self.alone &= signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
-    def interrupt(self, *_: Any) -> None:
-        """The handler of SIGINT: where a step may be half done it waits for its end, and elsewhere, and for those who
-        ask twice, it does not."""
-        if self.interrupted or self.trainer is None or self.trainer.validating:
-            raise KeyboardInterrupt
-        self.interrupted = True
+    def interrupt(self, number: int, _: Any) -> None:
+        """The handler of SIGINT and SIGTERM: where a step may be half done it waits for its end, and elsewhere, and for
+        those who ask twice, it does not."""
+        stop = KeyboardInterrupt if number == signal.SIGINT else SIGTERMException
+        if self.stop or self.trainer is None or self.trainer.validating or self.trainer.world_size > 1:
+            raise stop
+        self.stop = stop
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["mien"] = self.facts
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.saved, self.trainer = trainer.global_step, trainer
+        if self.alone and trainer.world_size == 1:
+            signal.signal(signal.SIGTERM, self.interrupt)  # in place of lightning's, which puts back what was there
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.trainer = None
@@ -106,10 +115,10 @@ class Resume(Checkpoint):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         if index + 1 < trainer.num_training_batches:
-            self._save(trainer, self.interrupted or trainer.received_sigterm)
+            self._save(trainer, self.stop is not None)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        self._save(trainer, True)
+        self._save(trainer, trainer.max_epochs not in (None, -1) or self.stop is not None)
 
     def _save(self, trainer: Trainer, now: bool) -> None:
         if (now or trainer.global_step % self.every == 0) and trainer.global_step != self.saved:
@@ -118,8 +127,8 @@ class Resume(Checkpoint):
             trainer.save_checkpoint(part)
             if trainer.is_global_zero:
                 os.replace(part, self.file)
-        if self.interrupted:
-            raise KeyboardInterrupt
+        if self.stop is not None:
+            raise self.stop
 
 
 class Still(Callback):

@@ -231,11 +231,13 @@ def _train(arguments: Sequence[str]) -> Path:
     except MisconfigurationException as error:
         raise MienError(" ".join(str(error).split())) from error
     except SIGTERMException:
+        _say_where(last)
         raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as end:  # lightning's way to say that somebody pressed Ctrl-C, which it then ignores
         signal.signal(signal.SIGINT, handler)
         if end.code == 128 + signal.SIGTERM:  # a handler of the caller's
             raise
+        _say_where(last)
         raise KeyboardInterrupt from None
     finally:
         if signal.getsignal(signal.SIGINT) == points.interrupt:
@@ -251,6 +253,14 @@ def _train(arguments: Sequence[str]) -> Path:
             raise MienError(f"{folder}: nothing is kept: the run was not validated once in {trainer.global_step} steps")
         finish(folder, trainer.global_step)
     return folder
+
+
+def _say_where(last: Path) -> None:
+    if rank_zero_only.rank == 0:
+        kept = (
+            f"{last}: the same command goes on from there" if last.exists() else f"{last.parent}: nothing to go on from"
+        )
+        print(kept, file=sys.stderr)
 
 
 def keep_memory() -> None:
