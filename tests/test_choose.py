@@ -136,3 +136,13 @@ def test_what_cannot_be_chosen_is_one_line(tmp_path, data, call, stand_in):
     other = write_stand_in(tmp_path / "switched" / "model.onnx", HEADER | {"id2label": switched}).parent
     code, _, err = call("choose", stand_in, other, "--data", data, "--out", tmp_path / "out")
     assert code == 1 and "knows other labels than" in err[0]
+
+
+def test_several_splits_at_once(tmp_path):
+    rows = [votes(png(10 * i), "train" if i < 3 else "validation", fear=2 + i) for i in range(5)]
+    path = table(tmp_path / "fer.parquet", rows)
+    pq.write_table(pq.read_table(path).append_column("fer_row", [list(range(5))]), path)
+    data = FERPlus(path)
+    assert [row.number for row in data.rows("train+validation")] == [0, 1, 2, 3, 4]
+    assert [row.number for row in data.rows("train+validation-odd")] == [0, 1, 2, 3]
+    assert data.class_counts("train+validation").sum() == 5

@@ -11,11 +11,11 @@ from torch import nn
 
 from mien.checkpoint import read_header
 from mien.errors import CheckpointError, MienError
-from mien.export import make_onnx
-from mien.export.onnx import write_onnx
+from mien.export import export_onnx
 from mien.losses import adjust_logits, flip_divergence, weighted_cross_entropy
 from mien.networks import Network, build, load_network, mobilefacenet, save_network
 from mien.networks.plain import PlainClassifier
+from mien.networks.trunk import widen
 from mien.nn import BatchTransformer
 from mien.training.augment import Augment, Jpeg, Resample, cut_mix
 from mien.training.callbacks import Keep
@@ -156,7 +156,7 @@ def test_nothing_of_the_companion_is_in_a_file(tmp_path):
     save_network(tmp_path / "beside.safetensors", beside, besides)
     assert (tmp_path / "alone.safetensors").read_bytes() == (tmp_path / "beside.safetensors").read_bytes()
     for name, network in (("alone", alone), ("beside", beside)):
-        write_onnx(tmp_path / f"{name}.onnx", make_onnx(network.eval(), plainly), plainly)
+        export_onnx(tmp_path / f"{name}.onnx", network.eval(), plainly)
     assert (tmp_path / "alone.onnx").read_bytes() == (tmp_path / "beside.onnx").read_bytes()
     names = {tensor.name for tensor in onnx.load(tmp_path / "beside.onnx").graph.initializer}
     assert not any("batch_branch" in name for name in names)
@@ -212,3 +212,41 @@ def test_what_cannot_be_averaged_is_one_line(tmp_path, call):
         from mien.networks.checkpoint import average_networks
 
         average_networks([one, tmp_path / "none.safetensors"])
+
+
+# wider networks
+
+
+def test_a_wider_network_answers_as_the_narrow_one_whose_weights_it_is_given(tmp_path):
+    torch.manual_seed(0)
+    narrow = mobilefacenet()
+    with torch.no_grad():  # statistics that are not those of a new network
+        narrow.train()(torch.randn(8, 3, 112, 112))
+    save_network(tmp_path / "a.safetensors", narrow.eval(), header("mien.networks.mobilefacenet", num_classes=8))
+    wide, images = load_network(tmp_path / "a.safetensors", width=2), torch.randn(3, 3, 112, 112)
+    count = sum(p.numel() for p in wide.parameters())
+    assert 3.3e6 < count < 5e6 and wide.image.levels == ((128, 28), (256, 14), (1024, 7))
+    with torch.no_grad():
+        torch.testing.assert_close(wide(images), narrow(images), atol=0.02, rtol=0.02)
+    one, other = wide.image.stages[0][0].expand.conv.weight.chunk(2)
+    assert not torch.equal(one, other)  # or both would learn the same
+    save_network(tmp_path / "b.safetensors", wide, header("mien.networks.mobilefacenet", num_classes=8, width=2))
+    torch.testing.assert_close(load_network(tmp_path / "b.safetensors")(images), wide(images))
+
+
+def test_widening_is_exact_but_for_the_noise_that_parts_twins():
+    narrow = {"a.weight": torch.randn(4, 3, 1, 1), "b.weight": torch.randn(4, 1, 3, 3), "c.weight": torch.randn(2, 4)}
+    narrow |= {"bn.weight": torch.randn(4), "n": torch.tensor(7)}
+    shapes = {"a.weight": (8, 3, 1, 1), "b.weight": (8, 1, 3, 3), "c.weight": (2, 8), "bn.weight": (8,), "n": ()}
+    wide = widen(narrow, {name: torch.empty(shape) for name, shape in shapes.items()})
+    assert {name: tuple(t.shape) for name, t in wide.items()} == shapes
+    torch.testing.assert_close(wide["c.weight"], narrow["c.weight"].repeat(1, 2) / 2, atol=0.01, rtol=0.01)
+    assert torch.equal(wide["bn.weight"], narrow["bn.weight"].repeat(2)) and wide["n"] == 7
+    odd = {"x": torch.randn(3, 3)}
+    assert widen(odd, {"x": torch.empty(4, 3)})["x"] is odd["x"]  # for `fill` to refuse
+
+
+@pytest.mark.parametrize("width", [0, -1])
+def test_a_width_is_1_or_more(width):
+    with pytest.raises(ValueError, match="width must be a whole number from 1 up"):
+        mobilefacenet(width=width)

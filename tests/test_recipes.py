@@ -54,8 +54,13 @@ class Plain(Network):
         super().__init__()
         self.image, self.head = Trunk(), nn.Linear(6, num_classes)
 
+    front_parts = ("image",)
+
+    def front(self, images):
+        return (self.image(images)[0].mean((2, 3)),)
+
     def forward_features(self, images):
-        return self.image(images)[0].mean((2, 3))
+        return (images if isinstance(images, tuple) else self.front(images))[0]
 
     def forward_head(self, features):
         return self.head(features)
@@ -68,6 +73,7 @@ class Balanced(ARBEx):
 
 def ferplus(root: Path) -> str:
     rows = [votes(bytes_of(root, i), "train" if i < 8 else "validation", **{EXPRESSIONS[i % 8]: 9}) for i in range(12)]
+    rows = [row | {"fer_row": i} for i, row in enumerate(rows)]
     return table(root / "fer.parquet", rows)
 
 
@@ -113,6 +119,7 @@ def two_steps(file: Path, data: Path, *options: str) -> list[str]:
         "--model.class_path": f"{__name__}.{name}",
         "--init": "{}",
         "--freeze": "[]",
+        "--rest": "[image]" if "rest" in told else "[]",
         "--teachers": "[]",
         "--data.init_args.path": str(data),
         "--faces.batch_size": "4",
@@ -171,7 +178,7 @@ def test_recipes_name_parts_that_there_are(file):
     names = [name for name, _ in network.named_parameters()]
     for part in told.get("init", {}):
         assert network.get_submodule(part) is not None
-    for prefix in [*told.get("freeze", []), *told["task"].get("lr_scale", {})]:
+    for prefix in [*told.get("freeze", []), *told.get("rest", []), *told["task"].get("lr_scale", {})]:
         assert any(name.startswith(prefix) for name in names), prefix
 
 

@@ -96,10 +96,13 @@ class DataSet(ABC):
         """Each row of a split in order, or an error that says where and why one cannot be used."""
 
     def rows(self, split: str) -> list[Row]:
-        """The usable rows of a split. Malformed ones are logged, one message each, and counted in `findings`.
+        """The usable rows of a split, or of several with "+" between. Malformed ones are logged, one message each, and
+        counted in `findings`.
 
         Raises NoSplit where there is no such split, and MienError where there is not one usable row in it.
         """
+        if "+" in split and split not in self.splits:
+            return [row for part in split.split("+") for row in self.rows(part)]
         split = spell_split(split)
         if split not in self.splits:
             raise NoSplit(f"{self}: no split {split!r}, only {', '.join(sorted(self.splits))}")

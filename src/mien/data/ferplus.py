@@ -87,7 +87,7 @@ class FERPlus(DataSet):
 
     def rows(self, split: str) -> list[Row]:
         whole, _, half = split.rpartition("-")
-        if half not in HALVES or split in self.splits:
+        if half not in HALVES or "+" in split or split in self.splits:
             return super().rows(split)
         rows = super().rows(whole)
         if any(row.number < 0 for row in rows):

@@ -82,7 +82,7 @@ class Parquet(DataSet):
         self._groups = list(groups or ())
         self._files = _find(self.path)
         columns = self._schema(0).names
-        self._number = number = number if number in columns else None
+        self._numbered_by = number = number if number in columns else None
         prepared = (self._schema(0).metadata or {}).get(PREPARED)
         subject = "subject" if prepared and subject is None else subject
         if votes is not None and label is not None:
@@ -156,14 +156,14 @@ class Parquet(DataSet):
         groups = {column: str(values[column]) for column in self._groups if values[column] is not None}
         units = np.array(values["units"], np.float32) if self.units else None
         subject = None if subject is None else str(subject)
-        number = -1 if self._number is None or values[self._number] is None else int(values[self._number])
+        number = values[self._numbered_by] if self._numbered_by else None
         said = {output: values[output.name] for output in self.further}
         targets = {
             output.name: np.array(value, np.float32).reshape(output.shape)
             for output, value in said.items()
             if value is not None
         }
-        more = {"units": units, "groups": groups, "number": number, "targets": targets}
+        more = {"units": units, "groups": groups, "number": -1 if number is None else int(number), "targets": targets}
         return Row(source, target, split, subject, label, name, **more)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:

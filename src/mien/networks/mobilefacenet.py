@@ -1,13 +1,13 @@
 """MobileFaceNet as a trunk: three levels of feature maps, no embedding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mien.networks.trunk import Trunk
+from mien.networks.trunk import Trunk, widen
 from mien.nn.base import Refiner
 
 
@@ -63,6 +63,7 @@ class MobileFaceNet(Trunk):
     `variant="prelu"` is the landmark network of POSTER++ (PReLU, a bare depthwise second layer). `variant="relu6"` is
     the identity network of foamliu/MobileFaceNet (ReLU6, a pointwise convolution after the second layer). The layers
     behind the last map (landmarks, embedding) are left out, and so are those behind the first `num_levels` maps.
+    `width`, ours, multiplies the channels of every layer; the weights of a narrower one fit it (`widen`).
     `refine`, a refiner a level, has each map before the next level is made of it.
 
     Paper: Chen et al., MobileFaceNets, arXiv 1804.07573. Reference: Talented-Q/POSTER_V2, 18de559;
@@ -71,28 +72,37 @@ class MobileFaceNet(Trunk):
 
     levels = ((64, 28), (128, 14), (512, 7))  # channels and side of each map
 
-    def __init__(self, variant: Literal["prelu", "relu6"] = "relu6", num_levels: int = 3):
+    def __init__(self, variant: Literal["prelu", "relu6"] = "relu6", num_levels: int = 3, width: int = 1):
         super().__init__()
         if variant not in ("prelu", "relu6"):
             raise ValueError(f"variant must be 'prelu' or 'relu6', not {variant!r}")
         if num_levels not in (1, 2, 3):
             raise ValueError(f"num_levels must be 1, 2 or 3, not {num_levels!r}")
-        self.levels = self.levels[:num_levels]
+        if width < 1:
+            raise ValueError(f"width must be a whole number from 1 up, not {width!r}")
+        self.width = width
+        self.levels = tuple((width * channels, side) for channels, side in self.levels[:num_levels])
         count = (1, 3, 5)[num_levels - 1]  # the stages up to that map
         self.beyond = (*(f"stages.{i}." for i in range(count, 5)), *["last."] * (num_levels < 3))
-        self.stem = Unit(3, 64, 3, 2, act=variant)
+        first = 64 * width
+        self.stem = Unit(3, first, 3, 2, act=variant)
+        depthwise = Unit(first, first, 3, groups=first, act="prelu" if variant == "prelu" else "relu")
         if variant == "prelu":
-            self.stem_dw = nn.Sequential(Unit(64, 64, 3, groups=64, act="prelu"))
+            self.stem_dw = nn.Sequential(depthwise)
         else:
-            self.stem_dw = nn.Sequential(Unit(64, 64, 3, groups=64, act="relu"), Unit(64, 64, 1, act="relu"))
+            self.stem_dw = nn.Sequential(depthwise, Unit(first, first, 1, act="relu"))
         stages = []
-        for c_in, c_out, hidden, repeats, stride in STAGES[:count]:
+        for *channels, repeats, stride in STAGES[:count]:
+            c_in, c_out, hidden = (width * c for c in channels)
             blocks = [InvertedResidual(c_in, c_out, hidden, stride, variant)]
             # within a stage the expansion factor stays, and so does `hidden` once c_in equals c_out
             blocks += [InvertedResidual(c_out, c_out, hidden, 1, variant) for _ in range(repeats - 1)]
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        self.last = Unit(128, 512, 1, act=variant) if num_levels == 3 else nn.Identity()
+        self.last = Unit(128 * width, 512 * width, 1, act=variant) if num_levels == 3 else nn.Identity()
+
+    def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return widen(super().fit(tensors), self.state_dict())
 
     def forward(self, images: Tensor, refine: Sequence[Refiner] | None = None) -> tuple[Tensor, ...]:
         x, maps = self.stem_dw(self.stem(images)), []

@@ -1,6 +1,6 @@
 """A trunk, a pool and a linear layer: what every other network has to beat."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal, cast
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
-from mien.networks.trunk import Trunk
+from mien.networks.trunk import Trunk, widen
 from mien.nn.base import MakeBatchBranch, MakePool, MakeRefiner, Refiner
 from mien.nn.class_batch_attention import BatchTransformer
 from mien.nn.grid import to_tokens
@@ -82,6 +82,11 @@ class PlainClassifier(Network):
         both = self._features(torch.cat([images, images.flip(3)]))  # (2B, D)
         return both.reshape(2, -1, both.shape[1]).mean(0)
 
+    def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of a narrower network are widened, if its trunk is of that kind."""
+        tensors = super().fit(tensors)
+        return widen(tensors, self.state_dict()) if getattr(self.image, "width", 1) > 1 else tensors
+
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.batch_branch is None:
             return super().training_pass(images)
@@ -126,9 +131,11 @@ def mobilefacenet(
     mirror: bool = False,
     batch_branch: Literal["none"] | MakeBatchBranch = "none",
     logits_loss_weight: float = 2.0,
+    width: int = 1,
 ) -> PlainClassifier:
-    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC, twice that with `mirror`; with another `pool`, or `refine`,
-    what that one adds. `batch_branch` and `logits_loss_weight` are of training alone, and add nothing."""
+    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC, twice that with `mirror`; of `width` 2 3.4 M and 0.9 GMAC,
+    and as good as the narrow one whose weights it is given. Another `pool`, or `refine`, adds what it adds;
+    `batch_branch` and `logits_loss_weight` are of training alone, and add nothing."""
     options = {"dropout": dropout, "pool": pool, "refine": refine, "mirror": mirror}
     options |= {"batch_branch": batch_branch, "logits_loss_weight": logits_loss_weight}
-    return PlainClassifier(image=MobileFaceNet("relu6"), num_classes=num_classes, **options)
+    return PlainClassifier(image=MobileFaceNet("relu6", width=width), num_classes=num_classes, **options)

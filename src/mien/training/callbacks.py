@@ -30,12 +30,22 @@ class Keep(Callback):
     folder: of the files. header: of both, without metrics.
     monitor: what is best, "val_accuracy", "val_macro_f1" or "val_loss".
     every: as well `step_N.safetensors` after each, behind step N, so that the choice can be made, or an average, later.
+    learned: faces that are validated have been learned: files have no metrics, and the best is the last.
     patience: the run ends after so many validations in a row without a better one; 0: never before its end.
 
     Stands before the averaging callback, whose weights are then still in place.
     """
 
-    def __init__(self, folder: Path, header: dict[str, Any], monitor: str, every: bool = False, patience: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        monitor: str,
+        every: bool = False,
+        patience: int = 0,
+        learned: bool = False,
+    ):
+        self.learned = learned
         self.folder, self.header, self.monitor, self.best = folder, header, monitor, float("-inf")
         self.every, self.patience, self.without = every, patience, 0
 
@@ -47,7 +57,7 @@ class Keep(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """A run that is resumed has to beat what it wrote before it was cut, even after its last `resume.ckpt`."""
-        if trainer.global_step and (self.folder / "best.safetensors").exists():
+        if trainer.global_step and not self.learned and (self.folder / "best.safetensors").exists():
             self.best = self._rank(read_header(self.folder / "best.safetensors")["training"]["metrics"])
 
     def _rank(self, metrics: dict[str, float]) -> float:
@@ -58,7 +68,7 @@ class Keep(Callback):
             return
         values = module.metrics.compute() | {"val_loss": module.validation_loss.compute()}  # of all processes
         metrics = {name: round(float(value), 5) for name, value in values.items()}
-        better = self._rank(metrics) > self.best
+        better = self.learned or self._rank(metrics) > self.best
         self.without = 0 if better else self.without + 1
         if self.patience and self.without >= self.patience:
             trainer.should_stop = True
@@ -67,6 +77,8 @@ class Keep(Callback):
         if not trainer.is_global_zero:
             return
         training = self.header["training"] | {"metrics": metrics, "steps": trainer.global_step}
+        if self.learned:
+            training = training | {"metrics": {}, "measured": "not on faces that it has not learned"}
         header = self.header | {"training": training}
         save_network(self.folder / "last.safetensors", module.network, header)
         if self.every:

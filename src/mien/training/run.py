@@ -209,7 +209,12 @@ def _train(arguments: Sequence[str]) -> Path:
         print(f"{config.name}: {data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)
         options.save(config, folder / "recipe.yaml", overwrite=True)
     waiting = Waiting()
-    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience)
+    own = {id(row) for row in data.rows(faces.train_split)}
+    learned = any(id(row) in own for row in data.rows(faces.validation_split))
+    if learned and rank_zero_only.rank == 0:
+        note = "is learned, too: checkpoints have no metrics, and the best is the last"
+        print(f"{config.name}: {faces.validation_split!r} {note}", file=sys.stderr)
+    keep = Keep(folder, header, config.monitor, config.keep_all, config.patience, learned)
     points = Resume(last, config.every, facts)
     callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
     callbacks += [Still(config.rest)] if config.rest else []
@@ -222,8 +227,8 @@ def _train(arguments: Sequence[str]) -> Path:
     if handler is signal.default_int_handler and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, points.interrupt)
     try:
-        told = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
-        trainer = Trainer(**told, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
+        chosen = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
+        trainer = Trainer(**chosen, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
@@ -278,10 +283,12 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     try:
         return options.parse_args(arguments)
     except ArgumentError as error:
-        told = " ".join(str(error).split())
-        told = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", told)
-        told = re.sub("^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), told)
-        print(f"mien train: {told}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        reason = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", reason)
+        reason = re.sub(
+            "^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), reason
+        )
+        print(f"mien train: {reason}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
