@@ -36,6 +36,10 @@ _FILES = ("model.onnx", "model.safetensors", "model.xml", "model.pt2")
 _NOTES = ("README.md", "config.json", "calibration.png")
 
 
+Answer = Mapping[str, np.ndarray]
+"""What a model says of one face: by the name of each output an array of the output's shape."""
+
+
 class Classifier:
     """Reads the expression of faces that were cut out already.
 
@@ -123,6 +127,11 @@ class Classifier:
     def run(self, crops: np.ndarray) -> np.ndarray:
         """The probability of each label, (N, C) float32, of crops (N, S, S, 3) uint8 as `crop` makes them."""
         return self.answers(crops)[self.outputs[0].name]
+
+    def read(self, crops: np.ndarray) -> list[Answer]:
+        """What `answers` gives, face by face: for each of the N crops the answer of every output by its name."""
+        answers = self.answers(crops)
+        return [{name: values[i] for name, values in answers.items()} for i in range(len(crops))]
 
     def answers(self, crops: np.ndarray) -> dict[str, np.ndarray]:
         """The answer of every output by its name, (N, …) float32 as its kind says, of crops as for `run`.

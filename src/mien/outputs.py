@@ -1,10 +1,10 @@
-"""What a model answers, as data: each question with its name, its kind, its labels, and the columns that it fills."""
+"""What a model answers, as data: each question with its name, its kind and its labels."""
 
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -13,7 +13,7 @@ Kind = Literal["classes", "binary", "range", "angles", "points"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 EXPRESSION = "expression"
-"""The name of the output that a header of version 1 means by its "id2label"."""
+"""The name of the first output of every model, whatever its labels; a header of version 1 has it alone."""
 
 RESERVED = frozenset(
     "source time frame track face box score landmarks rotation probability probabilities unsmoothed note faces logits "
@@ -22,19 +22,6 @@ RESERVED = frozenset(
 """Names of other columns and tensors, which no output may take."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-
-
-class Column(NamedTuple):
-    """A column of a table of faces.
-
-    type: "text" or "number". width: how many characters a value needs on a terminal. description: a sentence for the
-    documentation and the schema of the service.
-    """
-
-    name: str
-    type: Literal["text", "number"]
-    width: int
-    description: str
 
 
 @dataclass(frozen=True)
@@ -130,59 +117,23 @@ class Output:
 
     def decode(self, values: np.ndarray) -> Any:
         """What a person reads, of the answer for one face, of `shape`: a number where the only label is the name, else
-        a number by label, and of "points" a pair of numbers."""
+        a number for each label, and of "points" a pair of numbers."""
         if self.kind == "points":
             return {label: (float(x), float(y)) for label, (x, y) in zip(self.labels, values, strict=True)}
         if self.labels == (self.name,):
             return float(values[0])
         return dict(zip(self.labels, map(float, values), strict=True))
 
-    def columns(self) -> list[Column]:
-        """The columns of a table that hold `cells`."""
-        spoken = self.name.replace("_", " ")
-        if self.kind == "classes":
-            wide = max(map(len, self.labels))
-            first = "" if self.name == EXPRESSION else f"{self.name}_"
-            part = "p_" if self.name == EXPRESSION else f"{self.name}_p_"
-            uncertain = max(wide, len("uncertain"))
-            return [
-                Column(self.name, "text", uncertain, f'The likeliest {spoken}, or "uncertain".'),
-                Column(f"{first}probability", "number", 11, f"The probability of the likeliest {spoken}, 0 to 1."),
-                *(
-                    Column(f"{part}{label}", "number", 8, f"The probability of {label}, 0 to 1.")
-                    for label in self.labels
-                ),
-            ]
-        meaning = {
+    @property
+    def meaning(self) -> str:
+        """What a value is, in words."""
+        return {
+            "classes": "probability, 0 to 1",
             "binary": "probability, 0 to 1",
             "range": f"{self.low:g} to {self.high:g}",
             "angles": "degrees, -180 to 180",
-            "points": "a fraction of the crop",
+            "points": "fractions of the crop's width and height",
         }[self.kind]
-        names = self.labels
-        if self.kind == "points":
-            names = tuple(f"{label}_{axis}" for label in self.labels for axis in "xy")
-        return [
-            Column(
-                self.name if name == self.name and len(names) == 1 else f"{self.name}_{name}",
-                "number",
-                8,
-                f"{spoken.capitalize()}{'' if name == self.name else ', ' + name.replace('_', ' ')}: {meaning}.",
-            )
-            for name in names
-        ]
-
-    def cells(self, answer: Any) -> list[Any]:
-        """The values of `columns`, of what `decode` gave and, of "classes", of None where there is no face."""
-        if answer is None:
-            return [None] * len(self.columns())
-        if self.kind == "classes":
-            best = max(answer, key=answer.__getitem__)
-            return [best, answer[best], *(answer[label] for label in self.labels)]
-        if not isinstance(answer, Mapping):
-            return [answer]
-        values = [answer[label] for label in self.labels]
-        return [number for pair in values for number in pair] if self.kind == "points" else values
 
     def to_json(self) -> dict[str, Any]:
         """The output as a header holds it, without what is as usual."""
@@ -203,16 +154,16 @@ class Output:
 
 
 def check_outputs(outputs: Iterable[Output]) -> tuple[Output, ...]:
-    """The outputs of one model; ValueError where there is none, where two have one name, or one column."""
+    """The outputs of one model; ValueError where there is none, where two have one name, and where the first is not
+    the expression."""
     outputs = tuple(outputs)
     if not outputs:
         raise ValueError("a model without outputs")
-    for what, names in (
-        ("outputs", [output.name for output in outputs]),
-        ("columns", [column.name for output in outputs for column in output.columns()]),
-    ):
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two {what} are called {', '.join(twice)}")
+    names = [output.name for output in outputs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two outputs are called {', '.join(twice)}")
+    if (outputs[0].name, outputs[0].kind) != (EXPRESSION, "classes"):
+        raise ValueError(f'the first output is not "{EXPRESSION}", of classes')
     return outputs
 
 
