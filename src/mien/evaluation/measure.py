@@ -15,8 +15,10 @@ from mien.data import DataSet, Row, open_dataset
 from mien.data.opening import find_reader
 from mien.data.spelling import spell_split
 from mien.errors import MienError
+from mien.evaluation.answers import OutputReport, report_outputs
 from mien.evaluation.report import Report, classification_report
 from mien.faces import Detector, find_faces
+from mien.outputs import Output
 
 Data = str | os.PathLike[str] | DataSet
 """Labelled pictures, or where they are."""
@@ -27,6 +29,7 @@ class Measured:
     """report: over the model's labels. malformed: rows left out. found: faces that the detector found, if it looked.
 
     rows, probs (N, C) and target (N,): what was read, what came out, and what is right.
+    outputs: a report on every further output that the model answers and the data says something of.
     """
 
     report: Report
@@ -35,6 +38,7 @@ class Measured:
     rows: Sequence[Row] = field(repr=False, compare=False)
     probs: np.ndarray = field(repr=False, compare=False)
     target: np.ndarray = field(repr=False, compare=False)
+    outputs: Sequence[OutputReport] = ()
 
 
 def measure(
@@ -49,6 +53,8 @@ def measure(
 ) -> Measured:
     """Read every labelled row of a split and compare; classes of model and data are matched by their names.
 
+    So are further outputs that both have; rows count for them, too, that have no expression.
+
     limit: read so many rows only, drawn by a seed.
 
     Without a detector each picture is read as it is. With one the largest face in it is cut out as in reading (where
@@ -56,12 +62,45 @@ def measure(
 
     Raises MienError where the data has a class that the model does not know.
     """
-    rows = sample(data.rows(split), limit)
+    shared = shared_outputs(classifier, data)
+    rows = sample(data.rows(split), limit, further=bool(shared))
+    answers, found = read_answers(classifier, rows, batch_size, detector, progress)
+    outputs = report_outputs(shared, answers, _further_targets(data, rows, shared)) if shared else []
+    labelled = [i for i, row in enumerate(rows) if row.label >= 0]
+    if not labelled:
+        raise MienError("not one row has a label to compare with")
+    rows, probs = [rows[i] for i in labelled], answers[classifier.outputs[0].name][labelled]
     target = targets(classifier, data, rows)
-    probs, found = read_rows(classifier, rows, batch_size, detector, progress)
     malformed = data.findings[split].left_out
     report = classification_report(probs, target, classifier.labels)
-    return Measured(report, malformed, None if detector is None else found, rows, probs, target)
+    return Measured(report, malformed, None if detector is None else found, rows, probs, target, outputs)
+
+
+def shared_outputs(classifier: Classifier, data: DataSet) -> list[Output]:
+    """Outputs beside the expression that the model answers and the data says something of.
+
+    Raises MienError where they are of another kind, or have other labels.
+    """
+    known = {output.name: output for output in data.outputs[1:]}
+    shared = [output for output in classifier.outputs[1:] if output.name in known]
+    for output in shared:
+        other = known[output.name]
+        if (output.kind, set(output.labels)) != (other.kind, set(other.labels)):
+            here, there = (f"{one.kind} of {', '.join(one.labels)}" for one in (other, output))
+            raise MienError(f"{data}: {output.name} is {here}, and in the model {there}")
+    return shared
+
+
+def _further_targets(data: DataSet, rows: Sequence[Row], outputs: Sequence[Output]) -> dict[str, np.ndarray]:
+    """By output, (N, …), labels in the order of the model's."""
+    said = [data.targets(row) for row in rows]
+    known = {output.name: output for output in data.outputs}
+    return {
+        output.name: np.stack([one[output.name] for one in said])[
+            :, [known[output.name].labels.index(label) for label in output.labels]
+        ]
+        for output in outputs
+    }
 
 
 def open_labelled(
@@ -113,12 +152,14 @@ def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.nd
     return np.array([classifier.labels.index(label) for label in data.labels])[[row.label for row in rows]]
 
 
-def sample(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
+def sample(rows: Sequence[Row], limit: int | None, seed: int = 0, *, further: bool = False) -> list[Row]:
     """`limit` of the rows that have a label, drawn by the seed, in their order; all of them without a limit.
+
+    further: a target of a further output will do, too.
 
     Raises MienError where none has one: there is nothing to be right about.
     """
-    rows = [row for row in rows if row.label >= 0]
+    rows = [row for row in rows if row.label >= 0 or (further and (row.targets or row.units is not None))]
     if not rows:
         raise MienError("not one row has a label to compare with")
     if limit is None or limit >= len(rows):
@@ -134,6 +175,18 @@ def read_rows(
     progress: bool = False,
 ) -> tuple[np.ndarray, int]:
     """Probabilities (N, C), and how many faces the detector found; without one, pictures are read as they are."""
+    answers, found = read_answers(classifier, rows, batch_size, detector, progress)
+    return answers[classifier.outputs[0].name], found
+
+
+def read_answers(
+    classifier: Classifier,
+    rows: Sequence[Row],
+    batch_size: int = 32,
+    detector: Detector | None = None,
+    progress: bool = False,
+) -> tuple[dict[str, np.ndarray], int]:
+    """The answer of every output by its name, (N, …), and how many faces the detector found."""
 
     def cut(row: Row) -> tuple[np.ndarray, bool]:
         image = row.image()
@@ -143,11 +196,11 @@ def read_rows(
         face = max(faces, key=lambda face: face.box[2] * face.box[3])
         return classifier.crop(image, face.landmarks, face.box), True
 
-    probs, found = [], 0
+    parts, found = [], 0
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit=" faces", leave=False, disable=not progress) as bar:
         for start in range(0, len(rows), batch_size):
             crops, seen = zip(*pool.map(cut, rows[start : start + batch_size]), strict=True)
-            probs.append(classifier.run(np.stack(crops)))
+            parts.append(classifier.answers(np.stack(crops)))
             found += sum(seen)
             bar.update(len(crops))
-    return np.concatenate(probs), found
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, found
