@@ -259,8 +259,8 @@ def test_min_face_and_threshold(stand_in):
     path = EXAMPLES / "hopper.jpg"
     [face] = Reader.from_pretrained(stand_in, min_face=20)(path)
     shorter = min(face.box[2:])
-    assert Reader.from_pretrained(stand_in, min_face=shorter - 1)(path)
-    assert not Reader.from_pretrained(stand_in, min_face=shorter + 1)(path)
+    assert Reader.from_pretrained(stand_in, min_face=0.9 * shorter)(path)
+    assert not Reader.from_pretrained(stand_in, min_face=1.1 * shorter)(path)
     assert not Reader.from_pretrained(stand_in, threshold=0.999)(path)
 
 

@@ -520,7 +520,7 @@ def endless():
 
 
 def test_a_picture_that_takes_for_ever_keeps_nobody_waiting_for_ever(start):
-    served = start("--read-timeout", "3")
+    served = start("--max-read-seconds", "2")
     with ThreadPoolExecutor(2) as pool:
         bad = pool.submit(served.read, endless())
         while not served.metric("mien_requests_working"):
@@ -528,7 +528,7 @@ def test_a_picture_that_takes_for_ever_keeps_nobody_waiting_for_ever(start):
         good = pool.submit(served.read, PHOTO)
         assert good.result()[0] == 200
         status, answer = bad.result()
-    assert (status, answer["error"]) == (422, {"code": "too_long", "reason": "a picture took longer than 3 seconds"})
+    assert (status, answer["error"]) == (422, {"code": "too_long", "reason": "a picture took longer than 2 seconds"})
     assert served.metric("mien_worker_restarts") == 1
     assert served.end(signal.SIGTERM) == (0, [])
     assert served.errors == b"mien: a worker took too long over one picture (exit code 1); another one starts\n"
@@ -621,7 +621,7 @@ def answer_or_die(jobs):
 def test_who_shares_a_batch_with_a_killer_is_answered(monkeypatch):
     answers, worker, dispatcher = dispatched(monkeypatch, ["a", "poison", "b", "c"], answer_or_die, batch_size=3)
     assert answers == ["a", (503, "worker_died"), "b", "c"]
-    assert worker.batches == [["a", "poison", "b"], ["a"], ["poison"], ["b"], ["c"]]
+    assert worker.batches == [["a", "poison", "b"], ["c"], ["a"], ["poison"], ["b"]]
     assert dispatcher.restarts == 2
 
 
@@ -638,6 +638,21 @@ def test_a_worker_that_dies_once_costs_nobody_an_answer(monkeypatch):
     dies = iter([TimeoutError])
     answers, _, dispatcher = dispatched(monkeypatch, ["a"], answer)
     assert (answers, dispatcher.restarts) == (["a"], 1)
+
+
+def test_many_pixels_let_others_pass(monkeypatch):
+    pixels = {"h1": 60_000_000, "h2": 60_000_000, "h3": 30_000_000}  # of 100 million
+
+    def answer(jobs):
+        names = [job.pictures[0][0] for job in jobs]
+        many = sum(pixels.get(name, 0) for name in names) > 100_000_000
+        return [pixels[n] if many and n in pixels else Answer(n.encode(), 200, 1, 0, 0) for n in names]
+
+    names = ["h1", "h2", "h3", "a", "b", "c"]
+    answers, worker, dispatcher = dispatched(monkeypatch, names, answer, batch_size=4)
+    assert answers == names
+    assert worker.batches == [["h1", "h2", "h3", "a"], ["b", "c"], ["h1"], ["h2", "h3"]]
+    assert (dispatcher.waiting, dispatcher.restarts) == (0, 0)
 
 
 def test_a_picture_without_end_costs_only_its_request_the_answer(monkeypatch):
@@ -889,18 +904,30 @@ def test_a_request_has_a_budget_of_pixels():
     jobs = [
         in_an_hour(*pictures) for pictures in ([small, small], [large, small], [small] * 3, [small, file.getvalue()])
     ]
-    answers = reader.answers([*jobs, in_an_hour(b"junk", small)])
+    answers = reader.answers([*jobs, in_an_hour(b"junk")])
     assert [answer.status for answer in answers] == [200, 422, 422, 422, 200]
     assert {json.loads(answer.body)["error"]["code"] for answer in answers[1:4]} == {"too_many_pixels"}
-    assert [bytes(data) for data in opened] == [small, small, b"junk", small]
+    assert [bytes(data) for data in opened] == [small, small, b"junk"]
+
+
+def test_a_batch_has_no_more_pixels_than_a_request_and_the_largest_are_put_off():
+    reader = job_reader(lambda source: [], Limits(request_pixels=5000))
+    small, large = png((40, 50)), png((60, 60))
+    answers = reader.answers([in_an_hour(large), in_an_hour(small, small), in_an_hour(small), in_an_hour(b"junk")])
+    assert answers[:2] == [3600, 4000]
+    assert [answer.status for answer in answers[2:]] == [200, 200]
+    assert answers[2].batch == (2, 2)
+    assert reader.answers([in_an_hour(large)])[0].status == 200
 
 
 def test_a_request_has_a_budget_of_time():
     opened = []
 
     def read(source):
+        begun = time.thread_time()
         opened.append(bytes(source))
-        time.sleep(0.2 if source == b"slow" else 0)
+        while source == b"slow" and time.thread_time() - begun < 0.2:
+            pass
         return []
 
     reader = job_reader(read, Limits(read_seconds=0.1))
@@ -914,16 +941,23 @@ def test_a_request_has_a_budget_of_time():
 
 def test_a_picture_that_takes_too_long_is_noticed_while_it_is_read():
     go, threads = threading.Event(), Threads(2, 0.05)
+
+    def work(picture):
+        while not go.is_set():
+            pass
+        return len(picture)
+
     pictures = Request(7, in_an_hour(b"quick", b"endless")).pictures
     assert threads.submit(len, pictures[0]).result() == 5
     assert threads.slow() is None
-    reading = threads.submit(lambda _: go.wait(60), pictures[1])
+    reading = threads.submit(work, pictures[1])
     end = time.monotonic() + 30
     while threads.slow() is None and time.monotonic() < end:
         time.sleep(0.01)
     assert threads.slow() == 7
     go.set()
-    assert reading.result() and threads.slow() is None
+    assert reading.result() == 7
+    assert threads.slow() is None
 
 
 def test_nothing_is_read_for_those_who_wait_no_longer():

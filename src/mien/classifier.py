@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mien.checkpoint import labels_of, outputs_of, read_header, tensor_names
 from mien.engines import Engine, TorchEngine, computes_bf16, open_model
 from mien.errors import CheckpointError, MienError, require
-from mien.faces import crop, open_picture
+from mien.faces import Source, crop, open_picture
+from mien.faces.sources import is_source
 from mien.files import whole
 
 MODELS = Path(__file__).with_name("models")
@@ -100,10 +100,11 @@ class Classifier:
     def predict_proba(self, images: Any, *, batch_size: int = 32) -> np.ndarray:
         """The share of each label, (N, C) float32, of N face crops of any size, read as they are.
 
-        images: a list of arrays, uint8, (H, W, 3) RGB or (H, W) grey, or of Pillow pictures; or one tensor or array
-        (N, 3, H, W), uint8 or float from 0 to 1. `batch_size` of them go through the network at a time.
+        images: a list of pictures, each a path, bytes, an opened file, a Pillow picture or an array, as
+            `mien.faces.open_picture` takes them; or one tensor or array (N, 3, H, W), uint8 or float from 0 to 1.
+        batch_size: how many go through the network at a time.
 
-        Raises ValueError for anything else, and ReadError for a picture of another kind.
+        Raises ValueError for anything else, and ReadError for what is no picture.
         """
         if batch_size < 1:
             raise ValueError(f"a batch holds at least one face, not {batch_size}")
@@ -278,12 +279,12 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise MienError(f"{repo_id} on the Hub: {reason}") from error
 
 
-def _pictures(images: Any) -> Sequence[Image.Image | np.ndarray]:
+def _pictures(images: Any) -> Sequence[Source]:
     """A list of pictures, out of all that `predict_proba` takes."""
     if isinstance(images, list | tuple):
         for image in images:
-            if not isinstance(image, Image.Image | np.ndarray):
-                raise ValueError(f"a face is an array or a Pillow picture, not {_kind(image)}")
+            if not is_source(image):
+                raise ValueError(f"a face is a path, bytes, an opened file, a picture or an array, not {_kind(image)}")
         return images
     if hasattr(images, "detach"):  # a tensor of torch, which need not be installed
         images = images.detach().cpu()

@@ -20,7 +20,7 @@ _FIRST = 320  # pixels of the longer side of a look in which large faces are fou
 _NARROWEST, _SMALL, _IDEAL = 13, 48, 100  # widths of a face in a look: found at all, placed well, placed best
 _CLEAR, _CONFIRMED = 0.85, 0.45  # scores: from which a find is a face; that a find below it reaches when confirmed
 _WIDEST = 400  # pixels of a look's shorter side above which it may hold faces that are too large for it
-_BUDGET = {"fast": 0, "auto": 6_000_000, "full": 10**12}  # pixels of all tiles, padding included
+_BUDGET = {"fast": 0, "auto": 7_000_000, "full": 10**12}  # pixels of all tiles, padding included
 
 _POINTS = [1] * 2 + [0] * 2 + [1] * 10  # of box and landmarks, what moves with the picture
 
@@ -89,7 +89,7 @@ class YuNet:
         """The narrowest faces, in pixels, that are searched for in an image of this shape.
 
         search: "fast" looks at the whole picture only; "auto" looks at tiles, too, as long as they have no more than
-            6 million pixels (`min_face` of 20 is reached up to 11 megapixels); "full" at all that `min_face` needs.
+            7 million pixels (a `min_face` of 20 is reached up to 12 megapixels); "full" at all that `min_face` needs.
         """
         least = max(self.min_face, _NARROWEST)
         if min(shape[:2]) < least / 2:  # in such a strip no face can be seen

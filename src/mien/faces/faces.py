@@ -15,7 +15,7 @@ from mien.errors import MienError, MissingExtra
 from mien.faces.draw import cut_of, draw
 from mien.faces.face import Box, Face
 from mien.faces.picture import MAX_PIXELS, open_picture
-from mien.faces.record import Record, flat, records
+from mien.faces.record import Record, flat, picture_records
 from mien.faces.sources import Taken
 from mien.files import whole
 
@@ -117,7 +117,7 @@ class Faces(list[Face]):
 
     def to_dicts(self) -> list[Record]:
         """The rows that `mien read` writes of this picture: one for each face, or one that says there is none."""
-        return records(self.name, self)
+        return picture_records(self.name, self)
 
     def to_json(self, **options: Any) -> str:
         """The same as the text of a JSON list; options: of `json.dumps`, such as indent=2."""

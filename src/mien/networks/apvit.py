@@ -188,6 +188,10 @@ class APViT(Network):
             return self.pool(tokens[:, 1:])
         return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(1)
 
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        patches = self.patches(images)
+        return self.vit.forward_intermediates(*self.select(patches, patches), **options)
+
     def forward_features(self, images: Tensor) -> Tensor:
         patches = self.patches(images)
         return self.pooled(self.vit(*self.select(patches, patches)))

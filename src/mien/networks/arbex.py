@@ -23,7 +23,7 @@ class MlpHead(nn.Sequential):
 
 
 class ARBEx(Network):
-    """Another network, the `body`, whose unsure answers are balanced in training, and if asked for afterwards.
+    """Another network, the `body`, whose unsure answers are balanced in training, and on request afterwards.
 
         L = λ · cross entropy(p̂) + trust · (anchor_weight · anchor_loss + center_weight · center loss)
 
@@ -127,6 +127,9 @@ class ARBEx(Network):
 
     def head_answers(self, features: Tensor) -> dict[str, Tensor]:
         return self.body.head_answers(features) | super().head_answers(features)
+
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        return self.body.forward_intermediates(images, **options)
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.body.forward_features(images)

@@ -12,8 +12,9 @@ class Network(nn.Module):
     """Images (B, 3, 112, 112), normalised as the checkpoint's `preprocess` says -> logits (B, C).
 
     A network that reads another size says so in `img_size`; `preprocess` then has it as `input_size`.
-    In eval mode the logits of a face never depend on the other faces of its batch. In training `training_logits` gives
-    every set of logits that has a share in the loss, and `loss_weights` their weights.
+    In eval mode the logits of a face never depend on the other faces of its batch. The one exception is `ARBEx` with
+    `balancing="full"` and `attention="batch"`, which is not the default. In training `training_logits` gives every set
+    of logits that is part of the loss, and `loss_weights` their weights.
 
     A network answers one question, its first output; `add_heads` gives it more, which read the same features.
     """
@@ -77,6 +78,12 @@ class Network(nn.Module):
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, D) -> logits (B, C)."""
         raise NotImplementedError
+
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        """The final tokens, and those after each block, as timm gives them.
+
+        `options` are those of `mien.networks.intermediates.intermediates`; ValueError for a network without blocks."""
+        raise ValueError(f"{type(self).__name__} has no blocks between which tokens could be taken")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(images))

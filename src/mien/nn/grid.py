@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,12 @@ def to_map(tokens: Tensor, grid: Grid) -> Tensor:
 
 
 def count_planes(tokens: int, grid: Grid) -> tuple[int, int]:
-    """How many whole planes so many tokens fill, and how many tokens are left over: the prefix."""
-    size = grid[0] * grid[1]
-    return tokens // size, tokens % size  # the compiler knows no divmod
+    """How many whole planes so many tokens fill, and how many tokens are left over: the prefix.
+
+    `index` makes the compiler build a program for each grid: one for all of them takes it minutes.
+    """
+    size = index(grid[0]) * index(grid[1])
+    return index(tokens // size), index(tokens % size)  # the compiler knows no divmod
 
 
 def needed(grid: Grid | None, name: str = "this mixer") -> Grid:
@@ -49,7 +53,7 @@ def checked_grid(tokens: Tensor, grid: Grid | None, name: str) -> Grid:
     grid = needed(grid, name)
     if tokens.shape[1] < grid[0] * grid[1]:
         raise ValueError(f"{name}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]}×{grid[1]}")
-    return grid
+    return index(grid[0]), index(grid[1])
 
 
 def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class Neighborhood(LocalAttention):
         """Rows and columns of a grid, in tiles or in one."""
 
         def cut(tiles: Grid) -> tuple[Axis, Axis]:
-            rows, columns = map(cut_axis, grid, tiles, self.kernel_size, self.dilation, self.causal)
+            make = cut_axis.__wrapped__ if torch.compiler.is_compiling() else cut_axis  # it warns of caches
+            rows, columns = map(make, grid, tiles, self.kernel_size, self.dilation, self.causal)
             return rows, columns
 
         tokens = grid[0] * grid[1]

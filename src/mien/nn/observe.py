@@ -39,7 +39,7 @@ class Layout(NamedTuple):
     @classmethod
     def of_tokens(cls, count: int, grid: Grid | None) -> Self:
         """The layout of so many tokens that attend to one another, given the grid that a mixer is given."""
-        if grid is None or count < grid[0] * grid[1]:
+        if grid is None or torch.compiler.is_compiling() or count < grid[0] * grid[1]:
             return cls("token")
         planes, prefix = count_planes(count, grid)
         return cls("token", prefix, planes, grid)
