@@ -219,7 +219,7 @@ def test_what_is_called_the_default_model_is_it():
 
 
 def test_recipes_say_how_the_files_are_made_that_they_start_from():
-    """A run of another recipe, or weights that a command converts: in its header, or in that of a recipe named there."""
+    """By a run of another recipe, or a command: in its header, or in that of a recipe that is named there."""
     runs = {yaml.safe_load(file.read_text())["name"]: file.name for file in RECIPES}
     heads = {file.name: file.read_text().partition("\nname:")[0] for file in RECIPES}
     for file in RECIPES:

@@ -302,7 +302,7 @@ def test_a_photograph_on_its_side_or_upside_down(yunet, path, degrees):
     np.testing.assert_array_equal(again, image)
     np.testing.assert_allclose(face.landmarks, wanted.landmarks, atol=1e-2)
     x, y, w, h = found[0].box
-    assert -1 <= x and -1 <= y and x + w <= given.shape[1] + 1 and y + h <= given.shape[0] + 1
+    assert x >= -1 and y >= -1 and x + w <= given.shape[1] + 1 and y + h <= given.shape[0] + 1
     assert crop_distance(found[0].landmarks, turn_face(wanted, image.shape, 360 - degrees).landmarks) < 0.1
 
 

@@ -719,7 +719,8 @@ class Answers:
 def ask(dispatcher, method="GET", path="/", body=(), kind="", keys=(), limits=None, headers=(), slowly=0.0, app=None):
     """One request to the application: status, headers, body; and how often it asked for more of the body."""
     labels = Labels(model="m", labels=["a"], outputs=ASKED, licence=None)
-    app = app or make_app(dispatcher, limits=limits or Limits(), keys=Keys(keys), labels=labels, outputs=OUTPUTS, version="1")
+    about = {"labels": labels, "outputs": OUTPUTS, "version": "1"}
+    app = app or make_app(dispatcher, limits=limits or Limits(), keys=Keys(keys), **about)
     parts, asked, sent = list(body), [], []
 
     async def receive():

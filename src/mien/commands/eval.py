@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--align",
         choices=("as-is", "detect"),
-        default="as-is",
-        help="read the pictures as they are, or find the face in each first (default: as-is)",
+        help="read the pictures as they are, or find the face in each first (default: as mien finetune taught the "
+        "model, else as-is)",
     )
     add_reading_arguments(parser, "--precision")
     parser.add_argument(

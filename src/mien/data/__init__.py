@@ -8,6 +8,7 @@ from mien.data.expw import ExpW
 from mien.data.fer2013 import FER2013
 from mien.data.ferplus import FERPlus
 from mien.data.folder import Folder
+from mien.data.heldout import HeldOut, open_for
 from mien.data.opening import open_dataset
 from mien.data.parquet import Parquet
 from mien.data.rafdb import RAFDB
@@ -25,10 +26,12 @@ __all__ = [
     "FERPlus",
     "Findings",
     "Folder",
+    "HeldOut",
     "Parquet",
     "RAFDB",
     "Row",
     "SFEW",
     "Table",
     "open_dataset",
+    "open_for",
 ]

@@ -4,7 +4,6 @@ import glob
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +176,8 @@ class Parquet(DataSet):
             value = int(value)
         if isinstance(value, str) and value in self._index_of:
             label = self._index_of[value]
-        elif isinstance(value, int) and self.first is not None and 0 <= value - self.first < len(self.labels):
-            label = value - self.first
+        elif isinstance(value, int) and self._first is not None and 0 <= value - self._first < len(self.labels):
+            label = value - self._first
         else:
             raise ValueError("no label" if value is None else f"label {self._matched.why_none(str(value))}")
         return label, np.eye(len(self.labels), dtype=np.float32)[label]
@@ -232,7 +231,6 @@ class Parquet(DataSet):
         info = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         names = info.get("info", {}).get("features", {}).get(self._label, {}).get("names")
         if names and (labels is None or isinstance(labels, Known)):
-            self.first = self._first
             order = tuple(names) if self._target else class_order(names)  # of prepared shards, as they are
             return Matched(order, dict(zip(names, order, strict=True)))
         found = [value for index in range(len(self._files)) for value in self._values_in(index, self._label)]
@@ -240,8 +238,8 @@ class Parquet(DataSet):
         texts = [value for value in found if isinstance(value, str)]
         if found and not texts:
             matched = match_names([[str(self._first)]], labels)  # raises where nobody says what the numbers are
-            self.first = matched.first if isinstance(labels, Known) else self._first
-            return replace(matched, first=self.first)
+            self.first = self._first = labels.first if isinstance(labels, Known) else self._first
+            return matched
         return match_names([texts], labels)
 
 

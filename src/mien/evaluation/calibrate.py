@@ -2,16 +2,42 @@
 
 import numpy as np
 
+LEAST = 200
+"""Fewer faces do not determine a temperature."""
+
+BOUNDS = 0.05, 20.0
+"""Between which a temperature is sought."""
+
+
+def calibrate(logits: np.ndarray, target: np.ndarray, right: float) -> tuple[float, float]:
+    """The temperature, and the probability below which answers are uncertain (see `uncertain_below`).
+
+    logits: (N, C), before any temperature. target: (N,) classes. right: the share that is to be right, above 0 up to 1.
+
+    Raises ValueError where the faces do not determine them: fewer than LEAST, all answers right, or a likeliest
+    temperature at the bound of those that are sought.
+    """
+    faces = len(target)
+    if faces < LEAST:
+        raise ValueError(f"{faces} faces say too little, {LEAST} are the least")
+    if (logits.argmax(1) == target).all():
+        raise ValueError(f"all {faces:,} faces are read right, so that no temperature would make an answer too sure")
+    temperature = round(fit_temperature(logits, target), 4)
+    low, high = BOUNDS
+    if not low * 1.01 < temperature < high / 1.01:
+        raise ValueError(f"the likeliest temperature, {temperature}, is at the bound of those that are sought")
+    return temperature, uncertain_below(with_temperature(logits, temperature), target, right)
+
 
 def fit_temperature(logits: np.ndarray, target: np.ndarray) -> float:
     """The T > 0 that minimises the mean of `-log softmax(logits / T)[target]`; logits (N, C), classes (N,).
 
-    Logs of probabilities do as well as logits. T is sought between 0.05 and 20.
+    Logs of probabilities do as well as logits. T is sought within BOUNDS.
 
     Paper: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
     logits = np.asarray(logits, np.float64)
-    low, high = np.log(0.05), np.log(20)
+    low, high = np.log(BOUNDS)
     for _ in range(60):  # the loss is convex in 1/T, so it has one valley in log T
         left, right = low + (high - low) / 3, high - (high - low) / 3
         if _log_loss(logits / np.exp(left), target) < _log_loss(logits / np.exp(right), target):

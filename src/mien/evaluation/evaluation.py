@@ -170,7 +170,7 @@ def evaluate(
     split: str | None = None,
     format: str | None = None,
     labels: Sequence[str] | str | None = None,
-    align: Literal["as-is", "detect"] = "as-is",
+    align: Literal["as-is", "detect"] | None = None,
     group_by: Sequence[str] = (),
     against: Model | None = None,
     consistency: bool = False,
@@ -185,9 +185,11 @@ def evaluate(
     """Measure a model on labelled pictures: what `mien eval` prints and saves.
 
     - model: a classifier, or what `Classifier.from_pretrained` opens, as device, precision and trust say.
-    - data: a data set, or the path of one, which `mien.data.open_dataset` opens as format and labels say.
+    - data: a data set, or the path of one, which `mien.data.open_for` opens as format and labels say: by default its
+      classes are the model's, and pictures that the model was taught are not among those of "validation".
     - split: validation, else test, else the only one, unless another is named.
-    - align: read the pictures as they are (default), or find the largest face in each first.
+    - align: read the pictures as they are, or find the largest face in each first; by default as the model was
+      taught by `mien finetune`, and else as they are.
     - group_by: columns of the data, such as "gender", that tell people apart; each group is measured.
     - against: another model, to compare with on the same faces; it must have the same labels.
     - consistency: measure how far answers move when a face is shown differently (see `measure_consistency`).
@@ -200,15 +202,18 @@ def evaluate(
     """
     for module in ("torch", "torchmetrics", "matplotlib"):
         require(module, "eval")  # before the work, not after it
-    if align not in ("as-is", "detect"):
+    if align not in ("as-is", "detect", None):
         raise Misuse(f'align is "as-is" or "detect", not {align!r}')
     if (consistency or robustness) and align == "detect":
         named = "consistency" if consistency else "robustness"
         raise Misuse(f"{named} changes pictures that are faces already: it goes with align as-is")
-    opened = open_labelled(data, format, labels, group_by)
-    split = choose_split(opened, split)
     opening = {"device": device, "precision": precision, "trust": trust}
     classifier, name = _open(model, **opening)
+    opened = open_labelled(data, format, labels, group_by, model=classifier)
+    split = choose_split(opened, split)
+    if align is None:
+        learned = classifier.header.get("training", {}).get("align", "as-is")
+        align = "as-is" if consistency or robustness else learned
     other, other_name = (None, "") if against is None else _open(against, **opening)
     if other and other.labels != classifier.labels:
         raise MienError(f"{other_name} knows other labels than {name}: {', '.join(other.labels)}")

@@ -5,13 +5,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from mien.checkpoint import read_header
 from mien.classifier import Classifier
-from mien.data import DataSet, Row, open_dataset
+from mien.data import DataSet, Row, open_dataset, open_for
 from mien.data.opening import find_reader
 from mien.data.spelling import spell_split
 from mien.errors import MienError
@@ -108,11 +110,14 @@ def open_labelled(
     format: str | None = None,
     labels: Sequence[str] | str | None = None,
     group_by: Sequence[str] = (),
+    *,
+    model: Path | Classifier | None = None,
     **options: Any,
 ) -> DataSet:
     """A data set itself, or the one at a path, as `mien.data.open_dataset` opens it.
 
-    Its reader is told the columns of groups if it takes such an option, as that of parquet files does.
+    Its reader is told the columns of groups if it takes such an option, as that of parquet files does. For a model, or
+    the file of one, it is opened as by `mien.data.open_for`.
     """
     if isinstance(data, DataSet):
         return data
@@ -120,7 +125,10 @@ def open_labelled(
         options["labels"] = labels
     if group_by and "groups" in inspect.signature(find_reader(data, format)).parameters:
         options["groups"] = list(group_by)
-    return open_dataset(data, format, **options)
+    if model is None:
+        return open_dataset(data, format, **options)
+    header, file = (read_header(model), model) if isinstance(model, Path) else (model.header, model.path)
+    return open_for(header, file and file.parent, data, format, **options)
 
 
 def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] = ("validation", "test")) -> str:

@@ -110,7 +110,7 @@ def export_model(
       the only one, and all of them.
     - trust: as for `mien.load_network`. progress: show a bar on stderr.
 
-    Data are a data set, or the path of one, which `mien.data.open_dataset` opens as format and labels say.
+    Data are a data set, or the path of one, which `mien.data.open_for` opens as format and labels say.
 
     Warns (MienWarning) where bf16 cannot be measured. Raises Misuse for arguments that do not go together;
     AccuracyLost; CheckpointError and MienError for a model or data that cannot be read; MissingExtra without the extra
@@ -122,15 +122,15 @@ def export_model(
     _check_options(out, kind, folder, precision, check, calibrate, measure)
     for module in ("onnxscript", *(["onnxruntime.quantization"] if int8 else [])):
         require(module, "export")
-    opened = cache(lambda data: open_labelled(data, format, labels))  # each set once
+    path = find_checkpoint(source)
+    header = dict(read_header(path))
+    opened = cache(lambda data: open_labelled(data, format, labels, model=path))  # each set once
     for data in (calibrate, check, measure):
         if data is not None:
             opened(data)  # before the work, not after it
     calibrating = _calibrating_split(opened, calibrate, check, split) if int8 else ""
     compared = partial(_side_by_side, split=split, limit=limit, progress=progress)
 
-    path = find_checkpoint(source)
-    header = dict(read_header(path))
     network = load_network(path, trust=trust)
     checked = measured = None
     with tempfile.TemporaryDirectory() as name:

@@ -18,6 +18,9 @@ from typing import Any
 from mien.errors import MienError
 from mien.files import whole
 
+FINISHED = "finished.json"
+"""What a run leaves behind that went on to its end."""
+
 DEFAULT = "default"
 """The value that leaves an option as the recipe has it."""
 
@@ -102,8 +105,29 @@ def ablate(
 
 
 def _run(folder: Path, command: Sequence[str], seed: int) -> dict[str, Any]:
-    clock, begun = folder / "seconds", time.monotonic()
+    clock = folder / "seconds"
     before = float(clock.read_text() or 0) if clock.exists() else 0.0
+    if not (folder / FINISHED).exists():  # else it was cut between its end and the note of its result
+        _train(folder, command, seed, clock, before)
+    with open(folder / "metrics.csv", newline="") as file:
+        judged = [row for row in DictReader(file) if row.get("val_accuracy")]
+    if not judged:
+        raise MienError(f"{folder}: was not validated once, so that there is nothing to compare")
+    last = judged[-1]
+    return {
+        "command": list(command),
+        "seed": seed,
+        "accuracy": float(last["val_accuracy"]),
+        "macro_f1": float(last["val_macro_f1"]),
+        "loss": float(last["val_loss"]),
+        "steps": int(last["step"]) + 1,
+        "minutes": float(clock.read_text()) / 60,
+    }
+
+
+def _train(folder: Path, command: Sequence[str], seed: int, clock: Path, before: float) -> None:
+    """One run, in a process of its own, whose seconds `clock` counts."""
+    begun = time.monotonic()
     named = ["--name", folder.parent.name, "--out", os.fspath(folder), "--seed", str(seed)]
     process = subprocess.Popen([sys.executable, "-m", "mien", "train", *command, *named], stdout=subprocess.DEVNULL)
     try:
@@ -121,20 +145,6 @@ def _run(folder: Path, command: Sequence[str], seed: int) -> dict[str, Any]:
         raise
     if code:
         raise MienError(f"{folder}: mien train ended with {code}")
-    with open(folder / "metrics.csv", newline="") as file:
-        judged = [row for row in DictReader(file) if row.get("val_accuracy")]
-    if not judged:
-        raise MienError(f"{folder}: was not validated once, so that there is nothing to compare")
-    last = judged[-1]
-    return {
-        "command": list(command),
-        "seed": seed,
-        "accuracy": float(last["val_accuracy"]),
-        "macro_f1": float(last["val_macro_f1"]),
-        "loss": float(last["val_loss"]),
-        "steps": int(last["step"]) + 1,
-        "minutes": float(clock.read_text()) / 60,
-    }
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

@@ -2,24 +2,20 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mien.checkpoint import read_header
-from mien.data import DataSet, Row
+from mien.data import DataSet
+from mien.data.heldout import content_of
 from mien.errors import MienError
 from mien.files import whole
-
-FINISHED = "finished.json"
-"""Says that a run went on to its end, after how many steps, and what came of it."""
+from mien.training.ablate import FINISHED
 
 LAST = "resume.ckpt"
 """All that a run which was cut goes on from."""
-
-_HEAD = 4096  # bytes of a picture's file that its digest is of, beside its size
 
 
 def goes_on(folder: Path, fresh: bool) -> bool:
@@ -60,27 +56,9 @@ def facts_of(data: DataSet, splits: tuple[str, str], preprocess: dict[str, Any])
     digest = hashlib.blake2b(digest_size=16)
     for split in splits:
         for row in data.rows(split):
-            digest.update(_identity(row))
+            digest.update(repr((content_of(row), row.label, row.target.tolist())).encode())
     plain = json.loads(json.dumps(preprocess))
     return {"labels": list(data.labels), "data": digest.hexdigest(), "preprocessing": plain}
-
-
-def _identity(row: Row) -> bytes:
-    """What tells a row from another, wherever its file lies."""
-    source = row.source
-    if isinstance(source, bytes):
-        content = len(source), source[:_HEAD]
-    elif isinstance(source, str | os.PathLike):
-        try:
-            with open(source, "rb") as file:
-                content = os.fstat(file.fileno()).st_size, file.read(_HEAD)
-        except OSError:
-            content = os.path.basename(source)
-    elif hasattr(source, "tobytes"):
-        content = source.shape, source.tobytes()[:_HEAD]
-    else:
-        content = row.name
-    return repr((content, row.label, row.target.tolist(), row.box)).encode()
 
 
 def check_fits(state: dict[str, torch.Tensor], last: Path, facts: dict[str, Any]) -> None:
@@ -89,7 +67,7 @@ def check_fits(state: dict[str, torch.Tensor], last: Path, facts: dict[str, Any]
     Lightning would tell of every tensor, in a line each, behind a traceback, and of the others nothing.
     """
     try:
-        kept = torch.load(last, map_location="cpu", mmap=True, weights_only=False)
+        kept = torch.load(last, map_location="cpu", mmap=True, weights_only=True)
         shapes = {name: t.shape for name, t in kept["state_dict"].items()}
         before = kept.get("mien", {})
     except Exception as error:  # an unpickler raises whatever a damaged file leads it to

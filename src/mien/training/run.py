@@ -26,6 +26,7 @@ from mien import __version__
 from mien.checkpoint import VERSION, check_header
 from mien.data import DataSet
 from mien.data.dataset import NoSplit
+from mien.data.heldout import HELD_OUT, HeldOut
 from mien.data.spelling import spell_split
 from mien.engines import computes_bf16
 from mien.errors import MienError
@@ -181,6 +182,7 @@ def _train(arguments: Sequence[str]) -> Path:
             "seed": config.seed,
             "licence": config.licence,
             **({"numbered_from": data.first} if data.first is not None else {}),
+            **({"held_out": " of ".join(map(str, data.counts()))} if isinstance(data, HeldOut) else {}),
             **config.notes,
         },
     }
@@ -205,6 +207,8 @@ def _train(arguments: Sequence[str]) -> Path:
     if rank_zero_only.rank == 0:
         if not resume:
             clear(folder)
+        if isinstance(data, HeldOut):
+            data.write_list(folder / HELD_OUT)
         counts = zip(data.labels, data.class_counts(faces.train_split), strict=True)
         print(f"{config.name}: {data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)
         options.save(config, folder / "recipe.yaml", overwrite=True)
@@ -232,7 +236,7 @@ def _train(arguments: Sequence[str]) -> Path:
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
-        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=False)
+        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=True)
     except MisconfigurationException as error:
         raise MienError(" ".join(str(error).split())) from error
     except SIGTERMException:
