@@ -33,7 +33,7 @@ from mien.errors import MienError
 from mien.networks import Network
 from mien.outputs import EXPRESSION, Output
 from mien.training.augment import Augment, Augmentation
-from mien.training.cache import LIMIT, VIEWS, Cache
+from mien.training.cache import LIMIT, VIEWS, Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.faces import Faces
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
@@ -189,7 +189,7 @@ def _train(arguments: Sequence[str]) -> Path:
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
     if config.cache:
-        _check_cached(network, made)
+        check_cached(network, made)
         views = tuple(config.cache_views)
         faces.cache = Cache(
             config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
@@ -315,24 +315,6 @@ def _check_splits(data: DataSet, faces: Namespace) -> None:
             if len(data.splits) == 1:
                 hint = "mien finetune holds some of it out, and so does mien.data.HeldOut in a recipe"
             raise MienError(f"{error}: {hint}") from error
-
-
-def _check_cached(network: Network, made: Namespace) -> None:
-    """What changes faces would have no part in a run that never looks at one."""
-    moving = [
-        part for part in network.front_parts if any(p.requires_grad for p in network.get_submodule(part).parameters())
-    ]
-    if moving:
-        raise MienError(f"--cache: {' and '.join(moving)} would be trained: --rest {' '.join(network.front_parts)}")
-    refused = {
-        "--augment null": made.augment is not None,
-        "--faces.aligned 0": made.faces.aligned > 0,
-        "no --faces.train_size": made.faces.train_size is not None,
-        "no --task.cutmix": made.task.cutmix > 0,
-        "no --task.flip_consistency": made.task.flip_consistency > 0,
-    }
-    if wanted := [option for option, asked in refused.items() if asked]:
-        raise MienError(f"--cache: faces are kept as they are, and mirrored: it needs {', '.join(wanted)}")
 
 
 def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
