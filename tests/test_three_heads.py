@@ -198,7 +198,7 @@ def test_the_recipe_of_affwild2_keeps_its_action_units(trained, tmp_path):
     recipe = yaml.safe_load(text) | {"init": {}, "out": str(tmp_path / "run")}
     recipe["model"] = {
         "class_path": "mien.networks.apvit_mobile",
-        "init_args": {"num_classes": 7, "num_action_units": 2, "keep_patches": 80, "keep_rate": 0.6, "depth": 2},
+        "init_args": {"num_classes": 7, "num_action_units": 2, "keep_patches": 80, "keep_rate": 0.6},
     }
     recipe["data"]["init_args"] |= {"path": str(trained / "set")}
     recipe["faces"]["batch_size"] = 3

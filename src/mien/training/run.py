@@ -168,7 +168,9 @@ def _train(arguments: Sequence[str]) -> Path:
     torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
     heads = add_heads(network, data, config.heads)
-    answered = [output for output in data.outputs if output.name in (EXPRESSION, *network.head_names)]
+    weighted = {output.name: output for output in heads}
+    asked = [output for output in data.outputs if output.name in (EXPRESSION, *network.head_names)]
+    answered = [weighted.get(output.name, output) for output in asked]
     header = {
         "mien": VERSION,
         "model": plain(config.model),
