@@ -36,10 +36,10 @@ export class Reader {
    * the model answers is there by the name of its output, a number or a number for each label.
    */
   async read(image) {
-    const places = await this.yunet.detect(image);
-    const crops = places.map((face) => crop(image, this.header.preprocess, face.subarray(4, 14), face.subarray(0, 4)));
+    const detections = await this.yunet.detect(image);
+    const crops = detections.map((face) => crop(image, this.header.preprocess, face.subarray(4, 14), face.subarray(0, 4)));
     const answers = await this.classify(crops);
-    return places.map((face, i) => {
+    return detections.map((face, i) => {
       const [probs, ...others] = answers[i];
       const best = probs.indexOf(max(probs));
       return {

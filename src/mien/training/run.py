@@ -148,7 +148,7 @@ def train(arguments: Sequence[str]) -> Path:
 
 def _train(arguments: Sequence[str]) -> Path:
     options = parser()
-    config = _parse(options, arguments)
+    config, given = _parse(options, arguments)
     folder = Path(config.out or Path("runs") / config.name)
     last, resume = folder / LAST, goes_on(folder, config.fresh)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -157,10 +157,14 @@ def _train(arguments: Sequence[str]) -> Path:
         torch.manual_seed(seed_of_start(config.seed))
 
     try:
-        made = options.instantiate(config, instantiate_groups=False)
+        data = options.instantiate(Namespace(data=config.data), instantiate_groups=False).data
+        if "num_classes" in config.model.init_args and "num_classes" not in given.model.get("init_args", {}):
+            config.model.init_args.num_classes = len(data.labels)
+        rest_of_it = Namespace(**{name: value for name, value in vars(config).items() if name != "data"})
+        made = options.instantiate(rest_of_it, instantiate_groups=False)
     except ValueError as error:  # around what a constructor said
         raise MienError(" ".join(str(error.__cause__ or error).split())) from error
-    network, data = made.model, made.data
+    network = made.model
     _check_splits(data, made.faces)
     start_from(network, config.init, data.labels, plain(config.model))
     freeze(network, config.freeze)
@@ -282,12 +286,13 @@ def keep_memory() -> None:
             mallopt(option, value)
 
 
-def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, Namespace]:
+    """All options, and those that somebody gave."""
     arguments = list(arguments)
     if arguments and not arguments[0].startswith("-"):
         arguments.insert(0, "--config")
     try:
-        return options.parse_args(arguments)
+        return options.parse_args(arguments), options.parse_args(arguments, defaults=False)
     except ArgumentError as error:
         reason = " ".join(str(error).split())
         reason = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", reason)
