@@ -164,10 +164,12 @@ class APViT(Network):
         self.vit.keep_rate = rates
 
     @property
-    def front_parts(self) -> tuple[str, ...]:
+    def front_parts(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return () if self.image is None else ("image",)
 
     def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.image is None:
+            raise ValueError("APViT without a trunk has nothing in front")
         return (self.image(images)[self.level],)
 
     def patches(self, images: Tensor | tuple[Tensor]) -> Tensor:
@@ -224,9 +226,12 @@ class APViT(Network):
                 else:
                     tokens, kept, _ = block.selecting(tokens, grid)
                     stayed = came.gather(1, kept)
-            looks = [look for look in seen.values() if look.layout.kind == "token" and look.attn.ndim == 4]
-            first = [look[:, :, 0] for look in (looks[-1].scores, looks[-1].attn)] if looks else [None, None]
-            blocks.append(BlockTrace(came, stayed, *first))
+            scores = attn = None
+            for look in seen.values():
+                rows = [x[:, :, 0] for x in (look.scores, look.attn) if x is not None and x.ndim == 4]
+                if look.layout.kind == "token" and len(rows) == 2:  # the last of several, as in `Axial`
+                    scores, attn = rows
+            blocks.append(BlockTrace(came, stayed, scores, attn))
             came = stayed
         logits = self.forward_head(self.pooled(self.vit.norm(tokens)))
         return Trace(logits, (self.side, self.side), self.select.map(patches), index, tuple(blocks))

@@ -15,6 +15,10 @@ class Normalize(nn.Module):
     `color="grey"` replaces the three channels by their luma first; then `(x - mean) / std`.
     """
 
+    mean: Tensor
+    std: Tensor
+    luma: Tensor
+
     def __init__(self, preprocess: Mapping[str, Any]):
         super().__init__()
         self.grey = preprocess["color"] == "grey"

@@ -22,6 +22,8 @@ class LocalAttention(nn.Module):
     """
 
     needs_grid = True
+    qkv: nn.Module
+    proj: nn.Module
 
     def __init__(
         self,

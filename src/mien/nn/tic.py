@@ -1,5 +1,8 @@
 """TiC's MSA-Conv: a convolution whose weights are an attention over the kernel."""
 
+from functools import reduce
+from operator import add
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,10 +82,10 @@ class TiC(LocalAttention):
         v = self.split(planes)[2]
         at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
         attn = F.dropout(scores.softmax(-1, dtype=at_least_fp32).to(v.dtype), self.attend.dropout, self.training)
-        mixed = 0 if v_prefix is None else attn[..., self.kernel_size**2 :] @ v_prefix
-        for i, there in enumerate(self.around(v, grid)):
-            mixed = mixed + attn[..., i : i + 1] * there
-        return merge_heads(mixed)
+        parts = [attn[..., i : i + 1] * there for i, there in enumerate(self.around(v, grid))]
+        if v_prefix is not None:
+            parts.insert(0, attn[..., self.kernel_size**2 :] @ v_prefix)
+        return merge_heads(reduce(add, parts))
 
     def scores(self, prefix: Tensor, planes: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         """Scores (Z, heads, H · W, kernel_size² + P), the kernel row by row, and v of the prefix (Z, heads, P, d)."""
