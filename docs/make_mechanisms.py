@@ -136,8 +136,8 @@ def page(name: str, kind: type, names: set[str], bench: dict[str, Any], folder: 
             f"![what a token reaches]({name}.png)",
             prose(f"""
                 How strongly the output at the red token depends on each token of a 14×14 grid over a face: ‖∂out / ∂in‖
-                as a fraction of the strongest, of a mixer and tokens drawn at random; grey: not at all. It reaches, of 196
-                tokens, {counts}.
+                as a fraction of the strongest, of a mixer and tokens drawn at random; grey: not at all. Of 196 tokens
+                it reaches {counts}.
             """),
         ]
     parts += [p for p in others if not departs(p)]
@@ -189,8 +189,8 @@ def cost(name: str, bench: dict[str, Any]) -> list[str]:
 def conditions(bench: dict[str, Any]) -> str:
     return f"""
         in the same run of `mien bench mixers`: {bench["dim"]} wide, {bench["heads"]} heads, {bench["batch"]} faces,
-        {bench["threads"]} thread, fp32, torch {bench["torch"]}, medians of {bench["rounds"]} rounds. MMAC are those of a
-        face; time is the processor's; memory is the most that torch's profiler saw allocated at once."""
+        {bench["threads"]} thread, fp32, torch {bench["torch"]}, medians of {bench["rounds"]} rounds. MMAC are those of
+        one face; time is the processor's; memory is the most that torch's profiler saw allocated at once."""
 
 
 def table(rows: list[list[str]], numbers: bool = True) -> str:
