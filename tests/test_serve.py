@@ -29,6 +29,7 @@ from PIL import Image, PngImagePlugin
 import mien
 from mien.__main__ import main
 from mien.errors import MienError
+from mien.faces import Faces
 from mien.faces.record import record
 
 pytest.importorskip("fastapi")
@@ -40,7 +41,7 @@ from mien.service.app import make_app  # noqa: E402
 from mien.service.bodies import pictures_in  # noqa: E402
 from mien.service.dispatch import Dispatcher  # noqa: E402
 from mien.service.limits import busy  # noqa: E402
-from mien.service.schema import EXAMPLE, Labels, Reading, Unreadable  # noqa: E402
+from mien.service.schema import EXAMPLE, FaceRow, Labels, Reading, Unreadable  # noqa: E402
 from mien.service.worker import Answer, Job, JobReader, Request, Slow, Threads  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -669,7 +670,7 @@ def test_a_worker_that_dies_while_it_waits_is_replaced(monkeypatch):
     dispatcher.start()
     worker.alive = False
     end = time.monotonic() + 30
-    while not dispatcher.restarts and time.monotonic() < end:
+    while not (dispatcher.restarts and dispatcher.ready) and time.monotonic() < end:
         time.sleep(0.01)
     assert (dispatcher.restarts, dispatcher.ready) == (1, True)
     dispatcher.stop()
@@ -835,6 +836,7 @@ def test_the_page_is_rendered_once_and_shows_an_answer(monkeypatch):
     assert shown == EXAMPLE
     Reading.model_validate(shown)
     faces = shown["pictures"][0]["faces"]
+    assert list(faces[0]) == list(FaceRow.model_fields)
     assert list(faces[0]["probabilities"]) == list(mien.Classifier.from_pretrained().labels)
 
 
@@ -878,7 +880,7 @@ def test_a_job_that_breaks_the_reader_harms_no_other():
     def read(source):
         if source == b"bad":
             raise RuntimeError("by a picture")
-        return []
+        return Faces()
 
     good, bad = in_an_hour(b"good"), in_an_hour(b"bad")
     answers = job_reader(read).answers([good, bad, good._replace(aligned=True)])
@@ -891,7 +893,7 @@ def test_a_job_that_breaks_the_reader_harms_no_other():
 
 def test_a_request_has_a_budget_of_pixels():
     opened = []
-    reader = job_reader(lambda source: opened.append(source) or [], Limits(request_pixels=5000))
+    reader = job_reader(lambda source: opened.append(source) or Faces(), Limits(request_pixels=5000))
     small, large = png((40, 50)), png((60, 60))
     noted = PngImagePlugin.PngInfo()
     noted.add_text("note", "a" * 2**21, zip=True)  # which Pillow's own head refuses, and mien reads
@@ -906,7 +908,7 @@ def test_a_request_has_a_budget_of_pixels():
 
 
 def test_a_batch_has_no_more_pixels_than_a_request_and_the_largest_are_put_off():
-    reader = job_reader(lambda source: [], Limits(request_pixels=5000))
+    reader = job_reader(lambda source: Faces(), Limits(request_pixels=5000))
     small, large = png((40, 50)), png((60, 60))
     answers = reader.answers([in_an_hour(large), in_an_hour(small, small), in_an_hour(small), in_an_hour(b"junk")])
     assert answers[:2] == [3600, 4000]
@@ -923,7 +925,7 @@ def test_a_request_has_a_budget_of_time():
         opened.append(bytes(source))
         while source == b"slow" and time.thread_time() - begun < 0.2:
             pass
-        return []
+        return Faces()
 
     reader = job_reader(read, Limits(read_seconds=0.1))
     answers = reader.answers([in_an_hour(b"a", b"slow", b"b", b"c"), in_an_hour(b"d")])
@@ -957,7 +959,7 @@ def test_a_picture_that_takes_too_long_is_noticed_while_it_is_read():
 
 def test_nothing_is_read_for_those_who_wait_no_longer():
     opened = []
-    reader = job_reader(lambda source: opened.append(source) or [])
+    reader = job_reader(lambda source: opened.append(source) or Faces())
     reader.answers([in_an_hour(b"late")._replace(deadline=time.monotonic()), in_an_hour(b"early")])
     assert opened == [b"", b"early"]
 

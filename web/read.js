@@ -35,10 +35,10 @@ export class Reader {
    * probabilities, crop}, in the picture's pixels; crop is what the network was shown, {width, height, data}.
    */
   async read(image) {
-    const places = await this.yunet.detect(image);
-    const crops = places.map((face) => crop(image, this.header.preprocess, face.subarray(4, 14), face.subarray(0, 4)));
+    const detections = await this.yunet.detect(image);
+    const crops = detections.map((face) => crop(image, this.header.preprocess, face.subarray(4, 14), face.subarray(0, 4)));
     const shares = await this.classify(crops);
-    return places.map((face, i) => {
+    return detections.map((face, i) => {
       const best = shares[i].indexOf(max(shares[i]));
       return {
         box: Array.from(face.subarray(0, 4)),

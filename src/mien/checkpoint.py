@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: labels, preprocessing, network and training, read without its weights."""
+"""The header of a checkpoint: labels, preprocessing, network and training, read without the weights."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from mien.errors import CheckpointError
 
 KEY = "mien"
-"""Under which a checkpoint's metadata holds the header, as JSON."""
+"""The key under which the metadata of a checkpoint holds the header, as JSON."""
 
 VERSION = 1
 
@@ -18,9 +18,9 @@ _LONGEST = 100_000_000  # bytes of a header; safetensors sets the same limit
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header of a .safetensors, .onnx, .xml or .pt2 file, checked; skips over the weights, and needs no package.
+    """The header of a .safetensors, .onnx, .xml or .pt2 file, checked. Skips the weights, and needs no package.
 
-    Raises CheckpointError, with the file's name, for a file that is missing, damaged or not mien's.
+    Raises CheckpointError, naming the file, for a file that is missing, damaged or not mien's.
     """
     path = Path(path)
     readers = {
@@ -48,13 +48,16 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_header(header: Any, path: str | os.PathLike[str]) -> None:
-    """Raise CheckpointError, naming `path`, unless `header` says all that a reader has to know.
+    """Raise CheckpointError, naming `path`, unless `header` says all that reading needs.
 
     {"mien": 1, "model": {"class_path", "init_args"}, "id2label": {"0": label, …}, "preprocess": {"align", "resize":
-    [{"size", "interpolation"}], "input_size", "color", "mean", "std"}}, and optionally "temperature" (1.0),
-    "uncertain" (the probability below which a reader that abstains names no expression), "training", and "precision":
-    {"bf16": {"accuracy_difference", "interval": [low, high], "faces", "mean_distance"}}, what computing in it does to
-    the answers that fp32 gives.
+    [{"size", "interpolation"}], "input_size", "color", "mean", "std"}}, and optionally
+
+    temperature: divides the logits; above 0, and 1.0 if it is absent.
+    uncertain: the probability, in [0, 1), below which a reader that abstains names no expression.
+    training: what the network was trained on, and how.
+    precision: {"bf16": {"accuracy_difference", "interval": [low, high], "faces", "mean_distance"}}: what computing in
+        bf16 changes in the answers that fp32 gives.
     """
 
     def need(fine: Any, reason: str) -> None:

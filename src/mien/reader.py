@@ -135,17 +135,16 @@ class Reader:
         if batch_size < 1:
             raise ValueError(f"a batch holds at least one face, not {batch_size}")
         lent = workers if isinstance(workers, Executor) else None
-        if lent or not workers:
-            workers = min(4, os.cpu_count() or 1)
+        threads = workers if isinstance(workers, int) and workers else min(4, os.cpu_count() or 1)
         sources = iter(sources)
         opening: deque[Future[_Found]] = deque()
         found: deque[_Found] = deque()
         crops: list[np.ndarray] = []  # the last faces of `found`, which the network has not seen
         probs: list[np.ndarray] = []  # the first faces of `found`, which it has
-        pool = lent or ThreadPoolExecutor(workers, "mien")
+        pool = lent or ThreadPoolExecutor(threads, "mien")
         try:
             while True:
-                more = islice(sources, 2 * workers - len(opening))
+                more = islice(sources, 2 * threads - len(opening))
                 opening.extend(pool.submit(self._find, source, keep) for source in more)
                 if opening:
                     found.append(opening.popleft().result())

@@ -25,15 +25,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=partial(share, zero=False),
         default=0.9,
         metavar="SHARE",
-        help="answers count as uncertain below the probability above which this share is right (default: 0.9)",
+        help="the fraction of answers that is right above the probability below which answers count as uncertain "
+        "(default: 0.9)",
     )
     parser.add_argument("--undo", action="store_true", help="put back what the checkpoint said when it was trained")
     parser.set_defaults(misuse=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Divide the logits by what makes labelled pictures likeliest, find from where on a share of the answers is right,
-    and keep both in the header; or leave it as it is, and say why."""
+    """Fit the temperature, find from where on enough answers are right, and write both into the header; or leave it as
+    it is, and say why."""
     if args.undo == bool(args.data):
         args.misuse("--data PATH, or --undo")
     for module in ("torch", "torchmetrics"):

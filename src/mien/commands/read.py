@@ -23,7 +23,7 @@ from mien.commands.options import (
     table_file,
 )
 from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
-from mien.commands.terminal import Changes, Progress, Table, printable
+from mien.commands.terminal import Changes, Progress, Table, counted, printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video
 from mien.faces.record import picture_records
@@ -136,12 +136,12 @@ def run(args: argparse.Namespace) -> int:
         if reels:
             reels.summarise()
     if args.output:
-        print(f"{args.output}: {_counted(counts['face'], 'face')} in {_read_text(counts)}")
+        print(f"{args.output}: {counted(counts['face'], 'face')} in {_read_text(counts)}")
     if args.output or sys.stdout.isatty():
         for line in copies.lines(counts):
             print(line)
     if args.blur and (unhidden := counts["picture"] - counts["blurred picture"]):
-        what = _counted(unhidden, "picture")
+        what = counted(unhidden, "picture")
         print(
             f"mien: {args.blur}: without {what} in which no face was found: look whether somebody is", file=sys.stderr
         )
@@ -227,12 +227,8 @@ def _read_text(counts: Counter[str]) -> str:
     """What was read, and how much was not."""
     parts = []
     if counts["picture"] or not counts["video"]:
-        parts.append(_counted(counts["picture"], "picture"))
+        parts.append(counted(counts["picture"], "picture"))
     if counts["video"]:
-        parts.append(f"{_counted(counts['frame'], 'frame')} of {_counted(counts['video'], 'video')}")
+        parts.append(f"{counted(counts['frame'], 'frame')} of {counted(counts['video'], 'video')}")
     unread = f", {counts['error']} could not be read{' to the end' * bool(counts['video'])}" if counts["error"] else ""
     return " and ".join(parts) + unread
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

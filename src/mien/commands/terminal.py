@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def counted(count: int, thing: str) -> str:
+    """ "1 face", "2,000 faces"."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 class Table:
     """Prints records of pictures as a person reads them.
 

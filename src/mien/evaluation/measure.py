@@ -26,9 +26,12 @@ Data = str | os.PathLike[str] | DataSet
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """report: over the model's labels. malformed: rows left out. found: faces that the detector found, if it looked.
+    """What a model answers to the faces of a split.
 
-    rows, probs (N, C) and target (N,): what was read, what came out, and what is right.
+    report: measures over the model's labels.
+    malformed: the number of rows that were left out.
+    found: the number of faces that the detector found; None without one.
+    rows, probs, target: the N faces that were read, the probabilities (N, C), and the classes (N,).
     """
 
     report: Report
@@ -49,14 +52,15 @@ def measure(
     limit: int | None = None,
     progress: bool = False,
 ) -> Measured:
-    """Read every labelled row of a split and compare; classes of model and data are matched by their names.
+    """Read the labelled rows of a split, and measure the answers. Classes are matched by their names.
 
-    limit: read so many rows only, drawn by a seed.
+    batch_size: faces read at a time, 1 or more (default 32).
+    detector: finds the largest face in each picture, which is cut out as in reading; a picture without any is read as
+        it is. Without a detector (default) every picture is.
+    limit: read so many rows only, the same ones every time; all by default.
+    progress: show a bar on stderr.
 
-    Without a detector each picture is read as it is. With one the largest face in it is cut out as in reading (where
-    none is found, once more enlarged in a border), and a picture without any is read as it is.
-
-    Raises MienError where the data has a class that the model does not know.
+    Raises MienError if the data has a class that the model does not know.
     """
     rows = sample(data.rows(split), limit)
     target = targets(classifier, data, rows)
@@ -77,8 +81,8 @@ def open_labelled(
 ) -> DataSet:
     """A data set itself, or the one at a path, as `mien.data.open_dataset` opens it.
 
-    Its reader is told the columns of groups if it takes such an option, as that of parquet files does. For a model, or
-    the file of one, it is opened as by `mien.data.open_for`.
+    group_by: columns, which a reader with the option `groups` is given, such as that of parquet files.
+    model: a classifier or its file, for which the data is opened as by `mien.data.open_for`.
     """
     if isinstance(data, DataSet):
         return data
@@ -108,9 +112,9 @@ def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] 
 
 
 def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.ndarray:
-    """What is right for rows of the data, (N,), as the model counts its classes; they are matched by their names.
+    """The classes of rows of the data, (N,), in the order of the model. They are matched by their names.
 
-    Raises MienError where the data has a class that the model does not know.
+    Raises MienError if the data has a class that the model does not know.
     """
     unknown = [label for label in data.labels if label not in classifier.labels]
     if unknown:
@@ -122,9 +126,9 @@ def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.nd
 
 
 def sample(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
-    """`limit` of the rows that have a label, drawn by the seed, in their order; all of them without a limit.
+    """The rows that have a label; at most `limit` of them, drawn by the seed, in their order.
 
-    Raises MienError where none has one: there is nothing to be right about.
+    Raises MienError if no row has one.
     """
     rows = [row for row in rows if row.label >= 0]
     if not rows:
@@ -141,7 +145,7 @@ def read_rows(
     detector: Detector | None = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """Probabilities (N, C), and how many faces the detector found; without one, pictures are read as they are."""
+    """Probabilities (N, C), and how many faces the detector found; arguments as for `measure`."""
 
     def cut(row: Row) -> tuple[np.ndarray, bool]:
         image = row.image()

@@ -30,13 +30,6 @@ def count_planes(tokens: int, grid: Grid) -> tuple[int, int]:
     return index(tokens // size), index(tokens % size)  # the compiler knows no divmod
 
 
-def needed(grid: Grid | None, name: str = "this mixer") -> Grid:
-    """The grid of a mixer that cannot do without; ValueError where there is none."""
-    if grid is None:
-        raise ValueError(f"{name} works on a grid, and was given none")
-    return grid
-
-
 def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") -> tuple[Tensor, Tensor]:
     """Tokens (B, P + k · H · W, D) -> prefix (B, P, D), and k planes of H · W tokens, each alone: (B · k, H · W, D).
 
@@ -50,7 +43,8 @@ def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") ->
 
 def checked_grid(tokens: Tensor, grid: Grid | None, name: str) -> Grid:
     """The grid, which there must be, and which tokens (B, N, D) must fill; or ValueError."""
-    grid = needed(grid, name)
+    if grid is None:
+        raise ValueError(f"{name} works on a grid, and was given none")
     if tokens.shape[1] < grid[0] * grid[1]:
         raise ValueError(f"{name}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]}×{grid[1]}")
     return index(grid[0]), index(grid[1])

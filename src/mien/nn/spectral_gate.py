@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.base import Grid
-from mien.nn.grid import join_planes, needed, split_planes
+from mien.nn.grid import checked_grid, join_planes, split_planes
 
 
 class SpectralGate(nn.Module):
@@ -43,8 +43,8 @@ class SpectralGate(nn.Module):
         self.complex_weight = nn.Parameter(0.02 * torch.randn(self.size[0], self.size[1] // 2 + 1, dim, 2))
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        grid = needed(grid, "SpectralGate")
-        prefix, planes = split_planes(tokens, grid, "SpectralGate")
+        grid = checked_grid(tokens, grid, "SpectralGate")
+        prefix, planes = split_planes(tokens, grid)
         at_least_fp32 = torch.promote_types(tokens.dtype, torch.float32)
         size = (self.factor * grid[0], self.factor * grid[1])
         weight = self.resized(size).to(at_least_fp32)

@@ -61,7 +61,6 @@ def serve(
                     ws="none",
                     lifespan="off",
                     log_config=None,
-                    log_level="error",
                     access_log=False,
                     server_header=False,
                     proxy_headers=False,

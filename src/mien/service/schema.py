@@ -10,6 +10,7 @@ _FACE = {
     "box": [175.25, 111.64, 175.43, 213.13],
     "score": 0.9349,
     "landmarks": [[226.34, 197.87], [307.01, 198.03], [269.58, 236.98], [227.98, 270.38], [303.24, 272.3]],
+    "rotation": 0,
     "expression": "neutral",
     "probability": 0.904447,
     "probabilities": {"neutral": 0.904447, "happiness": 0.002318, "sadness": 0.073503, "surprise": 8.2e-05}

@@ -24,15 +24,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from mien import __version__
 from mien.checkpoint import VERSION, check_header
 from mien.data import DataSet
-from mien.data.dataset import NoSplit
 from mien.data.heldout import HELD_OUT, HeldOut
-from mien.data.spelling import spell_split
 from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
 from mien.training.augment import Augment, Augmentation
 from mien.training.cache import LIMIT, VIEWS, Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
+from mien.training.check import check_run, check_splits
 from mien.training.faces import Faces
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
 from mien.training.start import freeze, rest, seed_of_start, start_from
@@ -140,7 +139,7 @@ def train(arguments: Sequence[str]) -> Path:
 
 def _train(arguments: Sequence[str]) -> Path:
     options = parser()
-    config = _parse(options, arguments)
+    config, given = _parse(options, arguments)
     folder = Path(config.out or Path("runs") / config.name)
     last, resume = folder / LAST, goes_on(folder, config.fresh)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -149,11 +148,15 @@ def _train(arguments: Sequence[str]) -> Path:
         torch.manual_seed(seed_of_start(config.seed))
 
     try:
-        made = options.instantiate(config, instantiate_groups=False)
+        data = options.instantiate(Namespace(data=config.data), instantiate_groups=False).data
+        if "num_classes" in config.model.init_args and "num_classes" not in given.model.get("init_args", {}):
+            config.model.init_args.num_classes = len(data.labels)
+        rest_of_it = Namespace(**{name: value for name, value in vars(config).items() if name != "data"})
+        made = options.instantiate(rest_of_it, instantiate_groups=False)
     except ValueError as error:  # around what a constructor said
         raise MienError(" ".join(str(error.__cause__ or error).split())) from error
-    network, data = made.model, made.data
-    _check_splits(data, made.faces)
+    network = made.model
+    check_splits(data, made.faces)
     start_from(network, config.init, data.labels, plain(config.model))
     freeze(network, config.freeze)
     rest(network, config.rest)
@@ -189,7 +192,7 @@ def _train(arguments: Sequence[str]) -> Path:
     parts = {"augment": made.augment, "teachers": teachers, "cache": faces.cache, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
-    _check(task, made.trainer, faces)
+    check_run(task, made.trainer, faces)
     decay = [_decay(network, made.trainer)] if config.pooling == "gradual" else []
     facts = facts_of(data, (faces.train_split, faces.validation_split), faces.preprocess)
     if resume:
@@ -272,12 +275,13 @@ def keep_memory() -> None:
             mallopt(option, value)
 
 
-def _parse(options: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace, Namespace]:
+    """All options, and those that somebody gave."""
     arguments = list(arguments)
     if arguments and not arguments[0].startswith("-"):
         arguments.insert(0, "--config")
     try:
-        return options.parse_args(arguments)
+        return options.parse_args(arguments), options.parse_args(arguments, defaults=False)
     except ArgumentError as error:
         reason = " ".join(str(error).split())
         reason = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", reason)
@@ -294,62 +298,6 @@ def _decay(network: Network, trainer: Namespace) -> Decay:
     if trainer.max_epochs in (None, -1):
         raise MienError("--pooling gradual counts epochs: it needs --trainer.max_epochs")
     return Decay(network)
-
-
-def _check_splits(data: DataSet, faces: Namespace) -> None:
-    """Name the option that helps where a split is missing; rows that cannot be used are logged here, once."""
-    for option in ("train_split", "validation_split"):
-        try:
-            data.rows(getattr(faces, option))
-        except NoSplit as error:
-            others = [name for name in data.splits if spell_split(faces.train_split) != name]
-            hint = f"--faces.{option} {'test' if 'test' in others else others[0]}" if others else ""
-            if len(data.splits) == 1:
-                hint = "mien finetune holds some of it out, and so does mien.data.HeldOut in a recipe"
-            raise MienError(f"{error}: {hint}") from error
-
-
-def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
-    """What would otherwise end a run in the middle, or spoil it unseen."""
-    data, size = faces.data, task.preprocess["input_size"]
-    blank = torch.zeros(1, 3, size, size)
-    units = 0
-    with torch.no_grad():
-        try:
-            classes = task.network.eval()(blank).shape[1]
-            if task.network.training_only:
-                task.network.training_logits(blank)
-        except (ValueError, RuntimeError) as error:
-            raise MienError(
-                f"the network cannot look at faces of {size} pixels: {' '.join(str(error).split())}"
-            ) from error
-        if "action_units" in task.network.loss_weights:
-            units = task.network.training_logits(blank)["action_units"].shape[1]
-    task.network.train()
-    if classes != len(data.labels):
-        raise MienError(
-            f"the network tells {classes} classes apart, and {data} has {len(data.labels)}: {', '.join(data.labels)}"
-        )
-    if units and units != len(data.units):
-        raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
-    if data.units and (task.mixup or task.cutmix or task.teachers):
-        raise MienError(
-            "faces with action units are neither mixed nor taught: no --task.mixup, no --task.cutmix, no --teachers"
-        )
-    if task.augment is not None:
-        side = faces.train_size or size
-        made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]
-        if made != size:
-            raise MienError(f"training faces would come in {made} pixels, but the network's input has {size}")
-    if task.schedule in ("epoch_cosine", "exponential") and trainer.max_epochs in (None, -1) and trainer.max_steps > 0:
-        raise MienError(f"--task.schedule {task.schedule} counts epochs: it needs --trainer.max_epochs")
-    for prefix in task.lr_scale:
-        if not any(name.startswith(prefix) for name, _ in task.network.named_parameters()):
-            raise MienError(f"--task.lr_scale: no parameter's name begins with {prefix!r}")
-    if task.sam_rho and trainer.accumulate_grad_batches != 1:
-        raise MienError("SAM looks twice at one batch: it needs --trainer.accumulate_grad_batches 1")
-    if task.sam_rho and str(trainer.precision).startswith("16"):
-        raise MienError("SAM does not go with the loss scaling of fp16: take --trainer.precision bf16-mixed")
 
 
 def plain(config: Namespace) -> dict[str, Any]:
