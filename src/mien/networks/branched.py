@@ -20,7 +20,7 @@ class Branched(Network):
         L = CE(logits) · loss_weights["logits"] + Σ_m CE(branch_m) · loss_weights["branch_m"] + aux_weight · aux_loss
 
     The published `aux_weight` (of the training task) is 1 for both kinds. There is no one vector that the answer is
-    read from, so nothing that asks for `forward_features` can be built around it.
+    read from, so nothing that needs `forward_features` can be built around it.
     """
 
     def add_heads(self, outputs: Iterable[Output]) -> None:
