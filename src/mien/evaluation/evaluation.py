@@ -37,7 +37,7 @@ Model = str | os.PathLike[str] | Classifier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What `evaluate` found. `str` of it is tables for a person.
+    """What `evaluate` finds. `str` of it is tables for a person.
 
     model, data, split, align: what was read, by name, and how.
     precision: what the model computed in, "fp32" or "bf16".

@@ -24,7 +24,7 @@ BATCH = torch.export.Dim("batch", min=1)
 def export_program(
     path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any], *, half: bool = True
 ) -> None:
-    """Write a network as a .pt2 file of torch.export, whole or not at all. Inputs and outputs are those of `export_onnx`.
+    """Write a network as a .pt2 file of torch.export, whole or not at all. Inputs and outputs are as of `export_onnx`.
 
     path, network, header, half: as for `export_onnx`.
 
