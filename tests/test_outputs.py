@@ -8,10 +8,13 @@ import torch
 
 from mien.checkpoint import check_header, labels_of, outputs_of, tensor_names, with_outputs
 from mien.errors import CheckpointError
+from mien.faces import Face
+from mien.faces.columns import answer_entry, entries
+from mien.faces.record import flat, record
 from mien.losses import output_loss
 from mien.networks import activate, deploy, load_network, mobilefacenet, save_network
 from mien.networks.branched import acmil_mobile
-from mien.outputs import Output, check_outputs
+from mien.outputs import Output
 
 EXPRESSION = Output("expression", "classes", ("calm", "glad", "cross"))
 UNITS = Output("action_units", "binary", ("AU1", "AU12"))
@@ -63,8 +66,8 @@ def test_two_of_one_name_and_none_at_all():
         check_header(header((EXPRESSION, UNITS, UNITS)), "model.onnx")
     with pytest.raises(CheckpointError, match="without outputs"):
         check_header(header() | {"outputs": []}, "model.onnx")
-    with pytest.raises(ValueError, match="columns are called a_b_c"):
-        check_outputs((Output("a_b", "binary", ("c", "d")), Output("a", "binary", ("b_c", "e"))))
+    with pytest.raises(CheckpointError, match='the first output is not "expression", of classes'):
+        check_header(header((UNITS, EXPRESSION)), "model.onnx")
 
 
 def test_a_header_of_an_unknown_version():
@@ -87,29 +90,43 @@ def test_headers_keep_every_output():
     assert outputs_of(header()) == ALL
 
 
-@pytest.mark.parametrize("output", ALL, ids=lambda output: output.kind)
-def test_cells_stand_under_their_columns(output):
-    values = np.arange(1, 1 + np.prod(output.shape), dtype=np.float32).reshape(output.shape) / 10
-    columns, cells = output.columns(), output.cells(output.decode(values))
-    assert len(columns) == len(cells) == len(output.cells(None))
-    assert all(isinstance(cell, str) == (column.type == "text") for cell, column in zip(cells, columns, strict=True))
+def face() -> Face:
+    """One with an answer to everything."""
+    values = {o.name: np.linspace(0.1, 0.9, o.width, dtype=np.float32).reshape(o.shape) for o in ALL}
+    outputs = {output.name: output.decode(values[output.name]) for output in ALL}
+    return Face((1, 2, 3, 4), 0.9, np.zeros((5, 2), np.float32), "cross", 0.9, outputs["expression"], outputs=outputs)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_cells_stand_under_their_columns(moving):
+    table = entries(ALL, moving)
+    row = record("a.jpg", 0, face()) | {"note": "seen", "time": 0.5, "frame": 1, "track": 2, "unsmoothed": {"calm": 0.2}}
+    for entry in table:
+        cells = entry.cells(row[entry.name])
+        assert len(cells) == len(entry.columns) == len(entry.cells(None)) and all(c.description for c in entry.columns)
+        kinds = {"text": str, "integer": int, "number": (int, float, type(None))}
+        assert all(isinstance(c, kinds[column.type]) for c, column in zip(cells, entry.columns, strict=True)), entry.name
+    names = [column.name for entry in table for column in entry.columns]
+    assert len(set(names)) == len(names)
+    assert ("unsmoothed_glad" in names) == ("time" in names) == moving
+
+
+def test_a_row_without_lists_has_the_names_of_the_columns():
+    flattened = flat(record("a.jpg", 0, face(), "seen"))
+    assert list(flattened) == [column.name for entry in entries(ALL) for column in entry.columns]
 
 
 def test_names_of_columns():
-    names = [[column.name for column in output.columns()] for output in ALL]
-    assert names[0] == ["expression", "probability", "p_calm", "p_glad", "p_cross"]
-    assert names[1:] == [
-        ["action_units_AU1", "action_units_AU12"],
-        ["valence"],
-        ["pose_yaw", "pose_pitch", "pose_roll"],
-        ["eyes_left_x", "eyes_left_y", "eyes_right_x", "eyes_right_y"],
+    names = [column.name for entry in entries(ALL) for column in entry.columns]
+    assert names[names.index("rotation") + 1 :] == [
+        *("expression", "probability", "p_calm", "p_glad", "p_cross"),
+        *("action_units_AU1", "action_units_AU12"),
+        "valence",
+        *("pose_yaw", "pose_pitch", "pose_roll"),
+        *("eyes_left_x", "eyes_left_y", "eyes_right_x", "eyes_right_y"),
+        "note",
     ]
-    assert [c.name for c in Output("mood", "classes", ("a", "b")).columns()] == [
-        "mood",
-        "mood_probability",
-        "mood_p_a",
-        "mood_p_b",
-    ]
+    assert [c.name for c in answer_entry(Output("mood", "classes", ("a", "b"))).columns] == ["mood_a", "mood_b"]
 
 
 def test_what_a_person_reads():

@@ -5,6 +5,7 @@ import datetime
 import json
 import logging
 import re
+import resource
 import signal
 import sys
 import threading
@@ -39,6 +40,7 @@ from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes
 from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
+from mien.training.vouching import Vouching
 
 # What lightning says that does not matter to a run of mien's.
 _IRRELEVANT = (
@@ -78,6 +80,9 @@ def parser() -> ArgumentParser:
         type=dict[str, float],
         default={},
         help="outputs that the data has beside the expression and the network learns: {NAME: weight of its loss}",
+    )
+    parser.add_argument(
+        "--vouching", action="store_true", help="say of every epoch who vouches for whom in BTN's batch: vouching.csv"
     )
     parser.add_argument(
         "--rest", type=list[str], default=[], help="parts that stay as they are, statistics of batch norm included"
@@ -227,6 +232,7 @@ def _train(arguments: Sequence[str]) -> Path:
     points = Resume(last, config.every, facts)
     callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
     callbacks += [Still(config.rest)] if config.rest else []
+    callbacks += [Vouching(folder)] if config.vouching else []
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
@@ -260,7 +266,7 @@ def _train(arguments: Sequence[str]) -> Path:
     if trainer.is_global_zero:
         print(
             f"{folder}: {trainer.global_step} steps, {minutes:.1f} minutes; "
-            f"of a step's time {waiting.share:.0%} was waiting for faces",
+            f"of a step's time {waiting.share:.0%} was waiting for faces; {_memory()} GB of memory at most",
             file=sys.stderr,
         )
         if not (folder / "best.safetensors").exists():
@@ -275,6 +281,13 @@ def _say_where(last: Path) -> None:
             f"{last}: the same command goes on from there" if last.exists() else f"{last.parent}: nothing to go on from"
         )
         print(kept, file=sys.stderr)
+
+
+def _memory() -> str:
+    """The most gigabytes (1e9 bytes) that this process has held, and of a GPU's."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    gpu = f" and {torch.cuda.max_memory_allocated() / 1e9:.1f}" if torch.cuda.is_available() else ""
+    return f"{used / 1e9:.1f}{gpu}"
 
 
 def keep_memory() -> None:
