@@ -100,12 +100,14 @@ def face() -> Face:
 @pytest.mark.parametrize("moving", [False, True])
 def test_cells_stand_under_their_columns(moving):
     table = entries(ALL, moving)
-    row = record("a.jpg", 0, face()) | {"note": "seen", "time": 0.5, "frame": 1, "track": 2, "unsmoothed": {"calm": 0.2}}
+    row = record("a.jpg", 0, face()) | {"note": "seen", "time": 0.5, "frame": 1, "track": 2}
+    row["unsmoothed"] = {"calm": 0.2}
     for entry in table:
         cells = entry.cells(row[entry.name])
         assert len(cells) == len(entry.columns) == len(entry.cells(None)) and all(c.description for c in entry.columns)
         kinds = {"text": str, "integer": int, "number": (int, float, type(None))}
-        assert all(isinstance(c, kinds[column.type]) for c, column in zip(cells, entry.columns, strict=True)), entry.name
+        pairs = zip(cells, entry.columns, strict=True)
+        assert all(isinstance(cell, kinds[column.type]) for cell, column in pairs), entry.name
     names = [column.name for entry in table for column in entry.columns]
     assert len(set(names)) == len(names)
     assert ("unsmoothed_glad" in names) == ("time" in names) == moving
