@@ -2,12 +2,10 @@
 
 import argparse
 import importlib
-import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from mien.errors import MienError, MienWarning, MissingExtra, Misuse
 
@@ -19,6 +17,7 @@ COMMANDS = {
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
     "choose": ("mien.commands.choose", "eval", "choose among models by one half of labelled faces, judge by the other"),
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
+    "finetune": ("mien.commands.finetune", "train", "teach a model your own classes, from a folder of pictures"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
     "average": ("mien.commands.average", "torch", "make one checkpoint of several, whose weights are their mean"),
@@ -31,13 +30,9 @@ COMMANDS = {
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }
 
-NAMING = {"train", "ablate", "bench", "eval", "choose", "data"}
+NAMING = {"train", "finetune", "ablate", "bench", "eval", "choose", "data"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
-
-
-LEVELS = {"ray": logging.CRITICAL, "ray.data": logging.CRITICAL, "torch": logging.CRITICAL}
-"""Levels of other libraries' loggers while a command runs: what goes wrong they raise as well."""
 
 
 class _Version(argparse.Action):
@@ -61,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
-        with _levels(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of other libraries, on pictures that are read all the same
             warnings.simplefilter("always", MienWarning)
             warnings.showwarning = _show
+            os.environ.setdefault("TORCH_LOGS", "-all")  # errors only, since torch raises as well what it warns of
             command = _load(name)
             command.add_arguments(commands.choices[name])
             args = parser.parse_args(argv)
@@ -96,18 +92,6 @@ def _load(name: str):
         if not extra or (error.name or "mien").partition(".")[0] == "mien":
             raise
         raise MissingExtra(f'mien {name} needs {error.name}: pip install "mien[{extra}]"') from error
-
-
-@contextmanager
-def _levels() -> Iterator[None]:
-    before = {name: logging.getLogger(name).level for name in LEVELS}
-    try:
-        for name, level in LEVELS.items():
-            logging.getLogger(name).setLevel(level)
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _show(message: Warning | str, *_: object) -> None:

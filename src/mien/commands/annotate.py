@@ -16,8 +16,6 @@ from mien.faces.sources import is_address
 from mien.faces.video import camera, scheme
 from mien.files import whole
 
-__all__ = ["Copies", "annotated_names", "draw", "face_file", "outside", "overwritten"]
-
 _JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 
 

@@ -4,6 +4,7 @@ import ctypes
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ class FileEngine:
 
     Raises CheckpointError where the file is no longer there, or has changed.
     """
+
+    _open: Callable[..., tuple[Any, int]]
+    """Path and options -> what runs the file, and a checksum of the file."""
 
     def __init__(self, path: str | os.PathLike[str], **options: Any):
         self._path, self._options = Path(os.path.abspath(path)), options
