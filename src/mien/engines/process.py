@@ -23,9 +23,6 @@ class FileEngine:
     Raises CheckpointError where the file is no longer there, or has changed.
     """
 
-    _open: Callable[..., tuple[Any, int]]
-    """Path and options -> what runs the file, and a checksum of the file."""
-
     def __init__(self, path: str | os.PathLike[str], **options: Any):
         self._path, self._options = Path(os.path.abspath(path)), options
         self._checksum: int | None = None
