@@ -4,7 +4,6 @@ import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
