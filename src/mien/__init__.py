@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Classifier",
     "Face",
-"Faces",
+    "Faces",
     "MienError",
     "MienWarning",
     "ReadError",
