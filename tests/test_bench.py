@@ -207,7 +207,7 @@ def test_a_page(pages, monkeypatch, tmp_path):
     text = made["TalkingHeads.md"].read_text()
     for part in ("scores = head_dim^-1/2", "mixer: mien.nn.TalkingHeads", "196 from the middle", "| 4×4 |", "Shazeer"):
         assert part in text
-    assert "| [TalkingHeads](TalkingHeads.md) | Self-attention between" in made["README.md"].read_text()
+    assert "| [TalkingHeads](TalkingHeads.md) | Self-attention whose" in made["README.md"].read_text()
     with Image.open(made["TalkingHeads.png"]) as image:
         assert image.width > 500 and made["TalkingHeads.png"].stat().st_size < 60_000
 

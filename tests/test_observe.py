@@ -94,7 +94,11 @@ def test_patterns_are_of_module_names_and_a_block_means_its_attention():
         assert list(seen) == names
     with pytest.raises(MienError, match="blocks.9: no module of ViT has such a name"), observe(network, "blocks.9"):
         pass
-    assert list(attentions(vit([Axial, SelfAttention], 2))) == ["blocks.0.columns", "blocks.0.rows", "blocks.1"]
+    assert list(attentions(vit([Axial, SelfAttention], 2))) == [
+        "blocks.0.attn.columns",
+        "blocks.0.attn.rows",
+        "blocks.1",
+    ]
     assert list(attentions(SelfAttention(8, 2))) == list(attentions(Attend())) == ["attend"]
     assert list(attentions(Block(8, 2))) == ["attn"]
 

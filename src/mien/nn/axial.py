@@ -90,7 +90,7 @@ class Lines(LocalAttention):
 class AxialPositions(nn.Module):
     """Adds what was learned for a token's row and for its column: `x + rows[y] + columns[x]`, (B, N, dim) -> the same.
 
-    On another grid than it was built for both are interpolated linearly (ours). The prefix has no place and passes.
+    On another grid than it was built for both are interpolated linearly (ours). Nothing is added to the prefix.
     """
 
     needs_grid = True
@@ -107,7 +107,7 @@ class AxialPositions(nn.Module):
 
 
 def resize(line: Tensor, size: int) -> Tensor:
-    """(H, dim) -> (size, dim), linear between the places."""
+    """(H, dim) -> (size, dim), linear between the positions."""
     if size == line.shape[0]:
         return line
     return F.interpolate(line.mT[None], size, mode="linear", align_corners=False)[0].mT

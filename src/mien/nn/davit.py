@@ -44,8 +44,8 @@ class WindowAttention(LocalAttention):
     def queries(self, planes: Tensor, grid: Grid) -> Tensor:
         return to_windows(planes, grid, self.window(grid))[0]
 
-    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-        queries = super().places(grid, device)[0]
+    def cells(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        queries = super().cells(grid, device)[0]
         return queries, queries
 
     def keys(self, planes: Tensor, grid: Grid) -> Tensor:

@@ -69,7 +69,7 @@ class TiC(LocalAttention):
         prefix = F.linear(prefix, self.conv.weight.sum((2, 3)), self.conv.bias)
         return join_planes(prefix, self.conv(planes.mT.unflatten(2, grid)).flatten(2).mT).relu()
 
-    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    def cells(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         numbers = torch.arange(1, grid[0] * grid[1] + 1, device=device)[:, None]
         return numbers, torch.cat(self.around(numbers[None, None], grid), -1)[0, 0]
 
