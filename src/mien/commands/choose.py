@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     names = list(dict.fromkeys([*args.models, *([args.against] if args.against else [])]))
     if len(set(args.models)) < len(args.models):
         raise Misuse("a model was named twice")
+    args.model = args.models[0]
     readers = {"votes": open_data(args)}
     data, split = readers["votes"]
     if type(data).__name__ == "FERPlus":

@@ -206,6 +206,14 @@ class APViT(Network):
         name = "vit.patch_pos_embed"
         return tensors if name not in tensors else {**tensors, name: resize_positions(tensors[name], self.side)}
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return super().head_names + ("action_units",) * (self.action_units is not None)
+
+    def head_answers(self, features: Tensor) -> dict[str, Tensor]:
+        units = {} if self.action_units is None else {"action_units": self.action_units(features)}
+        return units | super().head_answers(features)
+
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.action_units is None:
             return super().training_pass(images)

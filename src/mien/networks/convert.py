@@ -25,6 +25,7 @@ from mien.networks.published import (
     from_vit,
     under,
 )
+from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -162,7 +163,7 @@ def convert(
     header = {
         "mien": VERSION,
         "model": model,
-        "id2label": {str(i): name for i, name in enumerate(names)},
+        "outputs": [{"name": EXPRESSION, "kind": "classes", "labels": list(names)}],
         "preprocess": {
             "align": how.align,
             "resize": steps,

@@ -79,7 +79,8 @@ class Finetuned:
     def advice(self) -> str:
         """The one thing to do next."""
         reading = f"mien read PHOTOS --model {self.path}"
-        worst = min((recall, label) for label, recall in self.report.recall.items() if recall is not None)[1]
+        recalls = [(recall, self.report.support[label], label) for label, recall in self.report.recall.items()]
+        worst = min(each for each in recalls if each[0] is not None)[2]
         if self.interval[0] <= self.commonest:
             return f"more pictures, most of all of {worst!r}: this may be luck, always saying one class does as well"
         if self.report.count < 200:

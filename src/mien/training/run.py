@@ -5,12 +5,14 @@ import datetime
 import json
 import logging
 import re
+import resource
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +30,7 @@ from mien.data.heldout import HELD_OUT, HeldOut
 from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
+from mien.outputs import EXPRESSION, Output
 from mien.training.augment import Augment, Augmentation
 from mien.training.cache import LIMIT, VIEWS, Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
@@ -37,6 +40,7 @@ from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes
 from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
+from mien.training.vouching import Vouching
 
 # What lightning says that does not matter to a run of mien's.
 _IRRELEVANT = (
@@ -70,6 +74,15 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
+    )
+    parser.add_argument(
+        "--heads",
+        type=dict[str, float],
+        default={},
+        help="outputs that the data has beside the expression and the network learns: {NAME: weight of its loss}",
+    )
+    parser.add_argument(
+        "--vouching", action="store_true", help="say of every epoch who vouches for whom in BTN's batch: vouching.csv"
     )
     parser.add_argument(
         "--rest", type=list[str], default=[], help="parts that stay as they are, statistics of batch norm included"
@@ -112,7 +125,7 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
-    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "cache", "seed"}
+    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "heads", "cache", "seed"}
     parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
@@ -162,12 +175,15 @@ def _train(arguments: Sequence[str]) -> Path:
     rest(network, config.rest)
     torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
+    heads = add_heads(network, data, config.heads)
+    weighted = {output.name: output for output in heads}
+    asked = [output for output in data.outputs if output.name in (EXPRESSION, *network.head_names)]
+    answered = [weighted.get(output.name, output) for output in asked]
     header = {
         "mien": VERSION,
         "model": plain(config.model),
-        "id2label": {str(i): label for i, label in enumerate(data.labels)},
+        "outputs": [output.to_json() for output in answered],
         "preprocess": faces.preprocess,
-        "temperature": 1.0,
         "training": {
             "data": f"{type(data).__name__}, {faces.train_split}",
             "recipe": config.name,
@@ -175,7 +191,6 @@ def _train(arguments: Sequence[str]) -> Path:
             "version": __version__,
             "seed": config.seed,
             "licence": config.licence,
-            **({"action_units": list(data.units)} if data.units else {}),
             **({"numbered_from": data.first} if data.first is not None else {}),
             **({"held_out": " of ".join(map(str, data.counts()))} if isinstance(data, HeldOut) else {}),
             **config.notes,
@@ -189,7 +204,7 @@ def _train(arguments: Sequence[str]) -> Path:
         faces.cache = Cache(
             config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
         )
-    parts = {"augment": made.augment, "teachers": teachers, "cache": faces.cache, "seed": config.seed}
+    parts = {"augment": made.augment, "teachers": teachers, "heads": heads, "cache": faces.cache, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     check_run(task, made.trainer, faces)
@@ -217,6 +232,7 @@ def _train(arguments: Sequence[str]) -> Path:
     points = Resume(last, config.every, facts)
     callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
     callbacks += [Still(config.rest)] if config.rest else []
+    callbacks += [Vouching(folder)] if config.vouching else []
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
@@ -250,7 +266,7 @@ def _train(arguments: Sequence[str]) -> Path:
     if trainer.is_global_zero:
         print(
             f"{folder}: {trainer.global_step} steps, {minutes:.1f} minutes; "
-            f"of a step's time {waiting.share:.0%} was waiting for faces",
+            f"of a step's time {waiting.share:.0%} was waiting for faces; {_memory()} GB of memory at most",
             file=sys.stderr,
         )
         if not (folder / "best.safetensors").exists():
@@ -265,6 +281,13 @@ def _say_where(last: Path) -> None:
             f"{last}: the same command goes on from there" if last.exists() else f"{last.parent}: nothing to go on from"
         )
         print(kept, file=sys.stderr)
+
+
+def _memory() -> str:
+    """The most gigabytes (1e9 bytes) that this process has held, and of a GPU's."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    gpu = f" and {torch.cuda.max_memory_allocated() / 1e9:.1f}" if torch.cuda.is_available() else ""
+    return f"{used / 1e9:.1f}{gpu}"
 
 
 def keep_memory() -> None:
@@ -298,6 +321,22 @@ def _decay(network: Network, trainer: Namespace) -> Decay:
     if trainer.max_epochs in (None, -1):
         raise MienError("--pooling gradual counts epochs: it needs --trainer.max_epochs")
     return Decay(network)
+
+
+def add_heads(network: Network, data: DataSet, weights: Mapping[str, float]) -> list[Output]:
+    """Give the network a head for each output of the data that is named, with the weight of its loss."""
+    known = {output.name: output for output in data.outputs[1:]}
+    if unknown := [name for name in weights if name not in known]:
+        there = f"beside the expression only of {', '.join(known)}" if known else "of the expression alone"
+        raise MienError(f"--heads: {data} does not tell of {unknown[0]}, {there}")
+    if taken := [name for name in weights if name in network.head_names]:
+        raise MienError(f"--heads: the network has a head for {taken[0]} already")
+    try:
+        heads = [replace(known[name], weight=float(weight)) for name, weight in weights.items()]
+        network.add_heads(heads)
+    except ValueError as error:
+        raise MienError(f"--heads: {error}") from error
+    return heads
 
 
 def plain(config: Namespace) -> dict[str, Any]:
