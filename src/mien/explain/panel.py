@@ -13,6 +13,7 @@ SIDE = 224
 _MARGIN, _TITLE, _LETTERS = 12, 26, 15
 _WHITE = 0.86  # how much of a dropped token is white
 _SHADOW = 0.45  # of a map's light, what the darkest pixel of the face below leaves
+_FACE = 0.2  # of a map is the face itself, so that it is seen where the map is dark
 _LINE = (90, 90, 90)
 
 
@@ -47,7 +48,7 @@ def heat(
     colours = cv2.applyColorMap(_cells(shown), cv2.COLORMAP_INFERNO)[..., ::-1]
     grey = face(crop) @ np.array((0.299, 0.587, 0.114), np.float32)[:, None]  # (SIDE, SIDE, 1)
     light = (grey - grey.min()) / max(np.ptp(grey), 1)
-    lit = np.rint(colours * (_SHADOW + (1 - _SHADOW) * light))
+    lit = np.rint((1 - _FACE) * colours * (_SHADOW + (1 - _SHADOW) * light) + _FACE * grey)
     stays = _cells(_mask(index, grid))
     return _whiten(np.where(stays[..., None], lit, grey).astype(np.uint8), stays)
 
