@@ -82,7 +82,7 @@ def test_whoever_asks_the_detector(counted, stand_in):
     for detector in (yunet, lambda image: yunet(image)):
         counted.shapes.clear()
         assert Reader(Classifier.from_pretrained(stand_in), detector)(image) == []
-        assert 4 <= len(counted.shapes) <= 4 * 4
+        assert 4 <= len(counted.shapes) <= 4 + 3 * 2
     av = pytest.importorskip("av")
     from mien.video.read import _Finder
 
@@ -109,8 +109,10 @@ def test_a_detector_of_ones_own_is_asked_in_the_same_way():
 
     image = np.zeros((300, 400, 3), np.uint8)
     assert find_faces(blind, image) == []
-    assert seen == [(300, 400, 3), (480, 640, 3), *[(400, 300, 3), (640, 480, 3), (300, 400, 3), (480, 640, 3)] * 1,
-                    (400, 300, 3), (640, 480, 3)]  # fmt: skip
+    assert seen == [(300, 400, 3), (480, 640, 3), (400, 300, 3), (300, 400, 3), (400, 300, 3)]
+    seen.clear()
+    assert find_faces(blind, image[:150, :200]) == []
+    assert seen == 2 * [(150, 200, 3), (480, 640, 3), (200, 150, 3), (640, 480, 3)]
     seen.clear()
     assert find_faces(blind, image, turn=False) == [] and len(seen) == 2
     calls = []
@@ -131,7 +133,7 @@ def test_a_crop_is_found_framed_in_a_video_too(stand_in):
         if image[0, 0].any():
             return []
         y, x = np.argwhere(image.any(2))[0]
-        return [Detection((float(x), float(y), 50.0, 50.0), 0.95, SQUARE * 50 + np.float32((x, y)))]
+        return [Detection((float(x), float(y), 150.0, 150.0), 0.95, SQUARE * 150 + np.float32((x, y)))]
 
     [face] = _Finder(Reader(Classifier.from_pretrained(stand_in), shy)).find(np.full((100, 100, 3), 200, np.uint8))
     assert np.abs(np.array(face.box[:2])).max() < 1
@@ -179,12 +181,12 @@ def test_tiles_cover_the_picture_and_overlap(width, height, overlap):
         spans = sorted({(tile[low], tile[high]) for tile in planned.tiles})
         assert spans[0][0] == 0 and spans[-1][1] == length
         assert all(before[1] - after[0] >= overlap for before, after in zip(spans, spans[1:], strict=False))
-    assert len({tile for tile in planned.tiles}) == len(planned.tiles)
+    assert len(set(planned.tiles)) == len(planned.tiles)
 
 
 def test_shrinking_is_close_to_averaging(yunet):
     image = open_picture(EXAMPLES / "hopper.jpg")
-    for width, height in ((512, 600), (333, 390), (256, 300), (200, 235), (77, 90), (1, 1), (31, 200)):
+    for width, height in ((512, 600), (333, 390), (256, 300), (200, 235), (77, 90)):
         small = shrink(image, width, height)
         assert small.shape == (height, width, 3)
         wanted = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
@@ -216,14 +218,14 @@ def test_small_faces_in_a_large_photograph(yunet, cuts):
         boxes.append((found[0][0] + x, found[0][1] + y, *found[0][2:]))
     found = find_faces(yunet, image)
     assert hits(found, boxes) == (40, 0, 0)
-    assert found.note == "faces under 29 px were not searched for" or "faces under" in found.note
+    assert found.note == "faces under 27 px were not searched for"
     fast = find_faces(yunet, image, search="fast")
-    assert hits(fast, boxes)[0] < 5 and fast.note == "faces under 72 px were not searched for"
+    assert hits(fast, boxes)[0] < 20 and fast.note == "faces under 74 px were not searched for"
 
 
 def test_large_and_small_faces_in_tiles(yunet, cuts):
-    """From 24 to 1,200 pixels, also across the edges of tiles: each is found once, in "full" without a note."""
-    image, boxes = mosaic(cuts, 4200, 3800, [1200, 24, 600, 30, 45, 24, 300, 150, 80, 60, 24, 48, 36, 27, 33, 24, 240])
+    """From 25 to 1,200 pixels, also across the edges of tiles: each is found once, in "full" without a note."""
+    image, boxes = mosaic(cuts, 4200, 3800, [1200, 600, 27, 30, 45, 25, 300, 150, 80, 60, 25, 48, 36, 27, 33, 25, 240])
     found = find_faces(yunet, image, search="full")
     assert hits(found, boxes) == (len(boxes), 0, 0)
     assert found.note is None
@@ -293,7 +295,9 @@ def test_turning_is_undone(degrees):
 @pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: f"{path.parent.parent.name}-{path.name}")
 def test_a_photograph_on_its_side_or_upside_down(yunet, path, degrees):
     image = open_picture(path)
-    image = shrink(image, round(640 * image.shape[1] / max(image.shape)), round(640 * image.shape[0] / max(image.shape)))
+    image = shrink(
+        image, round(640 * image.shape[1] / max(image.shape)), round(640 * image.shape[0] / max(image.shape))
+    )
     [wanted] = find_faces(yunet, image)
     given = turn_image(image, 360 - degrees)
     found = find_faces(yunet, given)
@@ -302,7 +306,7 @@ def test_a_photograph_on_its_side_or_upside_down(yunet, path, degrees):
     np.testing.assert_array_equal(again, image)
     np.testing.assert_allclose(face.landmarks, wanted.landmarks, atol=1e-2)
     x, y, w, h = found[0].box
-    assert -1 <= x and -1 <= y and x + w <= given.shape[1] + 1 and y + h <= given.shape[0] + 1
+    assert x >= -1 and y >= -1 and x + w <= given.shape[1] + 1 and y + h <= given.shape[0] + 1
     assert crop_distance(found[0].landmarks, turn_face(wanted, image.shape, 360 - degrees).landmarks) < 0.1
 
 
@@ -408,7 +412,9 @@ def test_notes_and_turns_stand_in_all_files(stand_in, tmp_path, call, monkeypatc
     note = "faces under {} px were not searched for"
     reach = [round(YuNet().reach(shape, "fast")) for shape in ((1200, 3000), (2000, 3000))]
     for name in ("out.jsonl", "out.csv", "out.parquet"):
-        code, _, error = call("read", "nobody.png", "turned.png", "--search", "fast", "--model", stand_in, "--output", name)
+        code, _, error = call(
+            "read", "nobody.png", "turned.png", "--search", "fast", "--model", stand_in, "--output", name
+        )
         assert code == 0, error
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
     assert [row["note"] for row in rows] == ["no face found; " + note.format(reach[0]), note.format(reach[1])]

@@ -501,7 +501,9 @@ def test_pictures_of_a_server(server, here, stand_in, call):
         faces = reader(f"{server}/{name}")
         assert faces[0].expression == "sadness" and faces.to_dicts()[0]["source"] == f"{server}/{name}"
     faces.save("drawn.png")  # what was fetched is kept
-    code, out, err = call("read", f"{server}/1.png", f"{server}/photo", "--aligned", "--model", stand_in, "--crops", "c")
+    code, out, err = call(
+        "read", f"{server}/1.png", f"{server}/photo", "--aligned", "--model", stand_in, "--crops", "c"
+    )
     assert (code, err) == (0, []) and [json.loads(row)["expression"] for row in out] == ["sadness"] * 2
     assert sorted(os.listdir("c")) == ["1-face0.png", "photo-face0.png"]
     code, out, err = call("batch", f"{server}/1.png", f"{server}/none.png", "out", "--aligned", "--model", stand_in)

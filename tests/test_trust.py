@@ -76,11 +76,12 @@ def words(command: str, model: str) -> list[str]:
         "calibrate": [file, "--data", "data"],
         "explain": ["data/train", "--aligned", "--model", file, "--output", "drawn"],
         "export": ["out.pt2", "--model", file, "--check", "data"],
+        "average": ["mean.safetensors", file, file],
     }[command]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("command", ["read", "batch", "eval", "calibrate", "explain", "export"])
+@pytest.mark.parametrize("command", ["read", "batch", "eval", "calibrate", "explain", "export", "average"])
 def test_every_command_takes_it_with_trust(here, call, command, model):
     *_, name = MODELS[model][0], "my_faces_of_mine." + model.title()
     code, out, err = call(*words(command, model))
@@ -110,8 +111,10 @@ def test_the_service_and_the_page_hand_it_on(here, monkeypatch):
     monkeypatch.setattr(mien.commands.serve, "serve", lambda options, **_: given.append(options["trust"]))
     monkeypatch.setattr(mien.commands.serve.logging, "basicConfig", lambda **_: None)
     monkeypatch.setattr(mien.commands.demo, "serve", lambda make, *_: make(here))
-    page = SimpleNamespace(build=lambda reader, looking, _: given.append(looking.trust), examples=lambda folder: {})
-    monkeypatch.setitem(sys.modules, "mien.demo.page", page)
+    page = SimpleNamespace(
+        build_page=lambda reader, looking, _: given.append(looking.trust), examples=lambda folder: {}
+    )
+    monkeypatch.setitem(sys.modules, "mien.demo.layout", page)
     for trust in ([], ["--trust"]):
         assert main(["serve", "--model", "network.safetensors", *trust]) == 0
         if trust:

@@ -17,6 +17,7 @@ COMMANDS = {
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
     "choose": ("mien.commands.choose", "eval", "choose among models by one half of labelled faces, judge by the other"),
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
+    "finetune": ("mien.commands.finetune", "train", "teach a model your own classes, from a folder of pictures"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
     "average": ("mien.commands.average", "torch", "make one checkpoint of several, whose weights are their mean"),
@@ -29,7 +30,7 @@ COMMANDS = {
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }
 
-NAMING = {"train", "ablate", "bench", "eval", "choose", "data"}
+NAMING = {"train", "finetune", "ablate", "bench", "eval", "choose", "data"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
 

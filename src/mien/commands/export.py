@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("precision", "check", "calibrate", "measure", "split", "format", "labels", "limit", "trust")
     options = {name: getattr(args, name) for name in names}
     try:
-        with _root_silenced():
+        with root_silenced():
             exported = export_model(args.model, args.out, **options, progress=sys.stderr.isatty())
     except AccuracyLost as error:
         print(error.checked)
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _root_silenced() -> Iterator[None]:
+def root_silenced() -> Iterator[None]:
     """onnxruntime advises on the root logger, of what the exporter has done; mien's own warnings are still shown."""
     root, own = logging.getLogger(), logging.getLogger("mien")
     levels, handlers = (root.level, own.level), root.handlers[:]

@@ -79,7 +79,9 @@ def class_order(labels: Sequence[str] | str | Known) -> tuple[str, ...]:
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Each class once: the expressions in mien's own order, then numbers, then what else there is by name."""
     found = set(names)
-    others = sorted(found - set(EXPRESSIONS), key=lambda name: (not name.isdecimal(), name.zfill(20), name))
+    others = sorted(
+        found - set(EXPRESSIONS), key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)
+    )
     return (*(name for name in EXPRESSIONS if name in found), *others)
 
 
@@ -104,7 +106,7 @@ class Matched:
             return f"{reason}: names of expressions are translated only where every name is one"
         if name.isdecimal():
             return f"{reason}: of numbered classes say the names in order (--labels)"
-        near = difflib.get_close_matches(name.strip().lower(), [label.casefold() for label in self.labels], 1, 0.8)
+        near = difflib.get_close_matches(name.strip().lower(), [label.casefold() for label in self.labels], 1, 0.75)
         return f"{reason}: is {near[0]!r} meant?" if near else reason
 
 
@@ -160,7 +162,7 @@ def _name_classes(groups: Sequence[Sequence[str]], names: Sequence[str], foreign
         both = [name for name in names if spell(name) in doubles]
         notes.append(f"{' and '.join(both)} stay as they are: two names of one expression are two classes here")
     for name in foreign if known else ():
-        if near := difflib.get_close_matches(name.strip().lower(), _EXPRESSION_OF, 1, 0.8):
+        if near := difflib.get_close_matches(name.strip().lower(), _EXPRESSION_OF, 1, 0.75):
             notes.append(f"{name!r} is a class of its own: is {near[0]!r} meant?")
     return Matched(sort_classes(label_of.values()), label_of, tuple(notes))
 

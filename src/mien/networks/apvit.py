@@ -168,11 +168,13 @@ class APViT(Network):
         return () if self.image is None else ("image",)
 
     def front(self, images: Tensor) -> tuple[Tensor, ...]:
-        return (images if self.image is None else self.image(images)[self.level],)
+        if self.image is None:
+            raise ValueError("APViT without a trunk has nothing in front")
+        return (self.image(images)[self.level],)
 
     def patches(self, images: Tensor | tuple[Tensor]) -> Tensor:
         """Images -> P (B, N, D)."""
-        maps = images[0] if isinstance(images, tuple) else self.front(images)[0]
+        maps = images[0] if isinstance(images, tuple) else images if self.image is None else self.front(images)[0]
         maps = self.proj(maps)
         if maps.shape[2:] != (self.side, self.side):
             height, width = (images[0] if isinstance(images, tuple) else images).shape[2:]
@@ -204,6 +206,14 @@ class APViT(Network):
         name = "vit.patch_pos_embed"
         return tensors if name not in tensors else {**tensors, name: resize_positions(tensors[name], self.side)}
 
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return super().head_names + ("action_units",) * (self.action_units is not None)
+
+    def head_answers(self, features: Tensor) -> dict[str, Tensor]:
+        units = {} if self.action_units is None else {"action_units": self.action_units(features)}
+        return units | super().head_answers(features)
+
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.action_units is None:
             return super().training_pass(images)
@@ -226,10 +236,10 @@ class APViT(Network):
                     stayed = came.gather(1, kept)
             scores = attn = None
             for look in seen.values():
-                if look.layout.kind == "token" and look.attn is not None and look.attn.ndim == 4:
-                    scores, attn = look.scores, look.attn
-            first = [None if part is None else part[:, :, 0] for part in (scores, attn)]
-            blocks.append(BlockTrace(came, stayed, *first))
+                rows = [x[:, :, 0] for x in (look.scores, look.attn) if x is not None and x.ndim == 4]
+                if look.layout.kind == "token" and len(rows) == 2:  # the last of several, as in `Axial`
+                    scores, attn = rows
+            blocks.append(BlockTrace(came, stayed, scores, attn))
             came = stayed
         logits = self.forward_head(self.pooled(self.vit.norm(tokens)))
         return Trace(logits, (self.side, self.side), self.select.map(patches), index, tuple(blocks))

@@ -117,6 +117,17 @@ class ARBEx(Network):
         rest = {name: t for name, t in tensors.items() if not name.startswith("body.")}
         return rest | {f"body.{name}": t for name, t in self.body.fit(own).items()}
 
+    @property
+    def headed(self) -> nn.Module:
+        return self.body.headed
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return (*super().head_names, *self.body.head_names)
+
+    def head_answers(self, features: Tensor) -> dict[str, Tensor]:
+        return self.body.head_answers(features) | super().head_answers(features)
+
     def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
         return self.body.forward_intermediates(images, **options)
 

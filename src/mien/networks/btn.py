@@ -1,6 +1,6 @@
 """BTN, the Batch Transformer network: POSTER++ with multi-level attention, and in training a batch branch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -83,6 +83,16 @@ class BTN(Poster):
                 memory=bt_memory,
             )
         self.loss_weights = {"vit": vit_loss_weight, "bt": 1.0, "cba": 1.0} if bt else {"vit": 1.0}
+
+    def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of POSTER++ begin a BTN with `mla_gate_lower`: all that they lack stays as it is.
+
+        With `mla_init_values` near 0 the answers are then those of POSTER++.
+        """
+        tensors, new = super().fit(tensors), ("mla_mid.", "mla_high.", "batch_transformer.")
+        if self.mla_mid is None or self.mla_mid.gate is None or any(name.startswith(new) for name in tensors):
+            return tensors
+        return {**{name: t for name, t in self.state_dict().items() if name.startswith(new)}, **tensors}
 
     def fuse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         (low, mid, high), trunk = self.levels(images)

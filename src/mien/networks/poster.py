@@ -136,7 +136,7 @@ class Poster(Network):
         return self
 
     def levels(self, images: Tensor | tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor | None]:
-        """(B, 3, 112, 112), or what `front` gave -> the maps of cross attention (B, dim, side, side), low to high, and the
+        """(B, 3, 112, 112), or what `front` gave -> maps of cross attention (B, dim, side, side), low to high, and the
         image trunk's own logits (B, C), if it has any."""
         maps = images if isinstance(images, tuple) else self.front(images)
         image, landmarks, pooled = maps[:3], maps[3:6], maps[6:]

@@ -48,7 +48,8 @@ class Axial(nn.Module):
         self.columns, self.rows = (Lines(axis, dim, num_heads, qkv_bias, attn_drop) for axis in (0, 1))
         self.qkv = nn.Identity()
         if share_qkv:
-            self.qkv, self.columns.qkv, self.rows.qkv = self.columns.qkv, nn.Identity(), nn.Identity()
+            self.qkv = self.columns.qkv
+            self.columns.qkv, self.rows.qkv = nn.Identity(), nn.Identity()
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
@@ -89,7 +90,7 @@ class Lines(LocalAttention):
 class AxialPositions(nn.Module):
     """Adds what was learned for a token's row and for its column: `x + rows[y] + columns[x]`, (B, N, dim) -> the same.
 
-    On another grid than it was built for both are interpolated linearly (ours). The prefix has no place and passes.
+    On another grid than it was built for both are interpolated linearly (ours). Nothing is added to the prefix.
     """
 
     needs_grid = True
@@ -106,7 +107,7 @@ class AxialPositions(nn.Module):
 
 
 def resize(line: Tensor, size: int) -> Tensor:
-    """(H, dim) -> (size, dim), linear between the places."""
+    """(H, dim) -> (size, dim), linear between the positions."""
     if size == line.shape[0]:
         return line
     return F.interpolate(line.mT[None], size, mode="linear", align_corners=False)[0].mT

@@ -92,8 +92,8 @@ class Halo(LocalAttention):
             query, key = torch.arange(b, device=q.device), torch.arange(b + 2 * r, device=q.device)
             first = self.block_size + 3 * self.halo_size - 1 - r  # of the table: key 0 seen from query 0
             tables.append(table[key - query[:, None] + first].to(q.dtype))  # (b, b + 2r, d)
-            place = torch.arange(count, device=q.device)[:, None] * b + key - r  # (blocks, b + 2r)
-            outside = ((place < 0) | (place >= size)) & self.mask_padding
+            position = torch.arange(count, device=q.device)[:, None] * b + key - r  # (blocks, b + 2r)
+            outside = ((position < 0) | (position >= size)) & self.mask_padding
             padding.append(q.new_zeros(outside.shape).masked_fill(outside, -math.inf))
         above = torch.einsum("zhyxd,ykd->zhyxk", q, tables[0])
         beside = torch.einsum("zhyxd,xkd->zhyxk", q, tables[1])

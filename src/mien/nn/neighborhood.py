@@ -83,9 +83,10 @@ class Neighborhood(LocalAttention):
 
     def join(self, windows: Tensor, grid: Grid) -> Tensor:
         rows, columns = self.axes(grid)
-        if rows.tiles == columns.tiles == 1:
+        tiles = len(rows.queries), len(columns.queries)
+        if tiles == (1, 1):
             return windows
-        maps = windows.unflatten(1, (len(rows.queries[0]), -1)).unflatten(0, (-1, rows.tiles, columns.tiles))
+        maps = windows.unflatten(1, (len(rows.queries[0]), -1)).unflatten(0, (-1, *tiles))
         maps = maps.transpose(2, 3).flatten(3, 4).flatten(1, 2)
         return select(maps, rows.back, columns.back).flatten(1, 2)
 
@@ -124,10 +125,6 @@ class Axis(NamedTuple):
     near: list[list[list[bool]]]
     back: list[int]
     """Where each position is among the queries of all tiles."""
-
-    @property
-    def tiles(self) -> int:
-        return len(self.queries)
 
     @property
     def full(self) -> bool:

@@ -32,7 +32,7 @@ class Worker:
     def __init__(self, options: Mapping[str, Any], limits: Limits, threads: int):
         self._socket, theirs = socket.socketpair()
         self._stream = self._socket.makefile("rwb")
-        self._limits = limits
+        self._limits, self._ready = limits, False
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
@@ -54,10 +54,12 @@ class Worker:
             self.end()
             raise MienError(reason)
         self._socket.settimeout(2 * self._limits.seconds)
+        self._ready = True
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        """Whether it has opened the model, and lives."""
+        return self._ready and self._process.poll() is None
 
     def ask(self, jobs: Sequence[Job]) -> list[Answer | int] | Slow:
         """The answers of `JobReader`. Raises EOFError or OSError where the worker has died or hangs."""
@@ -187,7 +189,7 @@ class Dispatcher:
 
     @property
     def alive(self) -> int:
-        """Workers that are."""
+        """Workers that are ready, or at work."""
         return sum(worker.alive for worker in self._workers)
 
     @property
@@ -203,8 +205,7 @@ class Dispatcher:
                     raise EOFError
                 answers = worker.ask([entry.job for entry in batch]) if batch else []
                 if isinstance(answers, Slow):
-                    self._again(batch, slow=batch[answers.number])
-                    self._replace(number, "took too long over one picture")
+                    self._replace(number, batch, "took too long over one picture", batch[answers.number])
                     continue
                 for entry, answer in zip(batch, answers, strict=True):
                     if isinstance(answer, Answer):
@@ -212,8 +213,7 @@ class Dispatcher:
                     else:
                         self._put(self._put_off, entry, answer)
             except Exception as error:  # whatever a dying process sends
-                self._again(batch)
-                self._replace(number, "hung" if isinstance(error, TimeoutError) else "died")
+                self._replace(number, batch, "hung" if isinstance(error, TimeoutError) else "died")
 
     def _gather(self) -> list[_Entry]:
         """The requests of a batch; none if none came for a while."""
@@ -252,13 +252,15 @@ class Dispatcher:
                 entry.died = True
                 self._put(self._put_off, entry, self._limits.request_pixels)  # which leaves no room for another
 
-    def _replace(self, number: int, fate: str) -> None:
+    def _replace(self, number: int, batch: Sequence[_Entry], fate: str, slow: _Entry | None = None) -> None:
+        with self._changed:
+            self.restarts += 1
+        self._again(batch, slow)
         if self._ended:
             return
         code = self._workers[number].end()
         logger.error("a worker %s (exit code %s); another one starts", fate, code)
         while not self._ended:
-            self.restarts += 1
             try:
                 self._workers[number] = worker = Worker(*self._worker_arguments)
                 worker.wait_ready()
