@@ -68,10 +68,10 @@ def test_a_folder_becomes_a_model(call):
     code, out, err = call("finetune", "faces", "--out", "runs/pain")
     assert code == 0, err
     assert out[0] == "runs/pain/best.safetensors"
-    assert re.fullmatch(r"accuracy \d\.\d+: \d of 2 faces of 'validation' \(95 %: .*; always the .*0\.500\)", out[1])
+    assert re.fullmatch(r"accuracy \d\.\d+: \d of [12] faces of 'validation' \(95 %: .*; always .*\)", out[1])
     assert out[2].startswith("right by class: calm ") and out[3].startswith("next: ") and len(out) == 4
     assert "no face found in 1 of 11 pictures, which are left out" in err
-    assert any(line.endswith("runs/pain/faces: calm 5, pain 3") for line in err), err
+    assert any(re.search("runs/pain/faces: calm [56], pain 3$", line) for line in err), err
     assert {path.name for path in Path("runs/pain").iterdir()} == {
         *("best.safetensors", "last.safetensors", "faces", "held_out.csv", "metrics.csv", "recipe.yaml"),
         *("finished.json", "finetune.yaml"),
@@ -82,7 +82,7 @@ def test_a_folder_becomes_a_model(call):
     facts = {key: header["training"][key] for key in ("align", "held_out", "started_from", "licence")}
     assert facts == {
         "align": "detect",
-        "held_out": "3 of 11",
+        "held_out": "2 of 11",
         "started_from": "mobilefacenet_ferplus",
         "licence": "Apache-2.0",
     }
@@ -91,7 +91,7 @@ def test_a_folder_becomes_a_model(call):
     code, table, err = call("eval", out[0], "--data", "faces", "--json")
     measured = json.loads("\n".join(table))
     assert code == 0 and (measured["align"], measured["split"]) == ("detect", "validation")
-    assert measured["count"] in (2, 3)  # the wall is judged, too, if it was held out
+    assert measured["count"] == 2  # with the wall, if it was held out
     assert measured["labels"] == ["calm", "pain"]
 
     before = Path(out[0]).read_bytes()
