@@ -4,6 +4,7 @@
 # make train-default: train the default model anew, on two cores in about three and a half hours; run it again after a cut. DATA is a folder
 #   with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet; TRAIN is
 #   options of every run, on a processor without bf16 TRAIN="--trainer.precision 32-true"; DEFAULT is where the model goes
+# make campaign: the plan for a better default model, on one GPU, in parts; recipes/campaign.mk says how
 PYTHON ?= python3
 DATA ?= data/fer2013plus/train_validation.parquet
 IDENTITY ?= weights/mobilefacenet.pt
@@ -38,6 +39,8 @@ train-default: .venv/testing weights/mobilefacenet.safetensors
 
 weights/mobilefacenet.safetensors: | .venv/testing
 	.venv/bin/mien convert mobilefacenet $(IDENTITY) $@
+
+include recipes/campaign.mk
 
 clean:
 	rm -rf .venv out build dist web/dist web/node_modules

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 from typing import get_args
@@ -35,7 +36,7 @@ from mien.networks import (
 )
 from mien.networks.convert import KINDS, _labels, convert
 from mien.networks.published import from_apvit, from_timm_vit
-from mien.nn import Attend, AttentiveSelect, Block, ClassAttentionPool, SelfAttention
+from mien.nn import AttentiveSelect, Block, ClassAttentionPool, SelfAttention, observe
 from mien.nn.select import Criterion
 from mien.training.run import start_from
 
@@ -262,10 +263,7 @@ def test_in_training(run):
 
 def flops(network, size=112, batch=1):
     """As fvcore counts: a product is one; what is fused counts as nothing, so attention is opened."""
-    for module in network.modules():
-        if isinstance(module, Attend):
-            module.open = True
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), observe(network):
         warnings.simplefilter("ignore")  # of the tracer
         count = FlopCountAnalysis(network.eval(), torch.zeros(batch, 3, size, size))
         return count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
@@ -299,9 +297,6 @@ def test_flops_of_every_row(run):
         if (int(keep), float(rate)) in TABLE:
             shown = (f"{counted / 1e9:.4f}", f"{100 * counted / FACTS['flops']['196_1.0']:.2f}")
             assert shown == TABLE[int(keep), float(rate)]
-    for module in network.modules():
-        if isinstance(module, Attend):
-            module.open = False
 
 
 def test_flops_of_the_smaller_ones():
@@ -557,8 +552,8 @@ def test_class_scores_are_one_row_of_all(scale, show):
     tokens = torch.randn(3, 7, 16)
     q, k, v = mixer.qkv(tokens).unflatten(-1, (3, 2, 8)).permute(2, 0, 3, 1, 4)
     scores = q @ k.mT * (scale or 8**-0.5)
-    mixer.attend.open = show
-    mixed, row = mixer.with_class_scores(tokens)
+    with observe(mixer) if show else nullcontext():
+        mixed, row = mixer.with_class_scores(tokens)
     torch.testing.assert_close(row, scores[:, :, 0])
     torch.testing.assert_close(mixed, mixer.proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)))
     torch.testing.assert_close(mixer(tokens), mixed)

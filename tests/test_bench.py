@@ -44,7 +44,6 @@ def test_macs_are_those_of_the_formula(n):
     dim, tokens = 32, torch.randn(1, n, 32)
     attention = SelfAttention(dim, 4)
     assert macs(attention, tokens) == 4 * n * dim**2 + 2 * n**2 * dim
-    assert not attention.attend.open
     assert macs(TalkingHeads(dim, 4), tokens) == 4 * n * dim**2 + 2 * n**2 * dim + 2 * n**2 * 4**2
     assert macs(nn.Conv2d(6, 6, 3, padding=1, groups=6), torch.randn(2, 6, 5, 7)) == 2 * 5 * 7 * 6 * 9
 
@@ -208,7 +207,7 @@ def test_a_page(pages, monkeypatch, tmp_path):
     text = made["TalkingHeads.md"].read_text()
     for part in ("scores = head_dim^-1/2", "mixer: mien.nn.TalkingHeads", "196 from the middle", "| 4×4 |", "Shazeer"):
         assert part in text
-    assert "| [TalkingHeads](TalkingHeads.md) | Self-attention between" in made["README.md"].read_text()
+    assert "| [TalkingHeads](TalkingHeads.md) | Self-attention whose" in made["README.md"].read_text()
     with Image.open(made["TalkingHeads.png"]) as image:
         assert image.width > 500 and made["TalkingHeads.png"].stat().st_size < 60_000
 

@@ -17,6 +17,7 @@ from mien.networks import APViT, Network, load_network, mobilefacenet, save_netw
 from mien.networks.btn import BTN, btn_mobile
 from mien.networks.plain import PlainClassifier
 from mien.nn import BatchTransformer
+from mien.training.vouching import examples, measure_vouching
 
 LABELS = ("neutral", "happiness", "anger")
 
@@ -342,5 +343,60 @@ def test_the_recipes_parts_fit_the_shipped_size(tmp_path):
         torch.testing.assert_close(network.eval()(images), trunk(images))
 
 
+def test_poster_begins_a_btn_with_gates(tmp_path):
+    """A checkpoint of POSTER++ fills a BTN whose new parts are gated, and answers as before; any other is refused."""
+    from mien.errors import CheckpointError
+    from mien.networks.checkpoint import fill
+
+    torch.manual_seed(0)
+    poster = btn_mobile(mla="none", bt=False).eval()
+    network = btn_mobile(mla_gate_lower=True, mla_init_values=1e-6).eval()
+    fill(network, poster.state_dict(), "poster")
+    images = torch.randn(2, 3, 112, 112)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), poster(images), atol=1e-4, rtol=1e-4)
+    with pytest.raises(CheckpointError, match="missing"):
+        fill(btn_mobile(), poster.state_dict(), "poster")
+    cut = {name: t for name, t in network.state_dict().items() if not name.startswith("mla_mid.q")}
+    with pytest.raises(CheckpointError, match="2 missing: mla_mid.q.bias, mla_mid.q.weight"):
+        fill(network, cut, "cut")
+
+
 def test_without_the_option_nothing_is_new():
     assert not any("trunk_head" in name for name in btn_mobile().state_dict())
+
+
+# who vouches for whom
+
+
+def test_vouching_by_hand():
+    attn = torch.zeros(2, 3, 4)  # two classes, three faces, and one of another batch
+    attn[0, 0] = torch.tensor([0.5, 0.3, 0.1, 0.1])
+    attn[0, 1] = torch.tensor([0.2, 0.2, 0.5, 0.1])
+    attn[1, 2] = torch.tensor([0.0, 0.0, 1.0, 0.0])
+    found = measure_vouching(attn, torch.tensor([0, 0, 1]))
+    assert found["own"] == pytest.approx((0.3 + 0.2) / 2)  # the third has nobody
+    assert found["chance"] == pytest.approx(0.5)
+    assert found["itself"] == pytest.approx((0.5 + 0.2 + 1.0) / 3)
+    entropies = [-sum(a * math.log(a) for a in row if a) / math.log(4) for row in attn[[0, 0, 1], [0, 1, 2]].tolist()]
+    assert found["entropy"] == pytest.approx(sum(entropies) / 3)
+    assert math.isnan(measure_vouching(attn, torch.tensor([0, 1, 1])[:1])["own"])
+    shown = examples(attn, torch.tensor([0, 0, 1]), ["a", "b", "c"], ["x", "y"])
+    assert shown["x"]["face"] == "a" and [one["face"] for one in shown["x"]["attends_to"]] == ["b", "c"]
+    assert shown["y"]["attends_to"][0] == {"face": "a", "label": "x", "share": 0.0}
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_run_says_who_vouches_for_whom(cache, recipe):
+    assert main(["train", recipe(cache=cache, vouching=True, trainer__max_epochs=2)]) == 0
+    with open("runs/small/vouching.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["step"]) for row in rows] == [4, 8]
+    assert all(0 <= float(row[name]) <= 1 for row in rows for name in ("own", "chance", "itself", "entropy"))
+    assert float(rows[0]["chance"]) == pytest.approx(1 / 5)  # six faces, two of each class
+    assert set(json.loads(Path("runs/small/vouching.json").read_text())) == set(LABELS)
+
+
+def test_nobody_vouches_without_a_batch_transformer(recipe, capsys):
+    assert main(["train", recipe("SmallPlain", vouching=True)]) == 1
+    assert "mien: --vouching: the network has no batch transformer" in capsys.readouterr().err

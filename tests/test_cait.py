@@ -1,6 +1,7 @@
 """CaiT against timm's numbers; its files; images of another size; and class attention as a pool of any network."""
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ from mien.nn import (
     LayerScale,
     SelfAttention,
     TalkingHeads,
+    observe,
 )
 from mien.nn.base import MakeMixer
 from mien.nn.grid import resize_positions
@@ -84,13 +86,11 @@ def by_rule(module: nn.Module, ones: str = "norms alone") -> nn.Module:
 
 @pytest.mark.parametrize("show", [False, True], ids=["fused", "open"])
 def test_class_attention(golden, show):
-    layer, seen = by_rule(ClassAttention(192, 4)), []
-    layer.attend.open = show
-    layer.attend.weights.register_forward_hook(lambda _, __, attn: seen.append(attn))
-    near(layer(torch.cat([CLASS, PATCHES], 1)), golden["class_attn_out"])
-    assert len(seen) == show
+    layer = by_rule(ClassAttention(192, 4))
+    with observe(layer) if show else nullcontext({}) as seen:
+        near(layer(torch.cat([CLASS, PATCHES], 1)), golden["class_attn_out"])
     if show:
-        near(seen[0], golden["class_attn_probs"])
+        near(seen["attend"].attn, golden["class_attn_probs"])
 
 
 def test_talking_heads(golden):
@@ -410,8 +410,7 @@ def test_a_pool_takes_any_number_of_tokens_and_knows_no_order():
 def test_the_cost_of_a_pool_grows_with_its_tokens_alone():
     def cost(count):
         pool = ClassAttentionPool(16, num_heads=2, depth=1)
-        pool.blocks[0].attn.attend.open = True  # or its products are not counted
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with observe(pool), FlopCounterMode(display=False) as counter, torch.no_grad():  # or they are not counted
             pool(torch.randn(1, count, 16))
         return counter.get_total_flops()
 

@@ -100,7 +100,6 @@ def test_nothing_gives_nothing(classifier):
         np.ones((1, 3, 8, 8), np.int64),
         Image.new("RGB", (9, 9)),
         "face.jpg",
-        ["face.jpg"],
         [torch.zeros(3, 9, 9)],
         [None],
         None,

@@ -1,6 +1,8 @@
 """mien read: what it prints, what it writes, and what it leaves behind where it is stopped."""
 
+import argparse
 import csv
+import importlib
 import json
 import os
 import pty
@@ -20,15 +22,17 @@ from conftest import COLOURS, write_stand_in
 from PIL import Image
 
 from mien.__main__ import COMMANDS, main
-from mien.commands.annotate import annotated_names, draw
+from mien.commands.annotate import annotated_names
+from mien.commands.options import READING, add_reading_arguments
 from mien.commands.terminal import Progress
 from mien.faces import Face, open_picture
+from mien.faces.draw import draw
 from mien.faces.record import path_text
 from mien.labels import EXPRESSIONS
 from mien.reader import Reader
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-KEYS = ["source", "face", "box", "score", "landmarks", "expression", "probability", "probabilities"]
+KEYS = ["source", "face", "box", "score", "landmarks", "rotation", "expression", "probability", "probabilities"]
 
 
 @pytest.fixture
@@ -352,6 +356,41 @@ def test_every_command_has_help(capsys):
             main([name, "--help"])
         assert end.value.code == 0
         assert "%(" not in capsys.readouterr().out
+
+
+ANOTHER = {
+    ("export", "--precision"): "that of a file, not of reading",
+    ("serve", "--batch-size"): "of requests",
+}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_an_option_of_reading_is_the_same_in_every_command(name):
+    """Declared once: the same values, the same default, and nearly always the same words."""
+    parsers = [argparse.ArgumentParser(), argparse.ArgumentParser()]
+    importlib.import_module(COMMANDS[name][0]).add_arguments(parsers[0])
+    add_reading_arguments(parsers[1])
+    given, declared = ({word: a for a in parser._actions for word in a.option_strings} for parser in parsers)
+    for option in given.keys() & READING.keys() - {option for command, option in ANOTHER if command == name}:
+        for key in ("type", "choices", "default", "nargs", *(("help",) if option != "--model" else ())):
+            assert getattr(given[option], key) == getattr(declared[option], key), (option, key)
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["read", "a.png", "--batch-size", "0"], "0: not a whole number of 1 to 1,000,000,000"),
+        (["batch", "a.png", "out", "--shard-size", "1.5"], "1.5: not a whole number of 1 to "),
+        (["eval", "m", "--data", "d", "--limit", "none"], "none: not a whole number of 1 to "),
+        (["demo", "--port", "70000"], "70000: not a whole number of 0 to 65,535"),
+        (["read", "a.png", "--threshold", "1.1"], "1.1: not a number of 0 to 1"),
+        (["calibrate", "m.safetensors", "--data", "d", "--sure", "0"], "0: not a number above 0 and up to 1"),
+        (["explain", "a.png", "--output", "o", "--keep-rate", "nan"], "nan: not a number of 0 to 1"),
+    ],
+)
+def test_counts_and_shares_are_read_in_one_way(words, reason, call):
+    code, _, err = call(*words)
+    assert code == 2 and reason in err[-1]
 
 
 def test_list(tmp_path, monkeypatch, capsys):

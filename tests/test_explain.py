@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ from conftest import write_stand_in
 from PIL import Image
 
 from mien.checkpoint import read_header
+from mien.commands.list import mixers
 from mien.errors import MienError
 from mien.explain import Attention, Patches, open_network, sheet
 from mien.explain.attention import planes
 from mien.explain.panel import SIDE, face, heat, kept
 from mien.labels import EXPRESSIONS
-from mien.networks import Deployed, build, load_network, save_network
+from mien.networks import BTN, APViT, CaiT, Deployed, Poster, build, load_network, save_network
 from mien.networks.deploy import to_float
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -84,9 +86,11 @@ def crop() -> np.ndarray:
 
 
 def panels(path: Path, columns: int) -> list[list[np.ndarray]]:
-    """The pictures on a sheet, without their titles."""
+    """The pictures on a sheet, without their titles; something is written above them."""
     page = np.asarray(Image.open(path)).astype(int)
     assert page.shape[1] == 12 + columns * (SIDE + 12)
+    assert page[12:38].min() < 128
+    page = page[26:]  # without the title of the page
     rows = (page.shape[0] - 12) // (SIDE + 38)
     corners = [[(38 + y * (SIDE + 38), 12 + x * (SIDE + 12)) for x in range(columns)] for y in range(rows)]
     return [[page[top : top + SIDE, left : left + SIDE] for top, left in row] for row in corners]
@@ -197,7 +201,7 @@ def test_class_attention_of_any_network(here, mien, models):
     assert (code, out, err) == (0, ["out/crop-face0.png"], [])
     [[whole, drawn]] = panels(here / "out/crop-face0.png", 2)
     deployed, _ = open_network(models / "cait.safetensors")
-    logits, attn = Attention(deployed, EXPRESSIONS).look(crop())
+    logits, values, grid = Attention(deployed, EXPRESSIONS).look(crop())
     plain = load_network(models / "cait.safetensors")
     images = deployed.normalize(to_float(torch.from_numpy(crop()[None])))
     with torch.no_grad():
@@ -207,9 +211,9 @@ def test_class_attention_of_any_network(here, mien, models):
         u = plain.pool.blocks[-1].norm1(torch.cat([c, plain.tokens(images)], 1))
         q, k = pool.q(u[:, :1]).view(1, 1, 2, 8), pool.k(u).view(1, 197, 2, 8)
         expected = (torch.einsum("bqhd,bkhd->bhqk", q, k) * 8**-0.5).softmax(-1)
-    torch.testing.assert_close(attn, expected)
-    values = attn[0, :, 0, 1:].mean(0).numpy()
-    again = heat(crop(), np.arange(196), values, (14, 14))
+    assert grid == (14, 14)
+    torch.testing.assert_close(torch.from_numpy(values), expected[0, :, 0, 1:].mean(0)[None])
+    again = heat(crop(), np.arange(196), values[0], (14, 14))
     assert np.array_equal(drawn, again.astype(int))
     assert np.array_equal(whole, face(crop()).astype(int))
 
@@ -223,11 +227,73 @@ def test_class_attention_among_what_was_kept(models):
 
 
 def test_levels_have_a_panel_each(here, mien):
-    """BTN's, of three levels of maps; its shares are those of one attention."""
+    """BTN's, of three levels of maps; each has a scale of its own, so that in each there is something to be seen."""
     options = ["--aligned", "--output", "out", "--method", "attention", "--model", "btn_mobile_ferplus"]
     code, _, err = mien("crop.png", *options, model=None)
     assert (code, err) == (0, [])
-    assert len(panels(here / "out/crop-face0.png", 4)) == 1
+    [[_, *levels]] = panels(here / "out/crop-face0.png", 4)
+    assert all(level.max() > 150 for level in levels)
+    [row] = Attention(open_network("btn_mobile_ferplus")[0], EXPRESSIONS)(crop().repeat(2, 0).repeat(2, 1))
+    assert [panel.title.rpartition(",")[0] for panel in row[1:]] == [f"class attention {i}" for i in (1, 2, 3)]
+
+
+SEEN = {  # what a mixer has in ViT's blocks
+    *("SelfAttention TalkingHeads MoH CosineMoH Sparsifiner CMHA RCMHA PAM Axial WindowAttention TiC".split()),
+    *("MaxViTBlockAttention MaxViTGridAttention Halo Neighborhood".split()),
+}
+
+
+class Trunk(torch.nn.Module):
+    """Three maps of one convolution."""
+
+    levels = ((6, 28), (6, 14), (6, 7))
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 6, 4, 4)
+
+    def forward(self, images):
+        maps = self.conv(images)
+        return [torch.nn.functional.avg_pool2d(maps, side) if side > 1 else maps for side in (1, 2, 4)]
+
+
+def small(name: str, mixer) -> torch.nn.Module:
+    """A network like the named one, at the size of a test, with all of its kinds of attention."""
+    sizes = {"num_classes": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "mixer": mixer}
+    levels = {"image": Trunk(), "landmarks": Trunk(), "dims": (4, 4, 4), "head_dim": 2, "key_strides": (4, 2, 1)}
+    match name:
+        case "btn":
+            return BTN(**sizes, **levels)
+        case "poster":
+            return Poster(**sizes, **levels)
+        case "apvit":
+            return APViT(image=None, patch_size=16, keep_rate=1.0, **sizes)
+        case _:
+            return CaiT(img_size=112, patch_size=16, **sizes)
+
+
+@pytest.mark.parametrize("network", ["btn", "poster", "apvit", "cait"])
+def test_every_mixer_is_explained_or_refused(network):
+    """A map of the class token, and of nothing else under its title; or one line that names the mixer."""
+    header = {"color": "rgb", "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    face = np.random.default_rng(0).integers(0, 256, (112, 112, 3), dtype=np.uint8)
+    tokens = {"apvit": 50, "cait": 49}.get(network, 148)
+    for name, mixer in mixers().items():
+        mixer = partial(mixer, num_tokens=tokens) if name == "Sparsifiner" else mixer
+        torch.manual_seed(0)
+        deployed = Deployed(small(network, mixer), header).eval()
+        explain = Attention(deployed, EXPRESSIONS)
+        if name not in SEEN and network != "cait":
+            with pytest.raises(MienError, match=f"no class token or pool that attends .* of {name}\\)$") as caught:
+                explain(face)
+            assert "\n" not in str(caught.value)
+        else:
+            [[_, *maps]] = explain(face)
+            assert len(maps) == (3 if network in ("btn", "poster") else 1), name
+            assert all(panel.title.startswith("class attention") and panel.picture.max() > 100 for panel in maps), name
+        if network == "apvit":
+            [row] = Patches(deployed, EXPRESSIONS, [None])(face)
+            assert (row[-1].title == f"{name} has no class attention") == (name not in SEEN)
 
 
 def test_squares_of_tokens():

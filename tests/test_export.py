@@ -1,6 +1,7 @@
 """mien export: files for other engines, how their weights are stored, and what is checked before they are written."""
 
 import logging
+import pickle
 import re
 
 import numpy as np
@@ -297,6 +298,8 @@ def test_python_is_told_what_a_refused_file_loses(checkpoint, data, tmp_path, mo
     with pytest.raises(AccuracyLost, match="not written, it loses") as refused:
         export_model(checkpoint, tmp_path / "a.onnx", precision="int8", check=opened, trust=True)
     assert refused.value.checked.difference.accuracy_difference < -0.5
+    again = pickle.loads(pickle.dumps(refused.value))  # as it comes from another process
+    assert (str(again), again.checked) == (str(refused.value), refused.value.checked)
     with pytest.raises(Misuse, match="int8 writes a file"):
         export_model(checkpoint, tmp_path / "new", precision="int8", check=opened)
     assert not list(tmp_path.iterdir())

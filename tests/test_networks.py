@@ -1,6 +1,7 @@
 """What every network must hold to: sizes, a face alone and among others, training, options, checkpoints of itself."""
 
 import copy
+from contextlib import nullcontext
 from functools import cache, partial
 
 import pytest
@@ -29,7 +30,8 @@ from mien.networks import (
     poster,
     save_network,
 )
-from mien.nn import Attend, ClassAttentionPool, DropPath
+from mien.nn import ClassAttentionPool, DropPath, Layout, observe
+from mien.nn.observe import attentions
 
 SMALL = {"dims": (32, 64, 96), "adapt_kernel": 1, "key_strides": (4, 2, 1), "embed_dim": 32, "depth": 1, "num_heads": 4}
 
@@ -66,10 +68,8 @@ def bare(make, **options):
 
 def gmac(network: nn.Module) -> float:
     """Billions of products for one face."""
-    for module in network.modules():
-        if isinstance(module, Attend):
-            module.open = True  # or its products are not counted
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    look = observe(network) if attentions(network) else nullcontext()  # or its products are not counted
+    with look, FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(torch.empty(1, 3, 112, 112, device=next(network.parameters()).device))
     return counter.get_total_flops() / 2e9
 
@@ -399,22 +399,21 @@ def test_export():
 
 def test_attention_of_a_network_can_be_looked_at():
     network, images = by_rule(btn_mobile()), faces(2)
-    expected, seen = network(images), {}
-    for name, module in network.named_modules():
-        if isinstance(module, Attend):
-            module.open = True
-            module.weights.register_forward_hook(lambda _, __, attn, name=name: seen.update({name: attn}))
-    torch.testing.assert_close(network(images), expected, atol=1e-5, rtol=1e-5)
-    assert {name: tuple(attn.shape) for name, attn in seen.items()} == {
-        "cross.0.attend": (2, 1, 784, 49),
-        "cross.1.attend": (2, 2, 196, 49),
-        "cross.2.attend": (2, 3, 49, 49),
-        "mla_mid.attend": (2, 2, 196, 196),
-        "mla_high.attend": (2, 3, 49, 49),
-        "vit.blocks.0.attn.attend": (2, 4, 148, 148),
+    expected = network(images)
+    with observe(network) as seen:
+        torch.testing.assert_close(network(images), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(network(images), expected)
+    assert {name: (look.layout, tuple(look.attn.shape)) for name, look in seen.items()} == {
+        "cross.0": (Layout("cross", 0, 1, (7, 7)), (2, 1, 784, 49)),
+        "cross.1": (Layout("cross", 0, 1, (7, 7)), (2, 2, 196, 49)),
+        "cross.2": (Layout("cross", 0, 1, (7, 7)), (2, 3, 49, 49)),
+        "mla_mid": (Layout("cross", 0, 1, (14, 14)), (2, 2, 196, 196)),
+        "mla_high": (Layout("cross", 0, 1, (7, 7)), (2, 3, 49, 49)),
+        "vit.blocks.0": (Layout("token", 1, 3, (7, 7)), (2, 4, 148, 148)),
     }
-    for attn in seen.values():
-        torch.testing.assert_close(attn.sum(-1), torch.ones_like(attn.sum(-1)))
+    with observe(network, "batch_transformer") as seen:
+        network.train().training_logits(images)
+    assert seen["batch_transformer"].layout.kind == "batch" and seen["batch_transformer"].attn.shape == (8, 2, 2)
 
 
 def test_deployed_takes_pixels_and_gives_probabilities():

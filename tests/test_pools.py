@@ -25,6 +25,8 @@ from mien.nn import (
     Medusa,
     MultiConv,
     SemanticModule,
+    intervene,
+    observe,
 )
 from mien.nn.guided_attention import attention_layer
 
@@ -209,17 +211,10 @@ def bag():
     return noise("acmil_ga_eval/x", 1, 196, 64).requires_grad_()
 
 
-def watched(head):
-    seen = []
-    head.pool.weights.register_forward_hook(lambda _, __, attn: seen.append(attn))
-    return seen
-
-
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_acmil(mode, monkeypatch):
     case, x = f"acmil_ga_{mode}", bag()
     head = filled(ACMILHead(64, 7, 32, partial(ACMILPool, hidden=16)), GATED | BRANCHES).train(mode == "train")
-    seen = watched(head)
     if mode == "train":
         hidden = torch.zeros(1, 1, 5, 196, dtype=torch.bool)
         hidden[0, 0][tuple(GOLD[f"{case}/hidden"].long().T)] = True
@@ -227,12 +222,13 @@ def test_acmil(mode, monkeypatch):
         top = torch.zeros_like(hidden).scatter(-1, scores.topk(10).indices, True)
         assert hidden.sum(-1).eq(6).all() and not (hidden & ~top).any()  # published numbers hide six of our ten
         monkeypatch.setattr(head.pool, "hidden", lambda scores: hidden)
-    logits, branches = head(x)
+    with observe(head) as seen:
+        logits, branches = head(x)
     near(branches, f"{case}/sub")
     target = torch.tensor([3])
     near(head.loss(logits, branches, target), f"{case}/loss_bag_and_sub")
     if mode == "train":
-        assert torch.equal(seen[0] == 0, hidden)
+        assert torch.equal(seen["pool"].attn == 0, hidden)
         near(head.pool.aux_loss, f"{case}/loss_diff")
     else:
         assert head.pool.aux_loss is None
@@ -391,6 +387,39 @@ def test_positions_of_queries_and_keys_alone():
     torch.testing.assert_close(module(x, pos), module.within_norm(x + attn.proj(torch.cat(heads, -1))))
 
 
+def test_deformable_attention_starts_as_published():
+    for points, cells in ((4, [1, 2, 3, 4]), (8, [1, 2, 3, 4] * 2), (2, [0, 0]), (6, [0] * 6)):
+        module = DeformableAttention(16, 4, num_points=points, num_levels=3)
+        bias = module.sampling_offsets.bias.view(4, 3, points, 2)
+        ways = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        expected = ways[:, None, None] * torch.tensor(cells)[:, None]
+        torch.testing.assert_close(bias, expected.expand(-1, 3, -1, -1), atol=1e-6, rtol=0)
+        for layer in (module.value, module.proj):
+            assert not layer.bias.any() and layer.weight.abs().max() <= (6 / 32) ** 0.5
+            assert layer.weight.std().item() == pytest.approx((2 / 32) ** 0.5, rel=0.2)  # Xavier, uniform
+        assert not (module.sampling_offsets.weight.any() or module.attention_weights.weight.any())
+
+
+def test_a_reference_point_for_each_level():
+    torch.manual_seed(0)
+    module = DeformableAttention(8, 2, num_points=4, num_levels=2).double()
+    queries, maps = torch.randn(1, 3, 8).double(), [torch.randn(1, 8, 4, 6).double(), torch.randn(1, 8, 2, 3).double()]
+    points = torch.rand(1, 3, 2, 2).double()
+    one = points[:, :, 0]
+    torch.testing.assert_close(module(queries, one[:, :, None].expand(-1, -1, 2, -1), maps), module(queries, one, maps))
+    with observe(module) as seen:
+        out = module(queries, points, maps)
+    assert seen["attend"].attn.shape == (1, 2, 3, 8)
+    low = points.clone()
+    low[:, :, 1] = one
+    assert not torch.allclose(out, module(queries, low, maps))
+    only_first = {"*": lambda stage, x, _: x * (torch.arange(8) < 4) if stage == "attn" else x}
+    with intervene(module, only_first):
+        torch.testing.assert_close(module(queries, points, maps), module(queries, low, maps))
+    with pytest.raises(ValueError, match="points of 3 levels, and there are 2"):
+        module(queries, torch.rand(1, 3, 3, 2).double(), maps)
+
+
 def test_deformable_attention_without_offsets_reads_the_map_at_the_reference():
     module = DeformableAttention(8, 2, num_points=2, num_levels=2).double()
     for part in (module.sampling_offsets, module.value, module.proj):
@@ -402,7 +431,7 @@ def test_deformable_attention_without_offsets_reads_the_map_at_the_reference():
     out = module(torch.randn(1, 1, 8).double(), centre, maps)
     low = F.grid_sample(maps[1], 2 * centre[:, None] - 1, align_corners=False)[0, :, 0, 0]
     torch.testing.assert_close(out[0, 0], (maps[0][0, :, 1, 2] + low) / 2)
-    with pytest.raises(ValueError, match="2 maps are looked at, and 1"):
+    with pytest.raises(ValueError, match="2 maps are expected, and 1"):
         module(torch.randn(1, 1, 8).double(), centre, maps[:1])
 
 
@@ -411,13 +440,12 @@ def test_landmark_queries_find_a_token(count):
     """Each landmark's query attends to all tokens, and can be watched doing so."""
     torch.manual_seed(0)
     head = LandmarkQueryHead(16, 7, num_heads=2, num_landmarks=count, depth=1)
-    attend, seen = head.pool.blocks[0].cross_attn.attend, []
-    attend.open = True
-    attend.weights.register_forward_hook(lambda _, __, attn: seen.append(attn))
     tokens = torch.randn(3, 20, 16)
-    logits, landmarks = head(tokens)
+    with observe(head) as seen:
+        logits, landmarks = head(tokens)
     assert logits.shape == (3, 7) and landmarks.shape == (3, count, 2)
-    assert ((landmarks > 0) & (landmarks < 1)).all() and seen[0].shape == (3, 2, 1 + count, 20)
+    assert ((landmarks > 0) & (landmarks < 1)).all()
+    assert seen["pool.blocks.0.cross_attn"].attn.shape == (3, 2, 1 + count, 20)
     assert torch.equal(head.pool(tokens), head.pool.gather(tokens)[:, 0])
     torch.testing.assert_close(head(tokens.flip(1))[0], logits)  # tokens are a set
     landmarks[:, 2].sum().backward()

@@ -218,7 +218,7 @@ def test_rows(here, mien):
     code, out, err = mien("a.mp4")
     rows = list(map(json.loads, out))
     assert (code, err, len(rows)) == (0, [], 24)
-    names = ["source", "time", "frame", "track", "face", "box", "score", "landmarks"]
+    names = ["source", "time", "frame", "track", "face", "box", "score", "landmarks", "rotation"]
     assert list(rows[0]) == [*names, "expression", "probability", "probabilities"]
     assert [(row["frame"], row["time"], row["face"]) for row in rows[:3]] == [(0, 0, 0), (0, 0, 1), (1, 0.04, 0)]
     assert {row["track"] for row in rows} == {None}

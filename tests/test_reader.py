@@ -245,11 +245,11 @@ def test_from_pretrained_takes_all_that_a_reader_takes():
             assert taken["opened"][name].default == parameter.default, name
 
 
-def test_limits_of_a_reader_that_was_opened(stand_in):
+def test_limits_of_a_reader_that_was_opened(stand_in, tmp_path):
     picture = np.zeros((60, 60, 3), np.uint8)
-    reader = Reader.from_pretrained(stand_in, aligned=True, max_pixels=1_000)
+    Image.fromarray(picture).save(tmp_path / "a.png")
     with pytest.raises(ReadError, match="pixels"):
-        reader(picture)
+        Reader.from_pretrained(stand_in, aligned=True, max_pixels=1_000)(tmp_path / "a.png")
     many = lambda image: [Detection((0, 0, 30, 30), 0.9, np.zeros((5, 2), np.float32))] * 3  # noqa: E731
     with pytest.raises(ReadError, match="3 faces, more than 2"):
         Reader.from_pretrained(stand_in, detector=many, max_faces=2)(picture)
@@ -259,8 +259,8 @@ def test_min_face_and_threshold(stand_in):
     path = EXAMPLES / "hopper.jpg"
     [face] = Reader.from_pretrained(stand_in, min_face=20)(path)
     shorter = min(face.box[2:])
-    assert Reader.from_pretrained(stand_in, min_face=shorter - 1)(path)
-    assert not Reader.from_pretrained(stand_in, min_face=shorter + 1)(path)
+    assert Reader.from_pretrained(stand_in, min_face=0.9 * shorter)(path)
+    assert not Reader.from_pretrained(stand_in, min_face=1.1 * shorter)(path)
     assert not Reader.from_pretrained(stand_in, threshold=0.999)(path)
 
 

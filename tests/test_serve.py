@@ -29,7 +29,11 @@ from PIL import Image, PngImagePlugin
 import mien
 from mien.__main__ import main
 from mien.errors import MienError
+from mien.faces import Faces
+from mien.faces.columns import entries
 from mien.faces.record import record
+from mien.labels import EXPRESSIONS
+from mien.outputs import expression_output
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
@@ -40,10 +44,13 @@ from mien.service.app import make_app  # noqa: E402
 from mien.service.bodies import pictures_in  # noqa: E402
 from mien.service.dispatch import Dispatcher  # noqa: E402
 from mien.service.limits import busy  # noqa: E402
-from mien.service.schema import EXAMPLE, Labels, Reading, Unreadable  # noqa: E402
+from mien.service.schema import Labels, Question, answers, example  # noqa: E402
 from mien.service.worker import Answer, Job, JobReader, Request, Slow, Threads  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+OUTPUTS = (expression_output(EXPRESSIONS),)
+Reading, Unreadable = answers(OUTPUTS)
+ASKED = [Question(name="expression", kind="classes", labels=["a"], meaning="probability, 0 to 1")]
 PHOTO = (ROOT / "examples" / "hopper.jpg").read_bytes()
 KEY = "a-key-of-nobody-at-all"
 LIMITS = ["--max-body", "4", "--max-pictures", "12", "--max-pixels", "2", "--max-faces", "1", "--max-connections", "60"]
@@ -515,7 +522,7 @@ def endless():
 
 
 def test_a_picture_that_takes_for_ever_keeps_nobody_waiting_for_ever(start):
-    served = start("--read-timeout", "3")
+    served = start("--max-read-seconds", "2")
     with ThreadPoolExecutor(2) as pool:
         bad = pool.submit(served.read, endless())
         while not served.metric("mien_requests_working"):
@@ -523,7 +530,7 @@ def test_a_picture_that_takes_for_ever_keeps_nobody_waiting_for_ever(start):
         good = pool.submit(served.read, PHOTO)
         assert good.result()[0] == 200
         status, answer = bad.result()
-    assert (status, answer["error"]) == (422, {"code": "too_long", "reason": "a picture took longer than 3 seconds"})
+    assert (status, answer["error"]) == (422, {"code": "too_long", "reason": "a picture took longer than 2 seconds"})
     assert served.metric("mien_worker_restarts") == 1
     assert served.end(signal.SIGTERM) == (0, [])
     assert served.errors == b"mien: a worker took too long over one picture (exit code 1); another one starts\n"
@@ -532,8 +539,9 @@ def test_a_picture_that_takes_for_ever_keeps_nobody_waiting_for_ever(start):
 def test_a_strip_costs_no_more_memory_than_a_photograph(start):
     served = start()
     (worker,) = served.descendants()
-    status, answer = served.read(png((20_000_000, 1)), png((1, 20_000_000)))
-    assert (status, [picture["faces"] for picture in answer["pictures"]]) == (200, [[], []])
+    Image.new("L", (1, 20_000_000)).save(file := io.BytesIO(), "PNG")
+    status, answer = served.read(file.getvalue())
+    assert (status, answer["pictures"][0]["faces"]) == (200, [])
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())[1])
     assert peak < 2**20
 
@@ -616,7 +624,7 @@ def answer_or_die(jobs):
 def test_who_shares_a_batch_with_a_killer_is_answered(monkeypatch):
     answers, worker, dispatcher = dispatched(monkeypatch, ["a", "poison", "b", "c"], answer_or_die, batch_size=3)
     assert answers == ["a", (503, "worker_died"), "b", "c"]
-    assert worker.batches == [["a", "poison", "b"], ["a"], ["poison"], ["b"], ["c"]]
+    assert worker.batches == [["a", "poison", "b"], ["c"], ["a"], ["poison"], ["b"]]
     assert dispatcher.restarts == 2
 
 
@@ -633,6 +641,21 @@ def test_a_worker_that_dies_once_costs_nobody_an_answer(monkeypatch):
     dies = iter([TimeoutError])
     answers, _, dispatcher = dispatched(monkeypatch, ["a"], answer)
     assert (answers, dispatcher.restarts) == (["a"], 1)
+
+
+def test_many_pixels_let_others_pass(monkeypatch):
+    pixels = {"h1": 60_000_000, "h2": 60_000_000, "h3": 30_000_000}  # of 100 million
+
+    def answer(jobs):
+        names = [job.pictures[0][0] for job in jobs]
+        many = sum(pixels.get(name, 0) for name in names) > 100_000_000
+        return [pixels[n] if many and n in pixels else Answer(n.encode(), 200, 1, 0, 0) for n in names]
+
+    names = ["h1", "h2", "h3", "a", "b", "c"]
+    answers, worker, dispatcher = dispatched(monkeypatch, names, answer, batch_size=4)
+    assert answers == names
+    assert worker.batches == [["h1", "h2", "h3", "a"], ["b", "c"], ["h1"], ["h2", "h3"]]
+    assert (dispatcher.waiting, dispatcher.restarts) == (0, 0)
 
 
 def test_a_picture_without_end_costs_only_its_request_the_answer(monkeypatch):
@@ -654,7 +677,7 @@ def test_a_worker_that_dies_while_it_waits_is_replaced(monkeypatch):
     dispatcher.start()
     worker.alive = False
     end = time.monotonic() + 30
-    while not dispatcher.restarts and time.monotonic() < end:
+    while not (dispatcher.restarts and dispatcher.ready) and time.monotonic() < end:
         time.sleep(0.01)
     assert (dispatcher.restarts, dispatcher.ready) == (1, True)
     dispatcher.stop()
@@ -698,8 +721,9 @@ class Answers:
 
 def ask(dispatcher, method="GET", path="/", body=(), kind="", keys=(), limits=None, headers=(), slowly=0.0, app=None):
     """One request to the application: status, headers, body; and how often it asked for more of the body."""
-    labels = Labels(model="m", labels=["a"], licence=None)
-    app = app or make_app(dispatcher, limits=limits or Limits(), keys=Keys(keys), labels=labels, version="1")
+    labels = Labels(model="m", labels=["a"], outputs=ASKED, licence=None)
+    about = {"labels": labels, "outputs": OUTPUTS, "version": "1"}
+    app = app or make_app(dispatcher, limits=limits or Limits(), keys=Keys(keys), **about)
     parts, asked, sent = list(body), [], []
 
     async def receive():
@@ -811,15 +835,16 @@ def test_the_page_is_whole_and_asks_nobody_outside():
 def test_the_page_is_rendered_once_and_shows_an_answer(monkeypatch):
     rendered = mock.Mock(wraps=page)
     monkeypatch.setattr("mien.service.app.page", rendered)
-    labels = Labels(model="m", labels=["a"], licence=None)
-    app = make_app(Answers(), limits=Limits(), keys=Keys(), labels=labels, version="1")
+    labels = Labels(model="m", labels=["a"], outputs=ASKED, licence=None)
+    app = make_app(Answers(), limits=Limits(), keys=Keys(), labels=labels, outputs=OUTPUTS, version="1")
     first, second = (ask(None, path="/docs", app=app)[2] for _ in range(2))
     assert first == second
     assert rendered.call_count == 1
     shown = json.loads(html.unescape(re.search("For example:</p><pre>(.*?)</pre>", first.decode(), re.S)[1]))
-    assert shown == EXAMPLE
+    assert shown == example(OUTPUTS)
     Reading.model_validate(shown)
     faces = shown["pictures"][0]["faces"]
+    assert list(faces[0]) == [entry.name for entry in entries(OUTPUTS)][:-1]  # without the note
     assert list(faces[0]["probabilities"]) == list(mien.Classifier.from_pretrained().labels)
 
 
@@ -863,7 +888,7 @@ def test_a_job_that_breaks_the_reader_harms_no_other():
     def read(source):
         if source == b"bad":
             raise RuntimeError("by a picture")
-        return []
+        return Faces()
 
     good, bad = in_an_hour(b"good"), in_an_hour(b"bad")
     answers = job_reader(read).answers([good, bad, good._replace(aligned=True)])
@@ -876,7 +901,7 @@ def test_a_job_that_breaks_the_reader_harms_no_other():
 
 def test_a_request_has_a_budget_of_pixels():
     opened = []
-    reader = job_reader(lambda source: opened.append(source) or [], Limits(request_pixels=5000))
+    reader = job_reader(lambda source: opened.append(source) or Faces(), Limits(request_pixels=5000))
     small, large = png((40, 50)), png((60, 60))
     noted = PngImagePlugin.PngInfo()
     noted.add_text("note", "a" * 2**21, zip=True)  # which Pillow's own head refuses, and mien reads
@@ -884,19 +909,31 @@ def test_a_request_has_a_budget_of_pixels():
     jobs = [
         in_an_hour(*pictures) for pictures in ([small, small], [large, small], [small] * 3, [small, file.getvalue()])
     ]
-    answers = reader.answers([*jobs, in_an_hour(b"junk", small)])
+    answers = reader.answers([*jobs, in_an_hour(b"junk")])
     assert [answer.status for answer in answers] == [200, 422, 422, 422, 200]
     assert {json.loads(answer.body)["error"]["code"] for answer in answers[1:4]} == {"too_many_pixels"}
-    assert [bytes(data) for data in opened] == [small, small, b"junk", small]
+    assert [bytes(data) for data in opened] == [small, small, b"junk"]
+
+
+def test_a_batch_has_no_more_pixels_than_a_request_and_the_largest_are_put_off():
+    reader = job_reader(lambda source: Faces(), Limits(request_pixels=5000))
+    small, large = png((40, 50)), png((60, 60))
+    answers = reader.answers([in_an_hour(large), in_an_hour(small, small), in_an_hour(small), in_an_hour(b"junk")])
+    assert answers[:2] == [3600, 4000]
+    assert [answer.status for answer in answers[2:]] == [200, 200]
+    assert answers[2].batch == (2, 2)
+    assert reader.answers([in_an_hour(large)])[0].status == 200
 
 
 def test_a_request_has_a_budget_of_time():
     opened = []
 
     def read(source):
+        begun = time.thread_time()
         opened.append(bytes(source))
-        time.sleep(0.2 if source == b"slow" else 0)
-        return []
+        while source == b"slow" and time.thread_time() - begun < 0.2:
+            pass
+        return Faces()
 
     reader = job_reader(read, Limits(read_seconds=0.1))
     answers = reader.answers([in_an_hour(b"a", b"slow", b"b", b"c"), in_an_hour(b"d")])
@@ -909,21 +946,28 @@ def test_a_request_has_a_budget_of_time():
 
 def test_a_picture_that_takes_too_long_is_noticed_while_it_is_read():
     go, threads = threading.Event(), Threads(2, 0.05)
+
+    def work(picture):
+        while not go.is_set():
+            pass
+        return len(picture)
+
     pictures = Request(7, in_an_hour(b"quick", b"endless")).pictures
     assert threads.submit(len, pictures[0]).result() == 5
     assert threads.slow() is None
-    reading = threads.submit(lambda _: go.wait(60), pictures[1])
+    reading = threads.submit(work, pictures[1])
     end = time.monotonic() + 30
     while threads.slow() is None and time.monotonic() < end:
         time.sleep(0.01)
     assert threads.slow() == 7
     go.set()
-    assert reading.result() and threads.slow() is None
+    assert reading.result() == 7
+    assert threads.slow() is None
 
 
 def test_nothing_is_read_for_those_who_wait_no_longer():
     opened = []
-    reader = job_reader(lambda source: opened.append(source) or [])
+    reader = job_reader(lambda source: opened.append(source) or Faces())
     reader.answers([in_an_hour(b"late")._replace(deadline=time.monotonic()), in_an_hour(b"early")])
     assert opened == [b"", b"early"]
 

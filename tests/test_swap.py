@@ -13,8 +13,21 @@ from torch import nn
 from mien.__main__ import main
 from mien.commands.list import mixers
 from mien.errors import CheckpointError
-from mien.networks import BTN, APViT, CaiT, Network, Poster, ViT, build, load_network, save_network, swap_attention
-from mien.nn import SelfAttention, TalkingHeads
+from mien.networks import (
+    BTN,
+    APViT,
+    ARBEx,
+    CaiT,
+    Network,
+    Poster,
+    ViT,
+    build,
+    load_network,
+    mobilefacenet,
+    save_network,
+    swap_attention,
+)
+from mien.nn import ClassAttentionPool, SelfAttention, TalkingHeads
 from mien.training.run import parser, plain
 
 MIXERS = mixers()
@@ -219,7 +232,7 @@ def test_where_the_grid_is_gone_a_grid_mixer_is_refused():
 def test_a_trace_passes_mixers_without_scores():
     network = stir(Patches(mixer=[Told, SelfAttention, SelfAttention, SelfAttention], keep_rate=0.9)).eval()
     trace = network.trace(faces(2))
-    assert torch.equal(trace.logits, network(faces(2)))
+    torch.testing.assert_close(trace.logits, network(faces(2)))
     first, *others = trace.blocks
     assert first.scores is None and first.attn is None and torch.equal(first.came, first.stayed)
     assert all(len(block.attn.shape) == 3 for block in others) and others[-1].stayed.shape[1] < 196
@@ -393,7 +406,114 @@ def test_what_cannot_be_swapped_is_left_alone():
         swap_attention(nn.Linear(2, 2), SelfAttention)
 
 
+def refused(change) -> str:
+    """What is said of a ViT that was changed so; and that it is as it was."""
+    vit = TimmViT()
+    change(vit)
+    before = [b.attn for b in vit.blocks]
+    with pytest.raises(ValueError) as caught:
+        swap_attention(vit, SelfAttention)
+    assert [b.attn for b in vit.blocks] == before and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_attention_that_is_more_than_plain_is_refused_at_once():
+    """As in DINOv3 and EVA-02 (rotary, apart or fused), SAM (maps, windows, relative positions), hybrids, BEiT."""
+
+    def with_parameter(name):
+        return lambda vit: setattr(vit.blocks[1].attn, name, nn.Parameter(torch.zeros(2)))
+
+    rotary = "has rotary positions, which no mixer here takes"
+    assert refused(lambda vit: setattr(vit, "rope", nn.Module())).endswith(f"blocks[0].attn {rotary}")
+    assert refused(lambda vit: setattr(vit.blocks[2].attn, "rope", nn.Module())) == f"blocks[2].attn {rotary}"
+    for name in ("rel_pos_h", "relative_position_bias_table", "gate"):
+        assert refused(with_parameter(name)) == f"blocks[1].attn has {name} of its own, which would be lost"
+    normed = refused(lambda vit: setattr(vit.blocks[0].attn, "q_norm", nn.LayerNorm(4)))
+    assert normed == "blocks[0].attn has q_norm of its own, which would be lost"
+    assert "is given relative positions" in refused(lambda vit: setattr(vit, "rel_pos_bias", nn.Module()))
+    assert "works on maps and in windows" in refused(lambda vit: setattr(vit.blocks[0], "window_size", 14))
+    assert "works on maps and in windows" in refused(lambda vit: setattr(vit.blocks[0].attn, "use_rel_pos", False))
+    assert "has no qkv, proj and num_heads" in refused(lambda vit: setattr(vit.blocks[0].attn, "qkv", None))
+    assert "16 / 4 wide" in refused(lambda vit: setattr(vit.blocks[0].attn, "qkv", nn.Linear(16, 96)))
+    assert "hybrid stem" in refused(lambda vit: setattr(vit.patch_embed, "backbone", nn.Module()))
+    hybrid = TimmViT()
+    hybrid.patch_embed.backbone = nn.Identity()
+    swap_attention(hybrid, Told, grid=(3, 3))
+    assert hybrid(torch.randn(1, 3, 24, 24)).shape == (1, 16)
+
+
+def test_beits_separate_biases_are_kept_or_refused():
+    vit, images = TimmViT(qkv_bias=True).eval(), torch.randn(2, 3, 24, 24)
+    for b in vit.blocks:
+        b.attn.qkv.bias.data[16:32] = 0  # BEiT has none of k
+    expected = vit(images)
+
+    def as_beit(vit):
+        for b in vit.blocks:
+            q, _, v = b.attn.qkv.bias.detach().chunk(3)
+            b.attn.q_bias, b.attn.v_bias, b.attn.qkv.bias = nn.Parameter(q), nn.Parameter(v), None
+
+    as_beit(vit)
+    with pytest.raises(ValueError, match="the bias of qkv or proj would be lost"):
+        swap_attention(vit, partial(SelfAttention, qkv_bias=False))
+    torch.testing.assert_close(swap_attention(vit, SelfAttention)(images), expected)
+
+
 def test_poster_takes_a_mixer():
     sizes = {"dims": (8, 8, 8), "head_dim": 4, "embed_dim": 16, "num_heads": 4}
     network = Poster(image=Trunk(), landmarks=Trunk(), num_classes=3, mixer=Told, **sizes)
     assert network.eval()(faces(1)).shape == (1, 3) and network.vit.blocks[0].attn.grids == [(7, 7)]
+
+
+# between the blocks
+
+
+@pytest.mark.parametrize("name", ["btn", "btn, pooled", "apvit", "cait", "arbex"])
+def test_intermediates_are_timms(name):
+    """What each block gives, as tokens or as maps; the final ones are what the head's vector is read from."""
+    makes = {
+        "btn": lambda: Tiny(),
+        "btn, pooled": lambda: Tiny(pool=partial(ClassAttentionPool, num_heads=2, depth=1)),
+        "apvit": lambda: Patches(),
+        "cait": lambda: CaiT(num_classes=3, img_size=112, embed_dim=16, depth=4, num_heads=4),
+        "arbex": lambda: ARBEx(body=Tiny()),
+    }
+    network, images, seen = stir(makes[name]()).eval(), faces(2), []
+    blocks = network.blocks if name == "cait" else (network.body if name == "arbex" else network).vit.blocks
+    hooks = [b.register_forward_hook(lambda _, __, out: seen.append(out)) for b in blocks]
+    features = network.forward_features(images)
+    final, maps = network.forward_intermediates(images)
+    for hook in hooks:
+        hook.remove()
+    half, depth = seen[: len(blocks)], len(blocks)
+    prefix = 0 if name in ("cait", "btn, pooled") else 1
+    side = {"apvit": (14, 14), "cait": (7, 7)}.get(name, (21, 7))
+    assert len(maps) == depth
+    for out, each in zip(half, maps, strict=True):
+        assert torch.equal(each, out[:, prefix:].mT.unflatten(2, side))
+    if name == "apvit":
+        torch.testing.assert_close(final[:, 0], features)
+    elif name == "cait":
+        torch.testing.assert_close(final[:, 0], features)
+        assert final.shape == (2, 1 + 49, 16)
+    last = network.forward_intermediates(
+        images, indices=1, output_fmt="NLC", return_prefix_tokens=True, intermediates_only=True
+    )
+    assert [tuple(x.shape[1] for x in pair) for pair in last] == [(half[-1].shape[1] - prefix, prefix)]
+    assert torch.equal(torch.cat(last[0][::-1], 1), half[-1])
+    normed, [first] = network.forward_intermediates(images, indices=[-depth], norm=True, stop_early=True)
+    assert normed.shape == final.shape and not torch.allclose(normed, final) and first.isfinite().all()
+    with pytest.raises(ValueError, match=f"indices \\[{depth}\\] are not of {depth} blocks"):
+        network.forward_intermediates(images, indices=[depth])
+    with pytest.raises(ValueError, match="output_fmt must be 'NCHW' or 'NLC', not 'NHWC'"):
+        network.forward_intermediates(images, output_fmt="NHWC")
+
+
+def test_intermediates_without_a_grid_or_without_blocks():
+    network = stir(Patches(keep_patches=50, keep_rate=0.5)).eval()
+    with pytest.raises(ValueError, match="50 tokens lie on no grid: output_fmt must be 'NLC'"):
+        network.forward_intermediates(faces(1))
+    _, found = network.forward_intermediates(faces(1), output_fmt="NLC")
+    assert [x.shape[1] for x in found] == [50, 50, 25, 12]
+    with pytest.raises(ValueError, match="PlainClassifier has no blocks"):
+        mobilefacenet().forward_intermediates(faces(1))

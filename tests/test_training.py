@@ -622,7 +622,7 @@ def test_teachers_are_a_mean_of_calibrated_answers(tmp_path, monkeypatch):
 def test_averaged_weights_are_validated_and_kept(recipe, monkeypatch):
     monkeypatch.setattr("mien.training.run.finish", lambda *_: None)  # which removes what is looked at here
     folder = train([recipe(ema=0.8), "--every", "6"])
-    state = torch.load(folder / "resume.ckpt", weights_only=False)
+    state = torch.load(folder / "resume.ckpt", weights_only=True)
     averaged, current = state["state_dict"], state["current_model_state"]
     kept = weights(folder)
     assert not torch.equal(kept["head.weight"], current["network.head.weight"])

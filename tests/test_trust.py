@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +15,12 @@ from PIL import Image
 from mien.__main__ import COMMANDS, main
 from mien.checkpoint import read_header
 from mien.classifier import Classifier
-from mien.errors import CheckpointError
+from mien.errors import CheckpointError, MienError
 from mien.explain import open_network
 from mien.labels import EXPRESSIONS
 from mien.networks import build, load_network, save_network
 from mien.reader import Reader
+from mien.training.resume import check_fits
 from mien.training.teachers import Teachers
 
 OWN = """
@@ -74,11 +76,12 @@ def words(command: str, model: str) -> list[str]:
         "calibrate": [file, "--data", "data"],
         "explain": ["data/train", "--aligned", "--model", file, "--output", "drawn"],
         "export": ["out.pt2", "--model", file, "--check", "data"],
+        "average": ["mean.safetensors", file, file],
     }[command]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("command", ["read", "batch", "eval", "calibrate", "explain", "export"])
+@pytest.mark.parametrize("command", ["read", "batch", "eval", "calibrate", "explain", "export", "average"])
 def test_every_command_takes_it_with_trust(here, call, command, model):
     *_, name = MODELS[model][0], "my_faces_of_mine." + model.title()
     code, out, err = call(*words(command, model))
@@ -108,8 +111,10 @@ def test_the_service_and_the_page_hand_it_on(here, monkeypatch):
     monkeypatch.setattr(mien.commands.serve, "serve", lambda options, **_: given.append(options["trust"]))
     monkeypatch.setattr(mien.commands.serve.logging, "basicConfig", lambda **_: None)
     monkeypatch.setattr(mien.commands.demo, "serve", lambda make, *_: make(here))
-    page = SimpleNamespace(build=lambda reader, looking, _: given.append(looking.trust), examples=lambda folder: {})
-    monkeypatch.setitem(sys.modules, "mien.demo.page", page)
+    page = SimpleNamespace(
+        build_page=lambda reader, looking, _: given.append(looking.trust), examples=lambda folder: {}
+    )
+    monkeypatch.setitem(sys.modules, "mien.demo.layout", page)
     for trust in ([], ["--trust"]):
         assert main(["serve", "--model", "network.safetensors", *trust]) == 0
         if trust:
@@ -132,3 +137,19 @@ def test_whatever_opens_a_model_can_be_told_to_trust():
         given = {action.dest for action in parser._actions}
         if name not in ("train", "ablate"):  # whose recipe is trusted: it is the user's own
             assert bool({"model", "models"} & given) == ("trust" in given), name
+
+
+class Evil:
+    def __reduce__(self):
+        return exec, ("open('marker', 'w').close()",)
+
+
+def test_a_run_that_is_gone_on_with_runs_nothing(tmp_path, monkeypatch):
+    """resume.ckpt is torch's own file, which may hold a program: nothing but tensors and plain values is read of it."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "loops": Evil()}, "resume.ckpt")
+    with pytest.raises(MienError, match=r"^resume\.ckpt: damaged"):
+        check_fits({}, Path("resume.ckpt"), {})
+    assert not (tmp_path / "marker").exists()
+    torch.load("resume.ckpt", weights_only=False)
+    assert (tmp_path / "marker").exists()  # it would have

@@ -24,6 +24,7 @@ from PIL import Image
 from mien import Reader
 from mien.faces import ARCFACE112, crop, open_picture
 from mien.faces.detect import _suppress
+from mien.faces.tiles import fit, shrink
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -100,6 +101,21 @@ def test_crops_as_python_does(astronaut, tmp_path):
         assert np.array_equal(picture(answer), right), case[3:]
 
 
+def test_shrinks_and_greys_as_python_does(astronaut, tmp_path):
+    """To a look of any size, through odd halves; and a look of a strip is bounded."""
+    odd = np.ascontiguousarray(astronaut[:397, :501])
+    sizes = [(333, 264), (250, 198), (125, 99), (124, 98), (30, 24), (501, 397), (7, 300)]
+    cases = [("shrink", odd, *size) for size in sizes] + [("grey", odd)]
+    wanted = [shrink(odd, *size) for size in sizes] + [
+        cv2.cvtColor(cv2.cvtColor(odd, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    ]
+    shapes = [(640, 480, 0.65), (6000, 4000, 0.65), (1, 20_000_000, 1), (30_000, 40, 0.65)]
+    answers = run_stages(cases + [("fit", *shape) for shape in shapes], tmp_path)
+    for case, answer, right in zip(cases, answers, wanted, strict=False):
+        assert np.array_equal(picture(answer), right), case[2:]
+    assert answers[len(cases) :] == pytest.approx([fit(*shape) for shape in shapes], rel=1e-9)
+
+
 def test_suppresses_as_opencv_does(tmp_path):
     rng = np.random.default_rng(2)
     faces = np.zeros((60, 15), np.float32)
@@ -149,6 +165,7 @@ def photographs(astronaut, tmp_path_factory):
     lying = Image.Exif()
     lying[274] = 6
     Image.fromarray(astronaut).rotate(90, expand=True).save(folder / "lying.jpg", quality=95, exif=lying)
+    Image.fromarray(cv2.GaussianBlur(astronaut, (0, 0), 5)).save(folder / "blurred.png")
     Image.new("RGB", (300, 200), "grey").save(folder / "nobody.png")
     (folder / "note.png").write_text("no picture")
     (folder / "empty.jpg").touch()
@@ -176,7 +193,7 @@ def page(site, photographs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reader():
-    return Reader.from_pretrained(precision="fp32")
+    return Reader.from_pretrained(precision="fp32", search="fast")
 
 
 class serve:
@@ -233,7 +250,7 @@ def test_a_photograph(page, reader):
     assert browser.complaints(page) == []
 
 
-@pytest.mark.parametrize("name", ["hopper.png", "pair.png", "large.png", "tiny.png", "all_face.png"])
+@pytest.mark.parametrize("name", ["hopper.png", "pair.png", "large.png", "tiny.png", "all_face.png", "blurred.png"])
 def test_same_as_python(page, reader, photographs, name):
     """Faces large, small enough to be looked at alone, and with no room about them."""
     faces = reader(photographs / name)
@@ -264,6 +281,7 @@ def test_what_is_no_picture(page, photographs):
     assert not page.find_element("id", "answer").is_displayed()
     give(page, photographs / "empty.jpg", "empty.jpg: an empty file")
     give(page, photographs / "nobody.png", "No face")
+    give(page, ROOT / "tests" / "golden" / "galaxy.jpg", "No face")
     assert not page.find_element("id", "answer").is_displayed()
     page.find_element("id", "example").click()
     browser.wait(page, "#status", "One face")

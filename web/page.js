@@ -10,7 +10,7 @@ let view = null; // what is shown: {source, width, height, faces, chosen, mirror
 let stream = null; // of the webcam, while it runs
 let turn = 0; // of pictures: the answer for an earlier one comes too late
 let told = 0; // when the status was last written
-let header = null; // of the model: {labels, uncertain, grey}
+let header = null; // of the model: {labels, others, uncertain, grey}
 
 const warning = isScrambled() ? " But this browser changes the pixels that pages read, so answers may be wrong." : "";
 const model = startWorker();
@@ -203,7 +203,7 @@ function setView(next) {
   part("answer").hidden = part("more").hidden = !faces.length;
   paint();
   if (!faces.length) return;
-  const { labels, uncertain, grey } = header;
+  const { labels, others, uncertain, grey } = header;
   const face = faces[view.chosen];
   const unsure = face.probability < uncertain;
   part("canvas").setAttribute("aria-label", `The photograph with ${faces.length === 1 ? "one face" : `${faces.length} faces`} marked`);
@@ -211,6 +211,7 @@ function setView(next) {
   part("sureness").textContent = unsure ? `${percent(face.probability)}: the model is not sure` : percent(face.probability);
   drawCrop(part("seen"), face.crop, grey);
   showBars(labels.map((name) => [name, face.probabilities[name], name === face.expression]));
+  showOthers(others, face);
   showFaces(faces, view.chosen);
   part("numbers").textContent = `[\n${faces.map(numbers).join(",\n")}\n]`;
 }
@@ -239,6 +240,14 @@ function showBars(rows) {
     bar.firstChild.style.width = `${100 * share}%`;
     value.textContent = percent(share);
   });
+}
+
+/** What the model answers beside the expression, by the names of its outputs. */
+function showOthers(names, face) {
+  const written = (value) => typeof value === "number" ? value.toFixed(2) : Object.entries(value).map(([label, v]) => `${label} ${v.toFixed(2)}`).join(", ");
+  part("others").hidden = !names.length;
+  part("others").replaceChildren(...names.flatMap((name) => [["dt", name.replaceAll("_", " ")], ["dd", written(face[name])]])
+    .map(([tag, text]) => Object.assign(document.createElement(tag), { textContent: text })));
 }
 
 /** One button a face, kept where they are while a webcam's picture changes, so that the keyboard stays where it was. */

@@ -1,19 +1,23 @@
 /**
- * Find faces with YuNet: `mien.faces.YuNet` with the same looks, and OpenCV's decoding and suppression.
+ * Find faces with YuNet: `mien.faces.find_faces` with search="fast" and turn=False, and OpenCV's decoding and suppression.
  *
- * A picture is {width, height, data} as in resize.js. A face is a Float32Array of 15 in its pixels: x, y, width and height
- * of the box, five landmarks x, y, the score.
+ * The page looks at the whole picture only: it has no tiles for small faces in large photographs, and does not try a picture
+ * on its sides. A picture is {width, height, data} as in resize.js. A face is a Float32Array of 15 in its pixels: x, y, width
+ * and height of the box, five landmarks x, y, the score.
  */
 
 import { square } from "./align.js";
 import { area, blank, linear, resize, round } from "./resize.js";
 
-const { abs, exp, floor, fround, log, max, min, sqrt, trunc } = Math;
+const { abs, ceil, exp, floor, fround, log, max, min, sqrt, trunc } = Math;
 
 const STRIDES = [8, 16, 32];
-const FIRST = 320; // pixels of the longer side in the first look
-const MOST = 960 * 720; // pixels of the largest look
+const FIRST = 320; // pixels of the longer side of a look in which large faces are found
+const LOOK = 1024 * 768; // pixels of the largest look, padding included
 const [NARROWEST, SMALL, IDEAL] = [13, 48, 100]; // widths of a face in a look: found at all, placed well, placed best
+const WIDEST = 400; // pixels of a look's shorter side above which it may hold faces that are too large for it
+const [CLEAR, CONFIRMED] = [0.85, 0.45]; // scores: from which a find is a face; that a find below it reaches when confirmed
+const FRAMED = 320; // pixels of the longer side of a picture that is framed
 
 export class YuNet {
   /** run: async (Float32Array (3, height, width) of BGR from 0 to 255, width, height) -> {cls_8: Float32Array, …}. */
@@ -23,34 +27,52 @@ export class YuNet {
 
   /** The faces of the picture, the largest first; where there are none at all, those that are seen in a border. */
   async detect(image) {
-    let found = await this.find(image);
-    if (!found.length) found = await this.lookAgain(image);
+    let found = await this.findConfirmed(image);
+    if (!found.length) found = await this.findFramed(image);
     return found.filter((face) => min(face[2], face[3]) >= this.minFace);
   }
 
-  /** First small, then as closely as faces of `minFace` pixels need, then alone those that were seen small. */
+  /** `find`, without what a second look shows to be something else. */
+  async findConfirmed(image) {
+    const faces = [];
+    for (const face of await this.find(image)) if (await this.confirm(image, face)) faces.push(face);
+    return faces;
+  }
+
+  /** One look, as close as faces of `minFace` pixels need; a smaller one as well where it has to be; then the small alone. */
   async find(image) {
     const { width, height } = image;
-    const first = min(1, FIRST / max(height, width));
-    const most = min(1, sqrt(MOST / (height * width)));
-    let closer = min(most, NARROWEST / max(this.minFace, NARROWEST));
-    let near = closer > 1.2 * first ? shrink(image, closer) : image;
-    let faces = await this.lookAt(shrink(near, (first * width) / near.width), image);
-    let seen = faces.map((face) => face[2] * first);
-    if (!faces.length && most > closer) [closer, near] = [most, shrink(image, most)];
-    if (closer > 1.2 * first) {
-      const more = await this.lookAt(near, image);
+    const wanted = fit(width, height, min(1, NARROWEST / max(this.minFace, NARROWEST)));
+    const first = fit(width, height, min(1, FIRST / max(height, width)));
+    const whole = max(wanted, first);
+    const small = shrink(image, ...sizeOf(image, whole));
+    let faces = await this.lookAt(small, image);
+    let seen = faces.map((face) => face[2] * whole);
+    if (whole > 1.5 * first && (!faces.length || min(small.width, small.height) > WIDEST)) {
+      const more = await this.lookAt(shrink(small, ...sizeOf(image, first)), image);
       faces = [...faces, ...more];
-      seen = [...seen, ...more.map((face) => face[2] * closer)];
+      seen = [...seen, ...more.map((face) => face[2] * first)];
       const best = suppress(faces, seen.map((wide) => 1 / (1 + abs(log(wide / IDEAL))))); // of two looks, the better one
       [faces, seen] = [best.map((i) => faces[i]), best.map((i) => seen[i])];
     }
     for (const [i, face] of faces.entries()) if (seen[i] < SMALL) faces[i] = await this.lookAlone(image, face);
+    faces = suppress(faces, faces.map((face) => face[14])).map((i) => faces[i]); // two that turned out to be one
     return faces.sort((one, other) => other[2] * other[3] - one[2] * one[3]);
   }
 
+  /** Whether a find is a face: what scores low is looked at again, in grey and without its surroundings. */
+  async confirm(image, face) {
+    if (face[14] >= CLEAR) return true;
+    const [alone, left, top] = square(image, face.subarray(0, 4));
+    const scale = 112 / alone.width;
+    const framed = frame(grey(resize(alone, [{ size: 112 }])), 72, 72);
+    const box = [(face[0] - left) * scale + 72, (face[1] - top) * scale + 72, face[2] * scale, face[3] * scale];
+    const seen = await this.look(framed, min(fround(CONFIRMED), this.threshold));
+    return seen.some((one) => overlap(one, box) > 0.3);
+  }
+
   /** One look at the picture as it is, the surest first. */
-  async look(image) {
+  async look(image, threshold = this.threshold) {
     const [width, height] = [32 * Math.ceil(image.width / 32), 32 * Math.ceil(image.height / 32)];
     const planes = new Float32Array(3 * width * height);
     for (let c = 0; c < 3; c++) {
@@ -61,7 +83,7 @@ export class YuNet {
       }
     }
     const out = await this.run(planes, width, height);
-    const faces = STRIDES.flatMap((stride) => decode(out, stride, width / stride, this.threshold));
+    const faces = STRIDES.flatMap((stride) => decode(out, stride, width / stride, threshold));
     return suppress(faces, faces.map((face) => face[14])).map((i) => faces[i]);
   }
 
@@ -88,25 +110,39 @@ export class YuNet {
     return best;
   }
 
-  /** What is found in the picture brought to between 224 and 320 pixels, in a black border half as wide on every side. */
-  async lookAgain(image) {
-    const [long, short] = [max(image.width, image.height), min(image.width, image.height)];
-    const scale = min(320 / long, max(1, 224 / long, 160 / short));
+  /** What is found in the picture with its longer side brought to 320 pixels, in a black border half as wide on every side. */
+  async findFramed(image) {
+    const scale = FRAMED / max(image.width, image.height);
     const [width, height] = [max(1, round(image.width * scale)), max(1, round(image.height * scale))];
     const [left, top] = [floor(width / 2), floor(height / 2)];
-    const enlarged = (scale < 1 ? area : linear)(image, width, height);
-    const framed = blank(width + 2 * left, height + 2 * top);
-    for (let y = 0; y < height; y++) {
-      framed.data.set(enlarged.data.subarray(3 * y * width, 3 * (y + 1) * width), 3 * ((top + y) * framed.width + left));
-    }
+    const framed = frame((scale < 1 ? shrink : linear)(image, width, height), left, top);
     const [across, down] = [image.width / width, image.height / height];
-    const found = await this.find(framed);
+    const found = await this.findConfirmed(framed);
     for (const face of found) {
       shift(face, -left, -top);
       stretch(face, across, down);
     }
     return found;
   }
+}
+
+/** The picture in a black border of `left` pixels at its sides, and `top` above and below. */
+function frame(image, left, top) {
+  const { width, height, data } = image;
+  const framed = blank(width + 2 * left, height + 2 * top);
+  for (let y = 0; y < height; y++) {
+    framed.data.set(data.subarray(3 * y * width, 3 * (y + 1) * width), 3 * ((top + y) * framed.width + left));
+  }
+  return framed;
+}
+
+/** cv2.COLOR_RGB2GRAY, and back to three channels. */
+export function grey(image) {
+  const data = new Uint8Array(image.data.length);
+  for (let i = 0; i < data.length; i += 3) {
+    data.fill((9798 * image.data[i] + 19235 * image.data[i + 1] + 3735 * image.data[i + 2] + 16384) >> 15, i, i + 3);
+  }
+  return { ...image, data };
 }
 
 /** The faces that one of YuNet's grids, `columns` wide, is sure enough of. */
@@ -148,8 +184,36 @@ function overlap(one, other) {
   return shared / (areas - shared);
 }
 
-function shrink(image, scale) {
-  return area(image, max(1, round(image.width * scale)), max(1, round(image.height * scale)));
+const padded = (pixels) => 32 * max(1, ceil(pixels / 32));
+
+/** `mien.faces.tiles.fit`: the largest scale up to `scale` at which a picture is one look, padding included. */
+export function fit(width, height, scale) {
+  for (;;) {
+    const size = padded(round(width * scale)) * padded(round(height * scale));
+    if (size <= LOOK) return scale;
+    scale *= min(0.999, sqrt(LOOK / size));
+  }
+}
+
+const sizeOf = (image, scale) => [max(1, round(image.width * scale)), max(1, round(image.height * scale))];
+
+/** `mien.faces.tiles.shrink`: halved while it can be, then linearly. */
+export function shrink(image, width, height) {
+  while (image.height >= 2 * height && image.width >= 2 * width) {
+    const [columns, rows] = [floor(image.width / 2), floor(image.height / 2)];
+    image = area(corner(image, 2 * columns, 2 * rows), columns, rows);
+  }
+  return image.width === width && image.height === height ? image : linear(image, width, height);
+}
+
+/** The upper left part of a picture. */
+function corner(image, width, height) {
+  if (image.width === width && image.height === height) return image;
+  const part = blank(width, height);
+  for (let y = 0; y < height; y++) {
+    part.data.set(image.data.subarray(3 * y * image.width, 3 * (y * image.width + width)), 3 * y * width);
+  }
+  return part;
 }
 
 function stretch(face, across, down) {

@@ -2,12 +2,10 @@
 
 import argparse
 import importlib
-import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from mien.errors import MienError, MienWarning, MissingExtra, Misuse
 
@@ -37,10 +35,6 @@ NAMING = {"train", "finetune", "ablate", "bench", "eval", "choose", "data"}
 with --trust, which every command has that opens a model."""
 
 
-LEVELS = {"ray": logging.CRITICAL, "ray.data": logging.CRITICAL, "torch": logging.CRITICAL}
-"""Levels of other libraries' loggers while a command runs: what goes wrong they raise as well."""
-
-
 class _Version(argparse.Action):
     def __call__(self, parser, *_):
         import mien
@@ -62,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None:
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
-        with _levels(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of other libraries, on pictures that are read all the same
             warnings.simplefilter("always", MienWarning)
             warnings.showwarning = _show
+            os.environ.setdefault("TORCH_LOGS", "-all")  # errors only, since torch raises as well what it warns of
             command = _load(name)
             command.add_arguments(commands.choices[name])
             args = parser.parse_args(argv)
@@ -97,18 +92,6 @@ def _load(name: str):
         if not extra or (error.name or "mien").partition(".")[0] == "mien":
             raise
         raise MissingExtra(f'mien {name} needs {error.name}: pip install "mien[{extra}]"') from error
-
-
-@contextmanager
-def _levels() -> Iterator[None]:
-    before = {name: logging.getLogger(name).level for name in LEVELS}
-    try:
-        for name, level in LEVELS.items():
-            logging.getLogger(name).setLevel(level)
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 def _show(message: Warning | str, *_: object) -> None:

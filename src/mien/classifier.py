@@ -1,4 +1,4 @@
-"""From face crops to expressions: an engine, labels and preprocessing out of one checkpoint."""
+"""From face crops to expressions: an engine, labels and preprocessing, read from one checkpoint."""
 
 import json
 import os
@@ -10,46 +10,56 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from mien.checkpoint import labels_of, read_header
+from mien.checkpoint import labels_of, outputs_of, read_header, tensor_names
 from mien.engines import Engine, TorchEngine, computes_bf16, open_model
 from mien.errors import CheckpointError, MienError, require
-from mien.faces import crop, open_picture
+from mien.faces import Source, crop, open_picture
+from mien.faces.sources import is_source
 from mien.files import whole
 
 MODELS = Path(__file__).with_name("models")
-"""The folder of the models that come with mien, a folder each."""
+"""A folder with a folder for each model that comes with mien."""
 
 DEFAULT_MODEL = "mobilefacenet_ferplus"
 
 EXPLAINED_MODEL = "apvit_mobile_ferplus"
-"""What is looked into where no model is named: one that drops patches, and has a class token."""
+"""The model that is explained if none is named: it drops patches, and has a class token."""
 
 LOSS = 0.003
-"""Of accuracy, that precision="auto" stays below: it takes bf16, the fastest that a CPU may have, where the header says
-that it was measured to lose less on validation faces, and fp32 where it says nothing."""
+"""The loss of accuracy that precision="auto" stays below. It takes bf16, the fastest that a CPU may have, if the header
+says that bf16 was measured to lose less on validation faces, and otherwise fp32."""
 
 _FILES = ("model.onnx", "model.safetensors", "model.xml", "model.pt2")
-"""Of a folder, in the order of preference; ONNX needs no torch. Beside model.xml its weights are model.bin."""
+"""The model files of a folder, in order of preference: ONNX needs no torch. model.bin has the weights of model.xml."""
 
 _NOTES = ("README.md", "config.json", "calibration.png")
 
 
+Answer = Mapping[str, np.ndarray]
+"""What a model says of one face: by the name of each output an array of the output's shape."""
+
+
 class Classifier:
-    """Reads the expression of faces that were cut out already.
+    """Reads the expressions of faces that are cut out already.
 
     classifier = Classifier.from_pretrained()
     classifier.predict([face])        # ["happiness"]
     classifier.predict_proba([face])  # (1, C) float32, a column for each of classifier.labels
 
-    May be shared by threads. engine: uint8 (N, S, S, 3) RGB -> "probs" (N, C); header: as `mien.checkpoint` describes;
-    path: the file that both come from, which saving copies.
+    A model may answer more than one question: `outputs` are those that it answers, the expression first. Threads may
+    share one.
+
+    engine: uint8 (N, S, S, 3) RGB -> the tensors that `mien.checkpoint.tensor_names` lists.
+    header: what `mien.checkpoint.check_header` describes.
+    path: the file that both come from, which `save_pretrained` copies; None (default) if there is none.
     """
 
     def __init__(self, engine: Engine, header: Mapping[str, Any], path: Path | None = None):
         self.engine, self.header, self.path = engine, header, path
-        self.labels = labels_of(header)
+        self.outputs = outputs_of(header)
+        self.labels = self.outputs[0].labels
+        self._tensors = tensor_names(header)[1:]
 
     @classmethod
     def from_pretrained(
@@ -66,36 +76,38 @@ class Classifier:
             or .pt2 file; a folder with such a file that is called "model"; or "owner/name" on the Hugging Face Hub,
             "owner/name@revision" for a branch, a tag or a commit of it.
         device: "auto", "cpu" or "cuda".
-        precision: "fp32", "bf16" or "auto", which is bf16 where the CPU computes in it and the header of a .onnx or
-            .xml file says that it costs next to no accuracy, and fp32 everywhere else.
-        trust: import whatever classes the header of a .safetensors file names for its network; mien's alone without.
+        precision: "fp32", "bf16" or "auto" (default). "auto" is bf16 if the CPU computes in it and the header of a
+            .onnx or .xml file says that it costs next to no accuracy, and otherwise fp32.
+        trust: build the network of whatever classes the header of a .safetensors file names; by default, of mien's
+            classes only.
 
-        Raises CheckpointError for what is not there, damaged or unknown, and MissingExtra where a .safetensors or .pt2
-        file is to be run without torch, or a model to be fetched without huggingface_hub.
+        Raises CheckpointError for a model that is missing, damaged or unknown, and MissingExtra if a .safetensors or
+        .pt2 file needs torch, or a model on the Hub huggingface_hub, which is not installed.
         """
         path = find_model(model)
         header = read_header(path)
         if path.suffix != ".safetensors":
-            measured = path.suffix != ".pt2" and device != "cuda"  # what a header tells of bf16 is OpenVINO's
+            measured = path.suffix != ".pt2" and device != "cuda"  # a header speaks of OpenVINO's bf16
             if precision == "auto" and measured and _bears_bf16(header) and computes_bf16():
                 precision = "bf16"
             engine = open_model(path, device=device, precision=precision)
         else:
             require("torch", "torch")
             require("safetensors", "torch")
-            from mien.networks import Deployed, load_network
+            from mien.networks import deploy, load_network
 
-            deployed = Deployed(load_network(path, trust=trust), header["preprocess"], header.get("temperature", 1.0))
-            engine = TorchEngine(deployed, device=device, precision=precision)
+            deployed = deploy(load_network(path, trust=trust), header)
+            engine = TorchEngine(deployed, outputs=tensor_names(header), device=device, precision=precision)
         return cls(engine, header, path)
 
     def predict_proba(self, images: Any, *, batch_size: int = 32) -> np.ndarray:
-        """The share of each label, (N, C) float32, of N face crops of any size, read as they are.
+        """The probability of each label, (N, C) float32, for N face crops of any size.
 
-        images: a list of arrays, uint8, (H, W, 3) RGB or (H, W) grey, or of Pillow pictures; or one tensor or array
-        (N, 3, H, W), uint8 or float from 0 to 1. `batch_size` of them go through the network at a time.
+        images: a list of pictures, each a path, bytes, an opened file, a Pillow picture or an array, as
+            `mien.faces.open_picture` takes them; or one tensor or array (N, 3, H, W), uint8 or float from 0 to 1.
+        batch_size: how many faces the network reads at a time, 1 or more (default 32).
 
-        Raises ValueError for anything else, and ReadError for a picture of another kind.
+        Raises ValueError for anything else, and ReadError for what is no picture.
         """
         if batch_size < 1:
             raise ValueError(f"a batch holds at least one face, not {batch_size}")
@@ -113,25 +125,47 @@ class Classifier:
     def crop(
         self, image: np.ndarray, landmarks: np.ndarray | None = None, box: Sequence[float] | None = None
     ) -> np.ndarray:
-        """What the network is shown of a face in image (H, W, 3) uint8 RGB: (S, S, 3) uint8; see `mien.faces.crop`."""
+        """The crop (S, S, 3) uint8 of a face in image (H, W, 3) uint8 RGB that the network sees: `mien.faces.crop`."""
         return crop(image, self.header["preprocess"], landmarks, box)
 
     def run(self, crops: np.ndarray) -> np.ndarray:
-        """The share of each label, (N, C) float32, of crops (N, S, S, 3) uint8 as `crop` makes them."""
-        probs = self.engine(crops)["probs"]
-        if probs.shape != (len(crops), len(self.labels)):
-            raise CheckpointError(f"{self.path}: answers {probs.shape} for {len(self.labels)} labels")
-        return probs
+        """The probability of each label, (N, C) float32, for crops (N, S, S, 3) uint8 that `crop` made."""
+        return self.answers(crops)[self.outputs[0].name]
+
+    def read(self, crops: np.ndarray) -> list[Answer]:
+        """What `answers` gives, face by face: for each of the N crops the answer of every output by its name."""
+        answers = self.answers(crops)
+        return [{name: values[i] for name, values in answers.items()} for i in range(len(crops))]
+
+    def answers(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+        """The answer of every output by its name, (N, …) float32 as its kind says, of crops as for `run`.
+
+        Raises CheckpointError for answers of another shape, out of range, or that are not numbers.
+        """
+        values = self.engine(crops)
+        answers = {}
+        for output, tensor in zip(self.outputs, self._tensors, strict=True):
+            if tensor not in values:
+                raise CheckpointError(f"{self.path}: gives no {tensor}, only {', '.join(sorted(values))}")
+            try:
+                answers[output.name] = output.check(values[tensor])
+            except ValueError as error:
+                raise CheckpointError(f"{self.path}: {error}") from error
+            if len(values[tensor]) != len(crops):
+                raise CheckpointError(f"{self.path}: {len(values[tensor])} answers for {len(crops)} faces")
+        return answers
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write the model into `folder`, made if it is not there: its files, config.json (the header) and README.md.
+        """Write the model's files, config.json (the header) and README.md into `folder`.
 
-        `from_pretrained(folder)` opens it again. Raises MienError for a classifier that was not opened from a file.
+        The folder is made if it is missing; `from_pretrained(folder)` opens it again.
+
+        Raises MienError for a classifier that was not opened from a file.
         """
         if self.path is None:
             raise MienError("a classifier that was not opened from a file cannot be saved")
         folder, source = Path(folder), self.path.parent
-        whole = self.path.name in _FILES  # else a single file of a folder of others, such as a training run's
+        whole = self.path.name in _FILES  # otherwise one file among others, such as a training run's
         folder.mkdir(parents=True, exist_ok=True)
         for suffix in {Path(name).suffix for name in _FILES} if whole else [self.path.suffix]:
             origin = source / f"model{suffix}" if whole else self.path
@@ -148,9 +182,14 @@ class Classifier:
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, token: str | None = None, message: str = "Upload model"
     ) -> str:
-        """Put the model on the Hugging Face Hub as "owner/name", made if it is not there; returns its address.
+        """Upload the model to the Hugging Face Hub, and return its address there.
 
-        Needs the extra [hub]; raises MienError where the Hub refuses.
+        repo_id: "owner/name"; the repository is made if it is missing.
+        private: whether a new repository is private (default: public).
+        token: of the Hub; by default the one that its client has stored.
+        message: of the commit.
+
+        Needs the extra [hub]. Raises MienError if the Hub refuses.
         """
         hub = require("huggingface_hub", "hub")
         api = hub.HfApi(token=token)
@@ -163,13 +202,13 @@ class Classifier:
 
 
 def find_model(model: str | os.PathLike[str] | None = None) -> Path:
-    """The file that a model's name stands for; see `Classifier.from_pretrained`. Raises CheckpointError."""
+    """The file of a model that is named as for `Classifier.from_pretrained`; CheckpointError if there is none."""
     name = os.fspath(DEFAULT_MODEL if model is None else model)
     path = Path(name)
     if path.is_dir():
         return _file_in(path)
     if path.suffix in (".onnx", ".safetensors", ".xml", ".pt2") or path.exists():
-        return path  # reading it tells what is wrong with it
+        return path  # whoever reads it says what is wrong with it
     if re.fullmatch(r"\w[\w.-]*", name) and (MODELS / name).is_dir():
         return _file_in(MODELS / name)
     if isinstance(model, str) and (hub := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", name)):
@@ -181,16 +220,16 @@ def find_model(model: str | os.PathLike[str] | None = None) -> Path:
 
 
 def find_checkpoint(model: str | os.PathLike[str] | None = None) -> Path:
-    """The same for torch: of a folder, or of a model that comes with mien, the .safetensors where there is one."""
+    """The same, but the .safetensors file of a folder or of a model that comes with mien, if it has one."""
     path = find_model(model)
     other = path.with_suffix(".safetensors")
     return other if path != Path(model or "") and other.exists() else path
 
 
 def model_card(header: Mapping[str, Any]) -> str:
-    """A README.md for a model that has none, out of its header."""
+    """A README.md for a model that has none, made from its header."""
     training = header.get("training", {})
-    facts = "\n".join(f"- {name}: {_spoken(value)}" for name, value in training.items())
+    facts = "\n".join(f"- {name}: {_as_text(value)}" for name, value in training.items())
     return f"""---
 library_name: mien
 pipeline_tag: image-classification
@@ -212,7 +251,7 @@ print(reader("photograph.jpg"))
 
 
 def _bears_bf16(header: Mapping[str, Any]) -> bool:
-    """Whether bf16 was measured to lose less than LOSS."""
+    """Whether bf16 was measured to lose less accuracy than LOSS."""
     measured = header.get("precision", {}).get("bf16")
     return measured is not None and measured["accuracy_difference"] > -LOSS
 
@@ -222,7 +261,7 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _spoken(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -236,13 +275,13 @@ def _file_in(folder: Path) -> Path:
 def _download(repo_id: str, revision: str | None) -> Path:
     hub = require("huggingface_hub", "hub")
     with _hub_errors(f"{repo_id}@{revision}" if revision else repo_id):
-        files = [name for name in _FILES if name != "model.pt2"]  # a program, which is not for strangers to bring
+        files = [name for name in _FILES if name != "model.pt2"]  # which is a program: none is fetched
         return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[*files, "model.bin", *_NOTES]))
 
 
 @contextmanager
 def _hub_errors(repo_id: str) -> Iterator[None]:
-    """Say in one line what the Hub has against it."""
+    """Say in one line why the Hub refuses."""
     try:
         yield
     except Exception as error:  # those of its client have no base of their own: httpx's, httpx2's, OSError, ValueError
@@ -250,12 +289,12 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise MienError(f"{repo_id} on the Hub: {reason}") from error
 
 
-def _pictures(images: Any) -> Sequence[Image.Image | np.ndarray]:
+def _pictures(images: Any) -> Sequence[Source]:
     """A list of pictures, out of all that `predict_proba` takes."""
     if isinstance(images, list | tuple):
         for image in images:
-            if not isinstance(image, Image.Image | np.ndarray):
-                raise ValueError(f"a face is an array or a Pillow picture, not {_kind(image)}")
+            if not is_source(image):
+                raise ValueError(f"a face is a path, bytes, an opened file, a picture or an array, not {_kind(image)}")
         return images
     if hasattr(images, "detach"):  # a tensor of torch, which need not be installed
         images = images.detach().cpu()
@@ -266,7 +305,7 @@ def _pictures(images: Any) -> Sequence[Image.Image | np.ndarray]:
         if not np.issubdtype(images.dtype, np.floating) or not np.all((images >= 0) & (images <= 1)):
             raise ValueError("a tensor of faces is uint8, or float from 0 to 1: do not normalise it")
         images = np.rint(images * np.float32(255)).astype(np.uint8)
-    return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    return list(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
 
 
 def _kind(thing: Any) -> str:

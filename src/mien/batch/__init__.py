@@ -1,6 +1,6 @@
 """Pictures by the million: cut into shards, each read as one piece of work into one file, on one machine or on many."""
 
-from mien.batch.cluster import ray_and_data, read_on_ray
+from mien.batch.cluster import ray_and_data, read_on_ray, running_ray
 from mien.batch.plan import Plan, make_plan
 from mien.batch.shard import Answer, Done, Job, Shard, ShardReader, sha256_of
 from mien.batch.sources import find_sources
@@ -19,5 +19,6 @@ __all__ = [
     "make_plan",
     "ray_and_data",
     "read_on_ray",
+    "running_ray",
     "sha256_of",
 ]

@@ -5,25 +5,22 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
 from mien.batch.shard import Done, Job, Shard, ShardReader
 from mien.batch.store import reason
 from mien.errors import MienError, require
-from mien.files import silence
 
 _CPUS = 4  # of a worker: more do not make one reader faster
 
 
 def ray_and_data() -> tuple[Any, Any]:
-    """Import Ray, so that it reports itself to nobody and keeps its notes off the terminal; needs the extra [ray]."""
+    """Import Ray and Ray Data, so that they report to nobody; needs the extra [ray]."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     return require("ray", "ray"), require("ray.data", "ray")
 
 
@@ -42,12 +39,11 @@ def read_on_ray(
     if not shards:
         return
     ray, data = ray_and_data()
-    with _running(ray), redirect_stdout(sys.stderr):  # where Ray says that it begins something anew
+    with running_ray():
         context = data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
         context.enable_auto_log_stats = False
         context.max_errored_blocks = -1  # the next shards are read all the same
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         cpus = cpus or max(1, min(_CPUS, max(nodes)))
         if cpus > max(nodes):
@@ -92,8 +88,12 @@ class _Worker:
 
 
 @contextmanager
-def _running(ray: Any) -> Iterator[None]:
-    """Ray, for as long as it is needed, unless it runs already."""
+def running_ray() -> Iterator[None]:
+    """Ray on the cluster at $RAY_ADDRESS, else on this machine: unless it runs already, it is begun here and ended.
+
+    Raises MienError where there is no cluster.
+    """
+    ray, _ = ray_and_data()
     if ray.is_initialized():
         yield
         return
@@ -104,8 +104,8 @@ def _running(ray: Any) -> Iterator[None]:
         host, colon, port = cluster.rpartition(":")
         if colon and port.isdecimal() and "/" not in host:
             socket.create_connection((host, int(port)), timeout=10).close()  # Ray itself would try for minutes
-        with silence():  # or it would say that its log is off
-            ray.init(cluster, **options, log_to_driver=False, logging_level=logging.CRITICAL)
+        level = logging.getLogger("ray").level  # as it is: it is not for a library to change it
+        ray.init(cluster, **options, log_to_driver=False, logging_level=level)
     except (OSError, ValueError, RuntimeError) as error:
         raise MienError(f"{cluster}: no Ray to be had there ({reason(error)})") from error
     if threading.current_thread() is threading.main_thread():

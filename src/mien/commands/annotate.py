@@ -16,8 +16,6 @@ from mien.faces.sources import is_address
 from mien.faces.video import camera, scheme
 from mien.files import whole
 
-__all__ = ["Copies", "annotated_names", "draw", "face_file", "outside", "overwritten"]
-
 _JPEG = {".jpg", ".jpeg", ".jpe", ".jfif"}
 
 
@@ -101,8 +99,8 @@ class Copies:
         self._crops, self._blurred = names.get("--crops", []), names.get("--blur", [])
         for option in ("--annotate", "--blur"):
             paths = set(map(os.path.realpath, names.get(option, ())))
-            if lost := set(map(os.path.realpath, self.sources)) & paths:
-                args.misuse(f"{option} would overwrite {min(lost)}, which is to be read")
+            if lost := [source for source in self.sources if os.path.realpath(source) in paths]:
+                args.misuse(f"{option} would overwrite {lost[0]}, which is to be read")
         if args.crops and (lost := overwritten(args.crops, self.sources, {path.stem for path in self._crops})):
             args.misuse(f"--crops would overwrite {lost}, which is to be read")
 

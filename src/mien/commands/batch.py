@@ -1,10 +1,11 @@
 """`mien batch`: the expressions of the faces in very many pictures, as Parquet files."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from mien import __version__
@@ -21,15 +22,18 @@ from mien.batch import (
     make_plan,
     ray_and_data,
     read_on_ray,
+    running_ray,
     sha256_of,
 )
 from mien.classifier import DEFAULT_MODEL, find_model
 from mien.commands.options import add_reading_arguments, count, share
 from mien.commands.read import begin
 from mien.commands.rows import schema
-from mien.commands.terminal import printable
+from mien.commands.terminal import counted, printable
 from mien.errors import MienError, ReadError, require
 from mien.faces.record import no_face, picture_records
+from mien.files import silence
+from mien.outputs import Output
 
 _NAMED = 20  # how many sources that could not be read are named on stderr
 
@@ -117,12 +121,26 @@ def run(args: argparse.Namespace) -> int:
         plan = make_plan(store, manifest, items, args.shard_size, args.retry)
         if plan.version != __version__:
             print(f"mien: {out} was begun by mien {plan.version}, and this is {__version__}", file=sys.stderr)
-        now = _read(args, job, plan)
+        with _ray() if args.engine == "ray" and plan.todo else nullcontext():
+            now = _read(args, job, plan)
         if lost := {shard.name for shard in now} - store.names():
             raise MienError(
                 f"{out}: {min(lost)} was written, and is not there: is it a folder that all machines share?"
             )
     return _sum_up(args, plan, now, sum(error.rows for error in missed))
+
+
+@contextmanager
+def _ray() -> Iterator[None]:
+    """Ray, which says nothing on stdout, and on stderr only that it begins something anew."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name in ("ray", "ray.data"):  # Ray, which was imported before, sets them itself
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with ExitStack() as stack:
+        with silence():  # or it would say that it keeps silent
+            stack.enter_context(running_ray())
+        stack.enter_context(redirect_stdout(sys.stderr))
+        yield
 
 
 def _read(args: argparse.Namespace, job: Job, plan: Plan) -> list[Done]:
@@ -162,15 +180,15 @@ def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done], missed: i
     sources, faces, unread = (sum(getattr(one, name) for one in done) for name in ("sources", "faces", "unread"))
     read = sum(one.sources for one in now)
     how = f"{read:,} of them now" if plan.done and now else "" if now else "nothing was left to do"
-    line = f"{args.out}: {_counted(faces, 'face')} in {_counted(sources - unread, 'picture')}"
+    line = f"{args.out}: {counted(faces, 'face')} in {counted(sources - unread, 'picture')}"
     line += f" ({how})" if how else ""
     print(line + (f", {unread:,} could not be read" if unread else ""))
     if undone := len(plan.shards) - len(done):
-        print(f"mien: {_counted(undone, 'file')} not written, since Ray gave up: run again", file=sys.stderr)
+        print(f"mien: {counted(undone, 'file')} not written, since Ray gave up: run again", file=sys.stderr)
     return 1 if undone or unread + missed > args.tolerate * (sources + missed) else 0
 
 
-def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
+def table(outputs: Sequence[Output], answers: Iterable[Answer]) -> Any:
     """The rows of `mien read --output x.parquet`, and a column `error`: why a source could not be read."""
     pa = require("pyarrow", "parquet")
     rows = []
@@ -179,8 +197,4 @@ def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
             rows.append(no_face(source, "") | {"note": None, "error": faces.reason})
         else:
             rows += picture_records(source, faces)
-    return pa.Table.from_pylist(rows, schema(labels).append(pa.field("error", pa.string())))
-
-
-def _counted(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+    return pa.Table.from_pylist(rows, schema(outputs).append(pa.field("error", pa.string())))

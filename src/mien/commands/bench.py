@@ -46,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
     makers |= {name: find(name) for name in args.names} if args.names else mixers()
     torch.set_num_threads(args.threads)
     try:
-        told = compare(makers, grids, args.dim, args.heads, args.batch, args.rounds, args.memory)
+        results = compare(makers, grids, args.dim, args.heads, args.batch, args.rounds, args.memory)
     except (ValueError, TypeError, RuntimeError) as error:  # of a width, a number of heads or a grid that will not do
         raise MienError(f"a mixer cannot be measured: {' '.join(str(error).split())}") from error
     result = {
         "torch": torch.__version__,
         "cores": os.cpu_count(),
         **{option: getattr(args, option) for option in ("dim", "heads", "batch", "threads", "rounds")},
-        "mixers": told,
+        "mixers": results,
     }
     print(json.dumps(result, indent=1) if args.json else tables(result))
     return 0
@@ -94,8 +94,8 @@ def tables(result: dict[str, Any]) -> str:
     first = next(iter(made.values()))
     for name in first["grids"]:
         lines += ["", head.format(name.replace(",", "×")), rule]
-        for mixer, told in made.items():
-            found = told["grids"].get(name, {})
+        for mixer, figures in made.items():
+            found = figures["grids"].get(name, {})
             cells = [
                 f"{found[measure]['value'] / unit:,.{digits}f} ({found[measure]['ratio']:.2f})" if found else "–"
                 for measure, (_, unit, digits) in COLUMNS.items()
@@ -103,7 +103,7 @@ def tables(result: dict[str, Any]) -> str:
             lines.append(f"| {mixer} | {' | '.join(cells)} |")
     if first["slopes"]:
         lines += ["", head.format("grows with tokens to the power of"), rule]
-        for mixer, told in made.items():
-            cells = [f"{told['slopes'][measure]:.2f}" if told["slopes"] else "–" for measure in COLUMNS]
+        for mixer, figures in made.items():
+            cells = [f"{figures['slopes'][measure]:.2f}" if figures["slopes"] else "–" for measure in COLUMNS]
             lines.append(f"| {mixer} | {' | '.join(cells)} |")
     return "\n".join(lines)

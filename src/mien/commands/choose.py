@@ -10,7 +10,7 @@ from pathlib import Path
 from mien.classifier import Classifier
 from mien.commands.labelled import add_data_arguments, open_data
 from mien.data import Row
-from mien.errors import MienError, require
+from mien.errors import MienError, Misuse, require
 from mien.files import whole
 
 RULES = {"votes": "first largest vote", "majority": "more than half of the votes"}
@@ -50,10 +50,11 @@ def run(args: argparse.Namespace) -> int:
     from mien.evaluation.measure import targets
 
     if args.against and not args.look:
-        raise MienError("--against goes with --look: before it, nothing is compared")
+        raise Misuse("--against goes with --look: before it, nothing is compared")
     names = list(dict.fromkeys([*args.models, *([args.against] if args.against else [])]))
     if len(set(args.models)) < len(args.models):
-        raise MienError("a model was named twice")
+        raise Misuse("a model was named twice")
+    args.model = args.models[0]
     readers = {"votes": open_data(args)}
     data, split = readers["votes"]
     if type(data).__name__ == "FERPlus":

@@ -145,8 +145,8 @@ def _print(data: DataSet, checked: Checked) -> None:
     for name, numbers in rows:
         print(f"{name:{first}}", *(f"{n:>{width},}" for n, width in zip(numbers, widths, strict=True)))
     problems = len(checked.problems)
-    told = f"{problems:,} problem{'s' if problems > 1 else ''}" if problems else "nothing wrong"
-    print(f"\n{printable(str(data))}: {told}")
+    summary = f"{problems:,} problem{'s' if problems > 1 else ''}" if problems else "nothing wrong"
+    print(f"\n{printable(str(data))}: {summary}")
 
 
 def _prepare(args: argparse.Namespace, options: dict[str, Any]) -> int:

@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         require(module, "torch")
     from mien.explain import Attention, Patches, open_network, sheet
 
-    deployed, header = open_network(args.model or EXPLAINED_MODEL, trust=args.trust)
+    model = args.model or EXPLAINED_MODEL
+    deployed, header = open_network(model, trust=args.trust)
+    title = f"{os.path.basename(os.path.normpath(model))} ({type(deployed.network).__name__})"
     if args.method == "patches":
         explain = Patches(deployed, labels_of(header), counts, rates)
     else:
@@ -95,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
             else:
                 for index, face in enumerate(crops):
                     path = args.output / f"{name}-face{index}.png"
-                    drawn = sheet(explain(face))
+                    drawn = sheet(explain(face), title)
                     with whole(path) as file:
                         drawn.save(file, "PNG")
                     bar.write(printable(str(path)))

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tell of each model its name, its labels, and what it was trained on and how well; of a mixer what it does."""
+    """Print the name, the labels and the training of each model, or what each mixer does."""
     if args.what == "mixers":
         require("torch", "torch")
         found = mixers()
@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name}{' (default)' if name == DEFAULT_MODEL else ''}")
         print(f"    labels: {', '.join(labels_of(header))}")
         for fact, value in header.get("training", {}).items():
-            told = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
-            print(f"    {fact}: {told}")
+            text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
+            print(f"    {fact}: {text}")
     return 0
 
 
@@ -42,6 +42,6 @@ def mixers() -> dict[str, type]:
 
 def summary(kind: type) -> str:
     """The first sentence of a docstring, without its formula."""
-    told = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
-    short = re.split(r"(?::[^:`(]*|,)? \(B,|: `|\.(?: |$)", told)[0]
-    return (short if " " in short else told.partition(". ")[0]).replace("`", "")
+    first = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+    short = re.split(r"(?::[^:`(]*|,)? \(B,|: `|\.(?: |$)", first)[0]
+    return (short if " " in short else first.partition(". ")[0]).replace("`", "")

@@ -23,7 +23,7 @@ from mien.commands.options import (
     table_file,
 )
 from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
-from mien.commands.terminal import Changes, Progress, Table, printable
+from mien.commands.terminal import Changes, Progress, Table, counted, printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video
 from mien.faces.record import picture_records
@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading_arguments(parser)
     parser.add_argument(
         "--output", type=table_file, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead"
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="leave text in a .csv as it is; else an apostrophe stands before what a spreadsheet would compute",
     )
     parser.add_argument(
         "--annotate",
@@ -106,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         args.misuse(f"--summary would overwrite {min(lost)}, which is to be read")
 
     reader = Reader.from_pretrained(**reading_options(args))
-    labels = reader.classifier.labels
+    outputs = reader.classifier.outputs
     copies.begin()
     counts = Counter(error=sum(error.rows for error in missed))
     with ExitStack() as stack:
@@ -117,11 +122,11 @@ def run(args: argparse.Namespace) -> int:
 
             reels = stack.enter_context(Films(args, reader, bar, counts))
         if args.output:
-            writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), labels, moving)
+            writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), outputs, moving, raw=args.raw)
         elif sys.stdout.isatty():
-            writer = (Changes if moving else Table)(bar, sources, labels, reader.doubt)
+            writer = (Changes if moving else Table)(bar, sources, outputs, reader.doubt)
         else:
-            writer = JsonLinesWriter(sys.stdout.buffer, labels)
+            writer = JsonLinesWriter(sys.stdout.buffer, outputs)
         stack.enter_context(closing(writer))
         for note in [*notes, *map(str, missed)]:
             bar.write(f"mien: {printable(note)}", file=sys.stderr)
@@ -136,12 +141,12 @@ def run(args: argparse.Namespace) -> int:
         if reels:
             reels.summarise()
     if args.output:
-        print(f"{args.output}: {_counted(counts['face'], 'face')} in {_read_text(counts)}")
+        print(f"{args.output}: {counted(counts['face'], 'face')} in {_read_text(counts)}")
     if args.output or sys.stdout.isatty():
         for line in copies.lines(counts):
             print(line)
     if args.blur and (unhidden := counts["picture"] - counts["blurred picture"]):
-        what = _counted(unhidden, "picture")
+        what = counted(unhidden, "picture")
         print(
             f"mien: {args.blur}: without {what} in which no face was found: look whether somebody is", file=sys.stderr
         )
@@ -227,12 +232,8 @@ def _read_text(counts: Counter[str]) -> str:
     """What was read, and how much was not."""
     parts = []
     if counts["picture"] or not counts["video"]:
-        parts.append(_counted(counts["picture"], "picture"))
+        parts.append(counted(counts["picture"], "picture"))
     if counts["video"]:
-        parts.append(f"{_counted(counts['frame'], 'frame')} of {_counted(counts['video'], 'video')}")
+        parts.append(f"{counted(counts['frame'], 'frame')} of {counted(counts['video'], 'video')}")
     unread = f", {counts['error']} could not be read{' to the end' * bool(counts['video'])}" if counts["error"] else ""
     return " and ".join(parts) + unread
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

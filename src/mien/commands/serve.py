@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("max-pictures", partial(count, most=10_000), "N", usual.pictures, "of a request"),
         ("max-pixels", _real(0.0001, 178), "MILLIONS", usual.pixels / 10**6, "of a picture"),
         ("max-faces", partial(count, most=10_000), "N", usual.faces, "of a picture"),
-        ("read-timeout", seconds, "S", usual.read_seconds, "for opening a request's pictures and finding their faces"),
+        ("max-read-seconds", seconds, "S", usual.read_seconds, "of a processor, for a request's pictures"),
         ("timeout", seconds, "S", usual.seconds, "from the end of a request to its answer"),
         ("upload-timeout", seconds, "S", usual.upload_seconds, "for the body of a request"),
         ("queue", partial(count, most=10**5), "N", usual.queue, "requests that wait or are worked on"),
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C."""
     begin()
     logging.basicConfig(format="mien: %(message)s", stream=sys.stderr)
-    for name in ("asyncio", "python_multipart"):  # of a client that is gone, or sends no form
+    for name in ("asyncio", "python_multipart", "uvicorn"):  # of clients that are gone, or send what is no form
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("mien.service.access").setLevel(logging.INFO if args.access_log else logging.ERROR)
     named = os.environ.pop(VARIABLE, "")  # popped: no process started from here has it
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         pixels=round(args.max_pixels * 10**6),
         request_pixels=round((args.max_request_pixels or 2 * args.max_pixels) * 10**6),
         faces=args.max_faces,
-        read_seconds=args.read_timeout,
+        read_seconds=args.max_read_seconds,
         seconds=args.timeout,
         upload_seconds=args.upload_timeout,
         queue=args.queue,

@@ -55,7 +55,13 @@ def open_dataset(path: str | os.PathLike[str], format: str | None = None, **opti
     if isinstance(options.get("labels"), Known) and "labels" not in inspect.signature(reader).parameters:
         del options["labels"]
     _check_options(reader, path, options)
-    return reader(path, **options)
+    try:
+        return reader(path, **options)
+    except (AttributeError, TypeError, ValueError) as error:  # of a value of the wrong kind
+        if not options or isinstance(error, MienError):
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise MienError(f"{path}: {reader.__name__} cannot be opened with {given}: {error}") from error
 
 
 def find_reader(path: str | os.PathLike[str], format: str | None = None) -> type[DataSet]:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,15 @@ class FileEngine:
     Raises CheckpointError where the file is no longer there, or has changed.
     """
 
+    _open: Callable[..., tuple[Any, int]]
+    """Path and options -> what runs the file, and a checksum of the file."""
+
     def __init__(self, path: str | os.PathLike[str], **options: Any):
         self._path, self._options = Path(os.path.abspath(path)), options
         self._checksum: int | None = None
         self._forget()
         self._get(Path(path))
         _engines.add(self)
-
-    def _open(self, path: Path, **options: Any) -> tuple[Any, int]:
-        """What runs the file, and a checksum of the file."""
-        raise NotImplementedError
 
     def _forget(self) -> None:
         self._lock, self._opened = threading.Lock(), None

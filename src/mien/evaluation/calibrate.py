@@ -30,9 +30,9 @@ def calibrate(logits: np.ndarray, target: np.ndarray, right: float) -> tuple[flo
 
 
 def fit_temperature(logits: np.ndarray, target: np.ndarray) -> float:
-    """The T > 0 that minimises the mean of `-log softmax(logits / T)[target]`; logits (N, C), classes (N,).
+    """The temperature T that minimises the mean of `-log softmax(logits / T)[target]`, within BOUNDS.
 
-    Logs of probabilities do as well as logits. T is sought within BOUNDS.
+    logits: (N, C), or the logarithms of probabilities. target: (N,) classes.
 
     Paper: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
@@ -55,7 +55,10 @@ def with_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def held_out(logits: np.ndarray, target: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Probabilities (N, C) in which each half of the faces has the temperature that was fitted on the other half."""
+    """Probabilities (N, C) of logits (N, C): each half of the faces has the temperature fitted on the other half.
+
+    target: (N,) classes. seed: of the halves (default 0).
+    """
     probs = np.empty(logits.shape)
     order = np.random.default_rng(seed).permutation(len(logits))
     halves = order[: len(order) // 2], order[len(order) // 2 :]
@@ -65,27 +68,32 @@ def held_out(logits: np.ndarray, target: np.ndarray, seed: int = 0) -> np.ndarra
 
 
 def uncertain_below(probs: np.ndarray, target: np.ndarray, right: float) -> float:
-    """The least probability from which on a share `right` of the answers is right: of probs (N, C), classes (N,).
+    """The least probability above which the fraction `right` of the answers is right.
 
-    Answers are the likeliest classes; those that are as likely as the threshold are kept. 0 where all answers together
-    are right that often, and 1 where no part of the surest answers is.
+    An answer is the likeliest class; one that is as likely as the threshold is kept.
+
+    probs: (N, C). target: (N,) classes. right: 0 to 1.
+
+    Returns 0 if all answers together are right that often, and 1 if no number of the surest answers is.
     """
     sure, order = probs.max(1), np.argsort(-probs.max(1), kind="stable")
-    share = (probs.argmax(1) == target)[order].cumsum() / np.arange(1, len(order) + 1)
+    fraction = (probs.argmax(1) == target)[order].cumsum() / np.arange(1, len(order) + 1)
     last = np.append(np.diff(sure[order]) != 0, True)  # of those that are equally sure
-    kept = np.flatnonzero((share >= right) & last)
+    kept = np.flatnonzero((fraction >= right) & last)
     if not len(kept):
         return 1.0
     return 0.0 if kept[-1] == len(order) - 1 else float(sure[order[kept[-1]]])
 
 
 def reliability(probs: np.ndarray, target: np.ndarray, bins: int) -> list[tuple[float, float, int]]:
-    """Mean confidence, accuracy and number of the answers in each of equally wide bins of confidence, empty ones left
-    out; probs (N, C), classes (N,)."""
+    """The mean confidence, the accuracy and the number of the answers in each bin of confidence that is not empty.
+
+    probs: (N, C). target: (N,) classes. bins: how many, of equal width.
+    """
     sure, right = probs.max(1), probs.argmax(1) == target
-    place = np.minimum((sure * bins).astype(int), bins - 1)
-    return [(float(sure[place == b].mean()), float(right[place == b].mean()), int((place == b).sum()))
-            for b in np.unique(place)]  # fmt: skip
+    bin_of = np.minimum((sure * bins).astype(int), bins - 1)
+    return [(float(sure[bin_of == b].mean()), float(right[bin_of == b].mean()), int((bin_of == b).sum()))
+            for b in np.unique(bin_of)]  # fmt: skip
 
 
 def _log_loss(logits: np.ndarray, target: np.ndarray) -> float:

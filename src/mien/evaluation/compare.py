@@ -15,13 +15,17 @@ from mien.data import Row
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What `compare` found: how answers q to `faces` faces differ from the answers p that they would replace.
+    """How answers q differ from the answers p that they would replace.
 
-    accuracy, other_accuracy: the share that p, and that q, has right. accuracy_difference: of q beyond p, with
-        `interval`, its 95 %: percentiles over resamples of the faces, each with both of its answers.
-    won, lost: faces that only q, and that only p, has right. p_value: McNemar's test, exact and two-sided: how likely
-        so uneven a share of `won` and `lost` is where both are right equally often.
-    agreement: the share of faces whose likeliest label is the same. mean_distance: mean of ½ Σ_c |p_c - q_c|.
+    faces: how many were read.
+    accuracy, other_accuracy: the fraction that p, and that q, has right.
+    accuracy_difference: other_accuracy - accuracy.
+    interval: its 95 %: percentiles over resamples of the faces, each with both of its answers.
+    won, lost: the faces that only q, and that only p, has right.
+    p_value: of McNemar's exact two-sided test: how likely `won` and `lost` differ so much if both are equally often
+        right.
+    agreement: the fraction of the faces whose likeliest label is the same.
+    mean_distance: the mean of ½ Σ_c |p_c - q_c|.
     largest_difference: the largest |p_c - q_c|.
     """
 
@@ -53,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """probs: (N, C). cpu_ms: milliseconds of processor time a face, the median over batches."""
+    """What a model answers. probs: (N, C). cpu_ms: milliseconds of processor time a face, the median over batches."""
 
     probs: np.ndarray
     cpu_ms: float
@@ -65,7 +69,7 @@ def distance(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """The exact two-sided p-value: that of at most min(won, lost) heads, or tails, in won + lost throws of a coin.
+    """The exact two-sided p-value: the probability of at most min(won, lost) heads, or tails, in won + lost throws.
 
     Paper: McNemar, Note on the sampling error of the difference between correlated proportions, 1947.
     """
@@ -80,7 +84,10 @@ def mcnemar(won: int, lost: int) -> float:
 def compare(
     probs: np.ndarray, others: np.ndarray, target: np.ndarray, *, resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Compare probabilities (N, C) with `others` (N, C) for the same faces, whose classes are `target` (N,)."""
+    """Compare the answers of two models to the same faces.
+
+    probs, others: (N, C). target: (N,) classes. resamples, seed: of the interval (default 10,000 and 0).
+    """
     before, after = probs.argmax(1), others.argmax(1)
     gain = (after == target).astype(int) - (before == target)  # -1, 0 or 1 a face
     counts = np.bincount(gain + 1, minlength=3)  # lost, equal, won
@@ -104,9 +111,12 @@ def compare(
 def read_side_by_side(
     classifiers: Mapping[str, Classifier], rows: Sequence[Row], *, batch_size: int = 16, progress: bool = False
 ) -> dict[str, Answers]:
-    """Read every batch with each classifier in turn, so that a slow moment of the machine meets all of them.
+    """Read every batch with each classifier in turn, so that a slow moment of the machine is the same for all of them.
 
-    All are shown the crops of the first. The first batch is read once more before, and that time does not count.
+    classifiers: by name; all are shown the crops of the first.
+    rows: the faces. batch_size: how many are read at a time (default 16). progress: show a bar on stderr.
+
+    The first batch is read once more beforehand, which is not timed.
     """
     first = next(iter(classifiers.values()))
     probs: dict[str, list[np.ndarray]] = {name: [] for name in classifiers}

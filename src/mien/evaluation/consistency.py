@@ -1,4 +1,4 @@
-"""How far answers move when the same face is shown differently."""
+"""How far answers move when a face is shown differently."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,17 +45,18 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def reframe(image: np.ndarray, right: float = 0.0, down: float = 0.0, scale: float = 1.0) -> np.ndarray:
-    """What is in another box: shifted by shares of the picture's sides, and `scale` times as large about its middle.
+    """The pixels in another box, whose edge is repeated beyond the picture.
 
-    Whole pixels are cut; beyond the picture its edge is repeated.
+    right, down: how far the box is shifted, as fractions of the picture's width and height (default 0).
+    scale: of the box about its middle (default 1).
     """
 
-    def places(side: int, shift: float) -> np.ndarray:
+    def positions(side: int, shift: float) -> np.ndarray:
         count = max(1, round(side * scale))
         first = round(side * shift + (side - count) / 2)
         return np.arange(first, first + count).clip(0, side - 1)
 
-    return image[places(image.shape[0], down)[:, None], places(image.shape[1], right)]
+    return image[positions(image.shape[0], down)[:, None], positions(image.shape[1], right)]
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
@@ -85,15 +86,17 @@ CHANGES: dict[str, tuple[Change, ...]] = {
     "box scaled 1.25": (partial(reframe, scale=1.25),),
     "rotated 15°": (partial(rotate, degrees=15), partial(rotate, degrees=-15)),
 }
-"""Names, and what is done to the picture; of several functions the mean is reported."""
+"""By name, what is done to a picture; of several functions the mean is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What a change does to the answers for `faces` faces; None where it has none to change.
+    """What a change does to the answers; None if there is no face to change.
 
-    distance: mean of `½ Σ_c |p_c - q_c|` between the probabilities of the unchanged face and of the changed one.
-    same_label: the share of faces whose likeliest label stays. accuracy: the share that is right when changed.
+    faces: how many were changed.
+    distance: the mean of `½ Σ_c |p_c - q_c|`, of the probabilities for the unchanged face and for the changed one.
+    same_label: the fraction of the faces whose likeliest label stays.
+    accuracy: the fraction of the changed faces that is read right.
     """
 
     faces: int
@@ -111,20 +114,23 @@ def measure_consistency(
     batch_size: int = 32,
     progress: bool = False,
 ) -> dict[str, Moved]:
-    """What every change does to faces whose classes are `target` (N,); the first entry is "unchanged".
+    """What every change does to the answers, by name; the first entry is "unchanged".
 
-    Pictures are taken as faces that fill their frame, and changed before they are cropped as in reading. "greyed" is
-    asked of pictures in colour alone.
+    Pictures are taken as faces that fill their frame. They are changed, and then cropped as in reading. "greyed" is
+    for pictures in colour only.
+
+    classifier: reads the faces. rows, target: N faces, and their classes (N,).
+    changes: CHANGES by default. batch_size: faces read at a time (default 32). progress: show a bar on stderr.
     """
     sums = {name: np.zeros(4) for name in ("unchanged", *changes)}  # faces, distance, same label, right
 
     def read(images: Sequence[np.ndarray], change: Change) -> np.ndarray:
         return classifier.run(np.stack(list(pool.map(lambda image: classifier.crop(change(image)), images))))
 
-    def add(name: str, plain: np.ndarray, probs: np.ndarray, right: np.ndarray, share: float = 1.0) -> None:
+    def add(name: str, plain: np.ndarray, probs: np.ndarray, right: np.ndarray, weight: float = 1.0) -> None:
         best = probs.argmax(1)
         found = np.ones(len(probs)), distance(plain, probs), best == plain.argmax(1), best == right
-        sums[name] += [share * values.sum() for values in found]
+        sums[name] += [weight * values.sum() for values in found]
 
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit=" faces", leave=False, disable=not progress) as bar:
         for start in range(0, len(rows), batch_size):

@@ -37,15 +37,15 @@ Model = str | os.PathLike[str] | Classifier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What `evaluate` found. `str` of it is tables for a person.
+    """What `evaluate` finds. `str` of it is tables for a person.
 
-    - model, data, split, align: what was read, by name, and how.
-    - precision: what the model computed in, "fp32" or "bf16".
-    - measured: the rows, the answers, and the report on them.
-    - groups: a report by column and group.
-    - against: the name of the other model, and what its answers change.
-    - consistency: by the name of a change.
-    - robustness: by the name of a model, which faces it reads right, as `measure_robustness` gives them.
+    model, data, split, align: what was read, by name, and how.
+    precision: what the model computed in, "fp32" or "bf16".
+    measured: the rows, the answers, and the report on them.
+    groups: a report by column and group.
+    against: the name of the other model, and what its answers change.
+    consistency: by the name of a change.
+    robustness: by the name of a model, which faces it reads right, as `measure_robustness` gives them.
     """
 
     model: str
@@ -84,6 +84,8 @@ class Evaluation:
             "malformed": self.measured.malformed,
             **self.report.to_dict(),
         }
+        if self.measured.outputs:
+            facts["outputs"] = {report.name: report.to_dict() for report in self.measured.outputs}
         if self.consistency:
             facts["consistency"] = {name: asdict(moved) for name, moved in self.consistency.items()}
         if self.against:
@@ -134,6 +136,8 @@ class Evaluation:
     def _further(self) -> dict[str, str]:
         """Tables by their headings."""
         tables = {}
+        if self.measured.outputs:
+            tables["Other answers"] = "\n\n".join(map(str, self.measured.outputs))
         if self.consistency:
             tables["Shown otherwise"] = consistency_table(self.consistency)
         if self.robustness:
@@ -180,18 +184,18 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on labelled pictures: what `mien eval` prints and saves.
 
-    - model: a classifier, or what `Classifier.from_pretrained` opens, as device, precision and trust say.
-    - data: a data set, or the path of one, which `mien.data.open_for` opens as format and labels say: by default its
-      classes are the model's, and pictures that the model was taught are not among those of "validation".
-    - split: validation, else test, else the only one, unless another is named.
-    - align: read the pictures as they are, or find the largest face in each first; by default as the model was
-      taught by `mien finetune`, and else as they are.
-    - group_by: columns of the data, such as "gender", that tell people apart; each group is measured.
-    - against: another model, to compare with on the same faces; it must have the same labels.
-    - consistency: measure how far answers move when a face is shown differently (see `measure_consistency`).
-    - robustness: measure how accuracy falls as faces are spoilt (see `measure_robustness`).
-    - limit: read so many faces only, the same ones every time; all of them by default.
-    - batch_size: faces read at a time, 1 or more (default 32). progress: show a bar on stderr.
+    model: a classifier, or what `Classifier.from_pretrained` opens, as device, precision and trust say.
+    data: a data set, or the path of one, which `mien.data.open_for` opens as format and labels say: by default its
+        classes are the model's, and pictures that the model was taught are not among those of "validation".
+    split: validation, else test, else the only one, unless another is named.
+    align: read the pictures as they are, or find the largest face in each first; by default as the model was
+        taught by `mien finetune`, and else as they are.
+    group_by: columns of the data, such as "gender", that tell people apart; each group is measured.
+    against: another model, to compare with on the same faces; it must have the same labels.
+    consistency: measure how far answers move when a face is shown differently (see `measure_consistency`).
+    robustness: measure how accuracy falls as faces are spoilt (see `measure_robustness`).
+    limit: read so many faces only, the same ones every time; all of them by default.
+    batch_size: faces read at a time, 1 or more (default 32). progress: show a bar on stderr.
 
     Raises Misuse for options that do not go together; MienError for data or a model that cannot be read, classes
     that the model does not know, and groups of which the data says nothing; MissingExtra without the extra [eval].

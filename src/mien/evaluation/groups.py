@@ -1,4 +1,4 @@
-"""The same measures, for each group of people apart."""
+"""The same measures for each group of people."""
 
 from collections.abc import Sequence
 

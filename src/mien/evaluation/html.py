@@ -1,4 +1,4 @@
-"""What was measured as one web page, with everything in it."""
+"""What was measured, as one web page that holds all of it."""
 
 import base64
 import io
@@ -35,8 +35,12 @@ def page(
     mistakes: int = 24,
     more: Mapping[str, tuple[str, bytes | None]] = {},
 ) -> str:
-    """A page that asks nothing of the network: measures, plots, groups, the comparison with another model by its name,
-    `more` by headings, each a table as text and perhaps a PNG, and the `mistakes` that the model was surest of."""
+    """A page that loads nothing from elsewhere: measures, plots, and the mistakes that the model was surest of.
+
+    title: the first heading. measured: what `measure` found. classifier: crops the mistakes as it sees them.
+    groups: reports by column and group. against: the name of another model, and the comparison with it.
+    mistakes: how many are shown (default 24). more: by heading, a table as text, and a PNG or None.
+    """
     report = measured.report
     parts = [f"<h1>{escape(title)}</h1>", _measures(report)]
     if against:

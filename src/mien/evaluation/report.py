@@ -15,15 +15,17 @@ BINS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What `classification_report` found in `count` faces.
+    """What `classification_report` finds.
 
-    accuracy: the share that is right. accuracy_interval, macro_f1_interval: 95 %, percentiles over `resamples`
-        resamples of the faces with replacement.
-    balanced_accuracy, macro_f1: means of recall and of F1 = 2 tp / (2 tp + fp + fn) over the classes that occur.
+    labels: of the classes, in order. count: the number of faces.
+    accuracy: the fraction of the faces that is read right.
+    accuracy_interval, macro_f1_interval: 95 %, percentiles over `resamples` resamples of the faces with replacement.
+    balanced_accuracy, macro_f1: the means of recall and of F1 = 2 tp / (2 tp + fp + fn) over the classes that occur.
     calibration_error: Σ_b n_b/n |accuracy_b - confidence_b| over BINS bins of the likeliest label's probability.
-    nll: mean of -Σ_c target_c log(p_c), in nats, with p kept above 1e-7.
-    precision, recall, f1: by label; None where nothing was called so, or where no face is so. support: faces by label.
-    confusion: (C, C) counts; rows are what is right, columns what was read.
+    nll: the mean of -Σ_c target_c log(p_c), in nats; p is at least 1e-7.
+    precision, recall, f1: by label; None if there is nothing to divide by.
+    support: the number of faces by label.
+    confusion: (C, C) counts; a row for each true label, a column for each label that was read.
     """
 
     labels: tuple[str, ...]
@@ -82,29 +84,33 @@ class Report:
 def classification_report(
     probs: np.ndarray, target: np.ndarray, labels: Sequence[str], *, resamples: int = 1000, seed: int = 0
 ) -> Report:
-    """Measure probabilities (N, C), rows that sum to 1, against classes (N,) or the shares of votes (N, C).
+    """Measure probabilities against what is right.
 
-    Of shares, the first largest is what counts as right, and the log loss is the cross entropy with all of them.
+    probs: (N, C), rows that sum to 1.
+    target: (N,) classes, or (N, C) fractions of votes. Of votes, the first largest counts as right, and the log loss is
+        the cross entropy with all of them.
+    labels: the C names of the classes.
+    resamples, seed: of the intervals (default 1,000 and 0).
 
-    Raises ValueError for other shapes, no faces, classes that are not there, and rows that are no distributions;
+    Raises ValueError for other shapes, no faces, classes out of range, and rows that are no distributions;
     MissingExtra without the extra [eval].
     """
     torch, metrics = require("torch", "eval"), require("torchmetrics.functional.classification", "eval")
     probs, target, classes = np.asarray(probs, np.float64), np.asarray(target), len(labels)
     if probs.ndim != 2 or not len(probs) or probs.shape[1] != classes or classes < 2:
         raise ValueError(f"probabilities must be (N, {classes}), a column for each label, not {probs.shape}")
-    shares = target if target.ndim == 2 else None
-    for name, rows in (("probabilities", probs), ("shares", shares)):
+    votes = target if target.ndim == 2 else None
+    for name, rows in (("probabilities", probs), ("votes", votes)):
         if rows is not None and not (np.all(rows >= 0) and np.allclose(rows.sum(1), 1, atol=1e-3)):
             raise ValueError(f"{name} must be positive and sum to 1")
-    right = target if shares is None else shares.argmax(1)
-    if right.shape != (len(probs),) or (shares is not None and shares.shape != probs.shape):
+    right = target if votes is None else votes.argmax(1)
+    if right.shape != (len(probs),) or (votes is not None and votes.shape != probs.shape):
         raise ValueError(f"the target must be ({len(probs)},) or {probs.shape}, not {target.shape}")
     if not np.issubdtype(right.dtype, np.integer) or right.min() < 0 or right.max() >= classes:
         raise ValueError(f"the target must be whole numbers from 0 to {classes - 1}")
 
     logs = np.log(probs.clip(1e-7))
-    nll = -(logs[np.arange(len(right)), right] if shares is None else (shares * logs).sum(1)).mean()
+    nll = -(logs[np.arange(len(right)), right] if votes is None else (votes * logs).sum(1)).mean()
     guessed, truth = torch.from_numpy(probs), torch.from_numpy(right.astype(np.int64))
     confusion = metrics.multiclass_confusion_matrix(guessed, truth, classes).numpy()
     error = metrics.multiclass_calibration_error(guessed, truth, classes, n_bins=BINS, norm="l1")

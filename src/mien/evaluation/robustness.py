@@ -123,11 +123,15 @@ def measure_robustness(
     batch_size: int = 32,
     progress: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Which of N faces, whose classes are `target` (N,), are read right: "unchanged" (1, N), every way (5, N), bool.
+    """Which faces are read right, bool: "unchanged" (1, N), and (5, N) for each way, by severity.
 
-    Pictures are taken as faces that fill their frame. Landmarks are those that the detector finds in the unspoilt
-    picture, and of the ArcFace template spread over the picture where it finds none, or is none. Chance is seeded by
-    the number of the face, so that every model is shown the same.
+    Pictures are taken as faces that fill their frame. Random numbers are seeded by the number of the face, so that
+    every model is shown the same.
+
+    classifier: reads the faces. rows, target: N faces, and their classes (N,).
+    detector: finds landmarks in the unspoilt pictures. If it finds none, or there is no detector, they are those of the
+        ArcFace template, spread over the picture.
+    ways: WAYS by default. batch_size: faces read at a time (default 32). progress: show a bar on stderr.
     """
     right: dict[str, list[list[np.ndarray]]] = {
         "unchanged": [[]],
@@ -140,15 +144,15 @@ def measure_robustness(
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit=" faces", leave=False, disable=not progress) as bar:
         for start in range(0, len(rows), batch_size):
             images = list(pool.map(Row.image, rows[start : start + batch_size]))
-            places = [_landmarks(image, detector) for image in images]
+            landmarks = [_landmarks(image, detector) for image in images]
             wanted = target[start : start + batch_size]
             right["unchanged"][0].append(read(images, wanted))
             for name, spoil in ways.items():
                 for severity in range(SEVERITIES):
                     numbers = range(start, start + len(images))
                     spoilt = [
-                        spoil(image, place, severity, np.random.default_rng(number))
-                        for image, place, number in zip(images, places, numbers, strict=True)
+                        spoil(image, points, severity, np.random.default_rng(number))
+                        for image, points, number in zip(images, landmarks, numbers, strict=True)
                     ]
                     right[name][severity].append(read(spoilt, wanted))
             bar.update(len(images))
@@ -156,8 +160,10 @@ def measure_robustness(
 
 
 def robustness_table(right: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray] | None = None) -> str:
-    """Accuracy by severity, and the mean of the five; beside it what `others`, of the same faces, have beyond it, and
-    its 95 % (normal, of the faces)."""
+    """Accuracy by severity, and the mean of the five, as a table for a person.
+
+    others: of another model on the same faces; its difference in accuracy is added, with its 95 % (normal).
+    """
     wide = max(map(len, right))
     head = f"{'':{wide}}" + "".join(f"{severity:>8}" for severity in range(1, SEVERITIES + 1)) + "    mean"
     lines = [head + ("   the other, beyond" if others else "")]
@@ -171,7 +177,7 @@ def robustness_table(right: Mapping[str, np.ndarray], others: Mapping[str, np.nd
 
 
 def beyond(right: np.ndarray, others: np.ndarray) -> tuple[float, float, float]:
-    """How much more of the same faces, (S, N) each, the others have right, and the ends of its 95 % (normal)."""
+    """The difference in accuracy of others (S, N) from right (S, N), on the same faces, and its 95 % (normal)."""
     gain = (others.astype(float) - right).mean(0)  # a face
     spread = 1.96 * gain.std() / np.sqrt(len(gain))
     return float(gain.mean()), float(gain.mean() - spread), float(gain.mean() + spread)
@@ -191,21 +197,21 @@ def plot_robustness(models: Mapping[str, Mapping[str, np.ndarray]], file: Binary
     rows = -(-len(ways) // 5)
     figure = require("matplotlib.figure", "eval").Figure(figsize=(12, 0.6 + 2.4 * rows), dpi=110, layout="constrained")
     axes = figure.subplots(rows, 5, sharex=True, sharey=True, squeeze=False).ravel()
-    for place, way in zip(axes, ways, strict=False):
+    for plot, way in zip(axes, ways, strict=False):
         for model, right in models.items():
             levels = np.concatenate([right["unchanged"], right[way]])
             mean = levels.mean(1)
             spread = 1.96 * np.sqrt(mean * (1 - mean) / levels.shape[1])
-            place.errorbar(range(SEVERITIES + 1), mean, spread, fmt="o-", markersize=3, capsize=2, label=model)
-        place.set_title(way, fontsize="medium")
-        place.set(ylim=(0, 1), xticks=range(SEVERITIES + 1))
-        place.grid(alpha=0.3)
-    for place in axes[len(ways) :]:
-        place.set_axis_off()
+            plot.errorbar(range(SEVERITIES + 1), mean, spread, fmt="o-", markersize=3, capsize=2, label=model)
+        plot.set_title(way, fontsize="medium")
+        plot.set(ylim=(0, 1), xticks=range(SEVERITIES + 1))
+        plot.grid(alpha=0.3)
+    for plot in axes[len(ways) :]:
+        plot.set_axis_off()
     if len(models) > 1:
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize="small")
-    for place in axes[-5:]:
-        place.set_xlabel("severity")
+    for plot in axes[-5:]:
+        plot.set_xlabel("severity")
     figure.supylabel("accuracy, and 95 %")
     if title:
         figure.suptitle(title, fontsize="medium", parse_math=False)

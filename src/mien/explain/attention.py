@@ -11,6 +11,7 @@ from mien.errors import MienError
 from mien.explain.panel import Panel, face, heat
 from mien.explain.patches import Patches, attended, read_as
 from mien.networks import APViT, Deployed
+from mien.nn import Block
 from mien.nn.observe import Look, attentions, observe
 
 
@@ -77,7 +78,8 @@ def class_map(look: Look) -> tuple[np.ndarray, tuple[int, int]] | None:
 
 
 def _no_class_attention(network: nn.Module) -> str:
-    mixers = dict.fromkeys(type(part.attn).__name__ for part in network.modules() if hasattr(part, "mlp"))
+    blocks = (part for part in network.modules() if isinstance(part, Block))
+    mixers = dict.fromkeys(type(block.attn).__name__ for block in blocks)
     name, of = type(network).__name__, f" (its blocks are of {', '.join(mixers)})" if mixers else ""
     return f"{name} has no class token or pool that attends to a grid of tokens{of}"
 

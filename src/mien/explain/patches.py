@@ -36,7 +36,7 @@ class Patches:
         network = deployed.network
         if not isinstance(network, APViT):
             raise MienError(f"{type(network).__name__} has no attentive pooling: it keeps every patch and token")
-        self.deployed, self.labels = deployed, labels
+        self.deployed, self.network, self.labels = deployed, network, labels
         own, rates = network.keep_patches, keep_rate or [network.keep_rate]
         if not keep_patches:
             parts = () if network.select.soft else (3 / 4, 1 / 2)
@@ -56,10 +56,10 @@ class Patches:
     def trace(self, crop: np.ndarray, keep_patches: int | None, keep_rate: float | Sequence[float]) -> Trace:
         """What the network does with one face crop, its pooling set so."""
         self._set(keep_patches, keep_rate)
-        return self.deployed.network.trace(self.deployed.normalize(to_float(torch.from_numpy(crop)[None])))
+        return self.network.trace(self.deployed.normalize(to_float(torch.from_numpy(crop)[None])))
 
     def _set(self, keep_patches: int | None, keep_rate: float | Sequence[float]) -> None:
-        network = self.deployed.network
+        network = self.network
         try:
             network.keep_patches, network.keep_rate = keep_patches, keep_rate
         except ValueError as error:
@@ -77,7 +77,7 @@ class Patches:
             title = f"block {i + 1}: {len(stayed)} of {len(came)} tokens"
             panels.append(Panel(title, kept(crop, stayed.numpy(), trace.grid)))
         if last.attn is None:
-            mixer = type(self.deployed.network.vit.blocks[-1].attn).__name__
+            mixer = type(self.network.vit.blocks[-1].attn).__name__
             grey = np.full_like(panels[0].picture, 128)
             return [*panels, Panel(f"{mixer} has no class attention", grey)]
         attn = last.attn[0].mean(0)[1:].numpy()  # without the class token's attention to itself

@@ -17,16 +17,18 @@ from mien.files import whole
 
 
 def write_ir(path: str | os.PathLike[str], model: onnx.ModelProto, header: Mapping[str, Any]) -> None:
-    """Write what `make_onnx` made as IR with this header, both files or neither.
+    """Write a model as IR, both files or neither.
 
-    The header is in the .xml, in `rt_info`, and so is the checksum of the .bin, by which a reader tells that the two
-    belong together. Weights stay as they are in the model: fp32, fp16 or int8.
+    The `rt_info` of the .xml holds the header, and the checksum of the .bin, which shows that the two belong together.
+
+    path: of the .xml. model: as `make_onnx` makes it; weights stay fp32, fp16 or int8. header: what
+    `mien.checkpoint.check_header` describes.
     """
     path = Path(path)
     check_header(header, path)
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
-    del bare.metadata_props[:]  # or OpenVINO would keep it as a second header
+    del bare.metadata_props[:]  # OpenVINO would keep it as a second header
     core = shared_core()
     network = core.read_model(bare.SerializeToString())
     network.set_rt_info(json.dumps(header, ensure_ascii=False), [KEY])

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 from torch.export import ExportedProgram
 
-from mien.checkpoint import KEY, check_header
+from mien.checkpoint import KEY, check_header, tensor_names
 from mien.export.program import BATCH, to_program
 from mien.export.quantize import quantize
 from mien.files import whole
@@ -31,12 +31,19 @@ def export_onnx(
     half: bool = True,
     calibration: np.ndarray | None = None,
 ) -> None:
-    """Write network and header as ONNX: `faces` uint8 (batch, S, S, 3) RGB -> `logits`, `probs` (batch, C) fp32.
+    """Write a network as ONNX: `faces` uint8 (batch, S, S, 3) RGB -> `logits` (batch, C) of the first output, and every
+    output by its name, fp32. With a header of version 1 there are `logits` and `probs`.
 
-    S is `input_size` of the header's `preprocess`, mostly 112. Normalisation and temperature are in the graph.
-    half: weights that fp16 holds without loss are stored in it, and computed with in fp32: a network saved and loaded
-    as fp16 gives the same answers here, at half the size. calibration: faces (N, S, S, 3) uint8, with which
-    convolutions become int8; see `mien.export.quantize`.
+    S is the `input_size` of the header's `preprocess`, mostly 112. Normalisation and temperature are in the graph.
+
+    path: of the file; its folder is made if it is missing.
+    network: images (B, 3, S, S), normalised, -> logits (B, C).
+    header: what `mien.checkpoint.check_header` describes.
+    half: store weights as fp16 (default) that it holds without loss; they are computed with in fp32. A network that was
+        saved as fp16 gives the same answers here, at half the size.
+    calibration: faces (N, S, S, 3) uint8, with which convolutions become int8; see `mien.export.quantize`.
+
+    Raises CheckpointError for a header that is not complete.
     """
     path = Path(path)
     check_header(header, path)
@@ -47,7 +54,7 @@ def make_onnx(
     network: nn.Module, header: Mapping[str, Any], *, half: bool = True, calibration: np.ndarray | None = None
 ) -> onnx.ModelProto:
     """The model that `export_onnx` writes, without its header."""
-    model = to_onnx(to_program(network, header))
+    model = to_onnx(to_program(network, header), tensor_names(header))
     if calibration is not None:
         model = quantize(model, calibration)
     if half:
@@ -55,17 +62,17 @@ def make_onnx(
     return model
 
 
-def to_onnx(program: ExportedProgram) -> onnx.ModelProto:
-    """A program of `to_program` as an ONNX model, its weights in fp32."""
+def to_onnx(program: ExportedProgram, names: Sequence[str] = ("logits", "probs")) -> onnx.ModelProto:
+    """A program of `to_program` as an ONNX model, its weights in fp32; names: what its outputs are called."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter's, about itself
         done = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
             input_names=["faces"],
-            output_names=["logits", "probs"],
+            output_names=list(names),
             dynamic_shapes={"faces": {0: BATCH}},
             verbose=False,
         )
@@ -79,7 +86,7 @@ def write_onnx(path: str | os.PathLike[str], model: onnx.ModelProto, header: Map
     helper.set_model_props(model, {KEY: json.dumps(header, ensure_ascii=False)})
     model.producer_name, model.doc_string = "mien", ""
     del model.graph.metadata_props[:]  # names parameters that the graph does not read
-    for node in model.graph.node:  # where the exporter found it: paths and lines of its own machine
+    for node in model.graph.node:  # names paths and lines of the exporting machine
         del node.metadata_props[:]
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
@@ -91,7 +98,7 @@ def write_onnx(path: str | os.PathLike[str], model: onnx.ModelProto, header: Map
 
 
 def store_as_half(graph: onnx.GraphProto) -> None:
-    """Replace fp32 initializers that fp16 holds without loss by fp16 ones behind a Cast to fp32."""
+    """Replace each fp32 initializer that fp16 holds without loss by an fp16 one and a Cast to fp32."""
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:

@@ -1,4 +1,4 @@
-"""A network as a program of torch's own, which runs without its Python code."""
+"""A network as a program of torch, which runs without the network's Python code."""
 
 import copy
 import io
@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from mien.checkpoint import KEY, check_header
 from mien.files import whole
-from mien.networks import Deployed
+from mien.networks import deploy
 
 BATCH = torch.export.Dim("batch", min=1)
 
@@ -24,9 +24,11 @@ BATCH = torch.export.Dim("batch", min=1)
 def export_program(
     path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any], *, half: bool = True
 ) -> None:
-    """Write network and header as a .pt2 of torch.export, whole or not at all; in and out go as in `export_onnx`.
+    """Write a network as a .pt2 file of torch.export, whole or not at all. Inputs and outputs are as of `export_onnx`.
 
-    half: weights that fp16 holds without loss are stored in it, and computed with in fp32.
+    path, network, header, half: as for `export_onnx`.
+
+    Raises CheckpointError for a header that is not complete.
     """
     path = Path(path)
     check_header(header, path)
@@ -34,9 +36,9 @@ def export_program(
 
 
 def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = False) -> ExportedProgram:
-    """The graph of `mien.networks.Deployed`, batches of any size, without traces of the machine that it was made on."""
+    """The program of `mien.networks.Deployed`, for batches of any size, that names no paths of this machine."""
     size = header["preprocess"]["input_size"]
-    module = Deployed(network, header["preprocess"], header.get("temperature", 1.0)).eval()
+    module = deploy(network, header)
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter about itself
@@ -62,10 +64,7 @@ def write_program(path: str | os.PathLike[str], program: ExportedProgram, header
 
 
 class Halved(nn.Module):
-    """A module whose parameters are stored as fp16 where that loses nothing, and computed with in fp32.
-
-    It is a copy: the module itself stays as it is.
-    """
+    """A copy of a module that stores parameters as fp16 if that loses nothing, and computes with them in fp32."""
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -82,7 +81,7 @@ class Halved(nn.Module):
 
 
 def _clean(module: torch.fx.GraphModule) -> None:
-    """Without the lines that its nodes came from, and without checks that would forbid autocast."""
+    """Remove the lines of code that nodes came from, and checks that would forbid autocast."""
     for node in list(module.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)

@@ -1,4 +1,4 @@
-"""The convolutions of a model in 8 bits."""
+"""Convolutions computed in 8 bits."""
 
 import copy
 import logging
@@ -15,13 +15,17 @@ BATCH = 16
 
 
 def quantize(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
-    """The model with convolutions of 8 bits, weights and maps.
+    """A model whose convolutions take weights and maps of 8 bits. Inputs and outputs stay as they are.
 
-    Weights are int8 with a scale a channel, maps uint8 with a scale and a zero a map, out of the range that `faces`
-    (N, S, S, 3) uint8 bring about. A map is rounded where a convolution takes it, behind the activation, and never
-    where one gives it. All else stays fp32: preprocessing, sums, attention, norms, softmax, and the first two
-    convolutions behind the input (see `first_convolutions`). In and out go the same as before; the operators are
-    ONNX's own (QuantizeLinear, DequantizeLinear). Needs the extra [export].
+    Weights are int8 with a scale for each channel; maps are uint8 with a scale and a zero point for each map, from the
+    range that it has for `faces`. A map is rounded where a convolution takes it, behind the activation, never where a
+    convolution gives it. All else stays fp32: preprocessing, sums, attention, norms, softmax, and the first two
+    convolutions behind the input (see `first_convolutions`). The operators are ONNX's own: QuantizeLinear and
+    DequantizeLinear.
+
+    model: as `mien.export.onnx.make_onnx` makes it; it stays as it is. faces: (N, S, S, 3) uint8.
+
+    Needs the extra [export].
     """
     tools = require("onnxruntime.quantization", "export")
 
@@ -32,7 +36,7 @@ def quantize(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
             return next(self.batches, None)
 
     level, handlers = logging.root.manager.disable, logging.root.handlers[:]
-    logging.disable(logging.WARNING)  # it advises, on the root logger, what the exporter has done already
+    logging.disable(logging.WARNING)  # it advises what the exporter has done already
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
@@ -55,10 +59,10 @@ def quantize(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
 
 
 def first_convolutions(graph: onnx.GraphProto, depth: int) -> list[str]:
-    """Names of the convolutions with less than `depth` others before them on the way from the input.
+    """The names of the convolutions with fewer than `depth` others between the input and them.
 
-    They see the most pixels and do the least of the work. Besides, OpenVINO (2026.4) loses the bias of a trunk's first
-    convolution where a second one of 8 bits follows it in a graph of any batch size.
+    They see the most pixels and do the least work. Besides, OpenVINO (2026.4) loses the bias of a trunk's first
+    convolution if a second one of 8 bits follows it in a graph for any batch size.
     """
     passed: dict[str, int] = defaultdict(int)  # by the name of a map, convolutions on the longest way to it
     names = []

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
 
 _SHORTEST = 240  # pixels of the shorter side below which a picture is enlarged, to be seen and to hold a label
-_SMALLEST = 11.0  # pixels of letters that can be read
-_CELLS = 6  # of a hidden face, across its shorter side
+_SMALLEST = 12.0  # pixels of letters that can be read
+_CELLS = 4  # of a hidden face, across its shorter side
 
 Corners = tuple[float, float, float, float]
 """left, top, right, bottom"""
@@ -85,7 +85,7 @@ def _percent(share: float) -> str:
 
 
 def hide(image: np.ndarray, faces: Sequence[Face], *, margin: float = 0.2) -> np.ndarray:
-    """The picture with nobody to be recognised: of each face no more is left than six patches across, run together.
+    """The picture with nobody to be recognised: of each face no more is left than four patches across, run together.
 
     image: (H, W, 3) uint8 RGB, which stays as it is. faces: whom to hide; a face without a box is all of the picture.
     margin: how much more than its box is hidden on each side, as a share of the box (default 0.2).

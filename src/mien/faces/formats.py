@@ -143,9 +143,7 @@ def why_not(kind: str) -> str:
     if kind == ZIP:
         return "a zip, not a picture: mien read takes it, and mien.faces.find_pictures lists what is in it"
     if kind == VIDEO:
-        return (
-            "a video, which its name does not say: give it an ending such as .mp4, or force it with mien read --video"
-        )
+        return "a video, not a picture: mien read goes by the name, such as .mp4, and takes any with --video"
     return f"of the format {kind}, which mien does not open: convert it to JPEG or PNG"
 
 

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from mien.faces.detect import SEARCHES, Detection, Detector
+from mien.faces.face import as_box
 from mien.faces.tiles import shrink
 
 _FRAMED = 320  # pixels of the longer side of a picture that is framed
@@ -46,8 +47,8 @@ def find_faces(
 
     Where the detector sees no face at all, it is shown the picture framed (`find_framed`). Where the best score is then
     not above `detector.sure` (0.92 of YuNet; of a detector that does not say, where nothing was found), the picture is
-    also turned by 90, 180 and 270 degrees, brought to 640 pixels, and the turn with the best score is kept if it is
-    higher by 0.02.
+    also turned by 90, 180 and 270 degrees, brought to 640 pixels, framed only if it is no larger than 320, and the turn
+    with the best score is kept if it is higher by 0.02.
 
     YuNet looks at most four times at a picture without faces, for each turn and beside its tiles.
 
@@ -57,19 +58,21 @@ def find_faces(
         raise ValueError(f"search is one of {', '.join(SEARCHES)}, not {search!r}")
     look = _Look(detector, confirm)
     found, rotation, stood = look(image, search), 0, image
-    best = _best(found)
+    best = _best(found, min_face)
     if turn and best <= getattr(detector, "sure", 0.0):
         height, width = image.shape[:2]
         scale = min(1.0, _TURNED / max(height, width))
         small = shrink(image, max(1, round(width * scale)), max(1, round(height * scale)))
         turns = (90, 180, 270)
-        scores = [_best(look(turn_image(small, degrees), "fast")) for degrees in turns]
+        again = look if max(height, width) <= _FRAMED else look.once  # what is small may be all face
+        seen = [again(turn_image(small, degrees), "fast") for degrees in turns]
+        scores = [_best(faces, min_face * scale) for faces in seen]
         if max(scores) > (best + _SURER if best else 0):
-            rotation = turns[int(np.argmax(scores))]
-            stood = turn_image(image, rotation)
-            found = look(stood, search)
+            surest = int(np.argmax(scores))
+            rotation, stood = turns[surest], turn_image(image, turns[surest])
+            found = look(stood, search) or [moved(face, (0, 0), (1 / scale, 1 / scale)) for face in seen[surest]]
     kept = [turn_face(face, stood.shape, -rotation) for face in found if min(face.box[2:]) >= min_face]
-    return Detections(kept, note=_note(detector, image, min_face, search), rotation=rotation)
+    return Detections(kept, note=_note(detector, image, min_face, search), rotation=rotation if kept else 0)
 
 
 def find_known(detector: Detector, image: np.ndarray) -> Detections:
@@ -88,15 +91,16 @@ class _Look:
         self._confirm = getattr(detector, "confirm", None) if confirm else None
 
     def __call__(self, image: np.ndarray, search: str) -> list[Detection]:
-        return self._once(image, search) or find_framed(lambda framed: self._once(framed, "fast"), image)
+        return self.once(image, search) or find_framed(lambda framed: self.once(framed, "fast"), image)
 
-    def _once(self, image: np.ndarray, search: str) -> list[Detection]:
+    def once(self, image: np.ndarray, search: str) -> list[Detection]:
+        """Those in the picture as it is."""
         faces = self._find(image, search)
         return [face for face in faces if self._confirm is None or self._confirm(image, face)]
 
 
-def _best(faces: Sequence[Detection]) -> float:
-    return max((face.score for face in faces), default=0.0)
+def _best(faces: Sequence[Detection], min_face: float) -> float:
+    return max((face.score for face in faces if min(face.box[2:]) >= min_face), default=0.0)
 
 
 def _note(detector: Detector, image: np.ndarray, min_face: float, search: str) -> str | None:
@@ -125,7 +129,7 @@ def moved(face: Detection, by: Sequence[float], scale: Sequence[float] = (1, 1))
     offset, factor = np.array(by, float), np.array(scale, float)
     corner, size = (np.array(face.box[:2]) + offset) * factor, np.array(face.box[2:]) * factor
     landmarks = ((face.landmarks + offset) * factor).astype(np.float32)
-    return Detection((*map(float, corner), *map(float, size)), face.score, landmarks)
+    return Detection(as_box([*corner, *size]), face.score, landmarks)
 
 
 def upright(image: np.ndarray, found: Detections) -> tuple[np.ndarray, list[Detection]]:

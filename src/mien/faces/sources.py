@@ -60,6 +60,12 @@ def take(source: Source) -> tuple[str, Taken]:
     raise ReadError(kind, "neither a path, bytes, an opened file, a Pillow picture nor an array")
 
 
+def is_source(source: object) -> bool:
+    """Whether `take` may have a use for it."""
+    kinds = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
+    return isinstance(source, kinds) or callable(getattr(source, "read", None))
+
+
 def is_address(name: str) -> bool:
     """Whether a picture of this name is fetched from a server."""
     return name.lower().startswith(("http://", "https://"))

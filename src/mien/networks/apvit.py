@@ -164,10 +164,12 @@ class APViT(Network):
         self.vit.keep_rate = rates
 
     @property
-    def front_parts(self) -> tuple[str, ...]:
+    def front_parts(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return () if self.image is None else ("image",)
 
     def front(self, images: Tensor) -> tuple[Tensor, ...]:
+        if self.image is None:
+            raise ValueError("APViT without a trunk has nothing in front")
         return (self.image(images)[self.level],)
 
     def patches(self, images: Tensor | tuple[Tensor]) -> Tensor:
@@ -188,6 +190,10 @@ class APViT(Network):
             return self.pool(tokens[:, 1:])
         return tokens[:, 0] if self.pool == "class" else tokens[:, 1:].mean(1)
 
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        patches = self.patches(images)
+        return self.vit.forward_intermediates(*self.select(patches, patches), **options)
+
     def forward_features(self, images: Tensor) -> Tensor:
         patches = self.patches(images)
         return self.pooled(self.vit(*self.select(patches, patches)))
@@ -199,6 +205,14 @@ class APViT(Network):
         """Positions of another `img_size` are interpolated."""
         name = "vit.patch_pos_embed"
         return tensors if name not in tensors else {**tensors, name: resize_positions(tensors[name], self.side)}
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return super().head_names + ("action_units",) * (self.action_units is not None)
+
+    def head_answers(self, features: Tensor) -> dict[str, Tensor]:
+        units = {} if self.action_units is None else {"action_units": self.action_units(features)}
+        return units | super().head_answers(features)
 
     def training_pass(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.action_units is None:
@@ -220,9 +234,12 @@ class APViT(Network):
                 else:
                     tokens, kept, _ = block.selecting(tokens, grid)
                     stayed = came.gather(1, kept)
-            looks = [look for look in seen.values() if look.layout.kind == "token" and look.attn.ndim == 4]
-            first = [look[:, :, 0] for look in (looks[-1].scores, looks[-1].attn)] if looks else [None, None]
-            blocks.append(BlockTrace(came, stayed, *first))
+            scores = attn = None
+            for look in seen.values():
+                rows = [x[:, :, 0] for x in (look.scores, look.attn) if x is not None and x.ndim == 4]
+                if look.layout.kind == "token" and len(rows) == 2:  # the last of several, as in `Axial`
+                    scores, attn = rows
+            blocks.append(BlockTrace(came, stayed, scores, attn))
             came = stayed
         logits = self.forward_head(self.pooled(self.vit.norm(tokens)))
         return Trace(logits, (self.side, self.side), self.select.map(patches), index, tuple(blocks))

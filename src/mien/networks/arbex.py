@@ -23,7 +23,7 @@ class MlpHead(nn.Sequential):
 
 
 class ARBEx(Network):
-    """Another network, the `body`, whose unsure answers are balanced in training, and if asked for afterwards.
+    """Another network, the `body`, whose unsure answers are balanced in training, and on request afterwards.
 
         L = λ · cross entropy(p̂) + trust · (anchor_weight · anchor_loss + center_weight · center loss)
 
@@ -116,6 +116,20 @@ class ARBEx(Network):
         own = {name.removeprefix("body."): t for name, t in tensors.items() if name.startswith("body.")}
         rest = {name: t for name, t in tensors.items() if not name.startswith("body.")}
         return rest | {f"body.{name}": t for name, t in self.body.fit(own).items()}
+
+    @property
+    def headed(self) -> nn.Module:
+        return self.body.headed
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return (*super().head_names, *self.body.head_names)
+
+    def head_answers(self, features: Tensor) -> dict[str, Tensor]:
+        return self.body.head_answers(features) | super().head_answers(features)
+
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        return self.body.forward_intermediates(images, **options)
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.body.forward_features(images)

@@ -1,6 +1,6 @@
 """BTN, the Batch Transformer network: POSTER++ with multi-level attention, and in training a batch branch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor
@@ -16,14 +16,14 @@ from mien.nn.multi_level_attention import LevelAttention
 class BTN(Poster):
     """Images (B, 3, 112, 112) -> logits (B, C), of the ViT alone.
 
-    Between POSTER++'s levels and its tokens stands multi-level attention: low asks mid, the result asks high. In
-    training the batch transformer adds two sets of logits, `bt` and `cba`, computed across the batch, and
+    Between POSTER++'s levels and its tokens stands multi-level attention: low attends to mid, and the result to high.
+    In training the batch transformer adds two sets of logits, `bt` and `cba`, computed across the batch, and
 
         L = λ · L_vit + L_bt + L_cba
 
-    The size of the batch is the size of that attention: at least 64 is advised, and a batch of one has nobody to ask.
-    Where it cannot be so large, `bt_gather` asks the faces of all processes, and `bt_memory` so many past ones: both
-    are ours (`BatchTransformer`), and leave parameters and answers alone.
+    The size of the batch is the size of that attention: at least 64 is advised, and a face alone attends to itself.
+    Where it cannot be so large, `bt_gather` adds the faces of all processes, and `bt_memory` so many past ones. Both
+    are ours (`BatchTransformer`), and change neither parameters nor answers.
 
     Certain: the order of the parts, the loss, `bt = cba + logits`, inference by the ViT alone. *Inferred*: that the ViT
     still reads 147 tokens (`vit_tokens="fused49"`: the 49 of the fused map), λ = 2 (the paper studies 1 to 3), and what
@@ -84,6 +84,16 @@ class BTN(Poster):
             )
         self.loss_weights = {"vit": vit_loss_weight, "bt": 1.0, "cba": 1.0} if bt else {"vit": 1.0}
 
+    def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Weights of POSTER++ begin a BTN with `mla_gate_lower`: all that they lack stays as it is.
+
+        With `mla_init_values` near 0 the answers are then those of POSTER++.
+        """
+        tensors, new = super().fit(tensors), ("mla_mid.", "mla_high.", "batch_transformer.")
+        if self.mla_mid is None or self.mla_mid.gate is None or any(name.startswith(new) for name in tensors):
+            return tensors
+        return {**{name: t for name, t in self.state_dict().items() if name.startswith(new)}, **tensors}
+
     def fuse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         (low, mid, high), trunk = self.levels(images)
         if self.mla_mid is not None and self.mla_high is not None:
@@ -113,7 +123,7 @@ def btn(*, num_classes: int = 7, **options) -> BTN:
 def btn_mobile(*, num_classes: int = 8, **options) -> BTN:
     """BTN at the size of a phone, ours: two trained MobileFaceNets, levels 32/64/96, a ViT of one block 128 wide.
 
-    At every level the landmarks ask 7×7 places of the image (`key_stride` 4, 2, 1). 2.9 M parameters, 0.58 GMAC.
+    At every level the landmarks attend to 7×7 cells of the image (`key_stride` 4, 2, 1). 2.9 M parameters, 0.58 GMAC.
     `options` are BTN's.
     """
     return BTN(

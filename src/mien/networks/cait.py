@@ -1,4 +1,4 @@
-"""CaiT: a deep ViT of talking heads, whose class token comes late and only asks."""
+"""CaiT: a deep ViT of talking heads, whose class token comes late and only attends."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -6,12 +6,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mien.networks.intermediates import intermediates
 from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
 from mien.nn.base import MakeMixers
 from mien.nn.block import Block
 from mien.nn.class_attention import ClassAttentionPool
 from mien.nn.grid import resize_positions, to_tokens
+from mien.nn.observe import Layout
 from mien.nn.talking_heads import TalkingHeads
 
 
@@ -70,17 +72,31 @@ class CaiT(Network):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """(B, 3, img_size, img_size) -> (B, N, D), before the pool and its norm."""
+    def start(self, images: Tensor) -> Tensor:
+        """What the first block reads: (B, 3, img_size, img_size) -> (B, N, D)."""
         height, width = images.shape[2:]
         if (height, width) != (self.img_size, self.img_size):
             raise ValueError(
                 f"images are {height}×{width} pixels, and positions are for {self.img_size}×{self.img_size}"
             )
-        tokens = to_tokens(self.patch_embed(images)) + self.pos_embed
+        return to_tokens(self.patch_embed(images)) + self.pos_embed
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """(B, 3, img_size, img_size) -> (B, N, D), before the pool and its norm."""
+        tokens = self.start(images)
         for block in self.blocks:
             tokens = block(tokens, (self.side, self.side))
         return tokens
+
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        """The tokens between blocks; the final ones are those of class attention: the class token, then the others."""
+        grid = (self.side, self.side)
+        blocks = [partial(block, grid=grid) for block in self.blocks]
+
+        def final(tokens: Tensor) -> Tensor:
+            return self.pool.norm(torch.cat([self.pool.class_token(tokens), tokens], dim=1))
+
+        return intermediates(self.start(images), blocks, final, self.pool.norm, Layout("token", 0, 1, grid), **options)
 
     def forward_features(self, images: Tensor) -> Tensor:
         return self.pool(self.tokens(images))

@@ -1,4 +1,4 @@
-"""Networks in and out of files: a header that says everything, and weights that must all fit."""
+"""Networks read from and written to files: a header that says everything, and weights that must all fit."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mien.checkpoint import KEY, check_header, read_header
+from mien.checkpoint import KEY, at_temperature, check_header, outputs_of, read_header
 from mien.errors import CheckpointError
 from mien.files import whole
 from mien.networks.network import Network
@@ -25,13 +25,18 @@ _BY_NAME = ("mixer", "pool", "refine", "batch_branch")
 
 
 def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.Module:
-    """The module that a `model` block names: {"class_path", "init_args"}, a class or a function of keyword arguments.
+    """Build the module that a `model` block describes.
 
-    An argument may be such a block itself, for a part of the network: the part, or where the network gives it more
-    arguments (as to a mixer or a pool its width), what makes it. It may be a list of blocks, and of a `mixer`, a
-    `pool`, a `refine` or a `batch_branch` the name will do: `mixer: mien.nn.TalkingHeads`. Unless `trust` is given,
-    only what mien defines as a network is called: its classes of modules, and its functions that are declared to return
-    one. Raises CheckpointError.
+    model: {"class_path", "init_args"}: a class, or a function, and its keyword arguments. An argument may be a block
+        itself, for a part of the network, or a list of blocks. If the part needs further arguments, such as a mixer its
+        width, the network is given a function that takes them. A `mixer`, `pool`, `refine` or `batch_branch` may be a
+        class path alone: `mixer: mien.nn.TalkingHeads`.
+    trust: call whatever the block names. By default only mien's networks are called: its classes of modules, and its
+        functions that are declared to return one.
+    overrides: keyword arguments in place of those of the block.
+
+    Raises CheckpointError for a network that does not exist, that mien does not define, or that these arguments cannot
+    build.
     """
     path = model["class_path"]
     make = _find(path, trust)
@@ -41,16 +46,13 @@ def build(model: Mapping[str, Any], *, trust: bool = False, **overrides) -> nn.M
         return make(**arguments)
     except CheckpointError:  # of a part
         raise
-    except Exception as error:  # torch raises whatever sizes that cannot be lead it to
+    except Exception as error:  # impossible sizes raise anything in torch
         raise CheckpointError(f"{path} cannot be built: {' '.join(str(error).split())}") from error
 
 
 def _arguments(arguments: Mapping[str, Any], trust: bool) -> dict[str, Any]:
-    """The same, with every block among them made into what it names."""
-    return {
-        name: _argument(value, trust, name in ("mixer", "pool", "refine", "batch_branch"))
-        for name, value in arguments.items()
-    }
+    """The same arguments, with every block among them built."""
+    return {name: _argument(value, trust, name in _BY_NAME) for name, value in arguments.items()}
 
 
 def _argument(value: Any, trust: bool, by_name: bool) -> Any:
@@ -62,7 +64,7 @@ def _argument(value: Any, trust: bool, by_name: bool) -> Any:
 
 
 def _part(model: Mapping[str, Any], trust: bool) -> Any:
-    """The module that a block names; where that lacks arguments, what takes them and makes it."""
+    """The module that a block describes; if it lacks arguments, a function that takes them and builds it."""
     make, arguments = _find(model["class_path"], trust), model.get("init_args", {})
     try:
         inspect.signature(make).bind(**arguments)
@@ -72,7 +74,7 @@ def _part(model: Mapping[str, Any], trust: bool) -> Any:
 
 
 def _find(path: str, trust: bool) -> Any:
-    """What builds the network of that name."""
+    """The class or function that builds the network of that name."""
     if not trust and not path.startswith("mien."):
         raise CheckpointError(f"{path} is not one of mien's networks: trust=True (--trust) imports it all the same")
     module, _, name = path.rpartition(".")
@@ -86,33 +88,39 @@ def _find(path: str, trust: bool) -> Any:
 
 
 def _is_network(make: Any) -> bool:
-    """Whether mien defines it as a network; a header is a stranger's, and mien has functions that write files."""
+    """Whether mien defines it as a network. A header may be a stranger's, and mien has functions that write files."""
     made = make if inspect.isclass(make) else getattr(make, "__annotations__", {}).get("return")
     return (
         inspect.isclass(made)
         and issubclass(made, nn.Module)
-        and made is not nn.Module  # what builds or loads any
+        and made is not nn.Module  # such as `build` itself
         and all(what.__module__.startswith("mien.") for what in (make, made))
     )
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object, most: int | None = 8) -> None:
-    """Load `tensors` into `module`; every one must find its place and every place its tensor.
+    """Load `tensors` into `module`. Every tensor must have a name of the module's, and every such name a tensor.
 
-    A network may fit weights for another size of image to its own before, and a trunk that ends early drop the rest.
+    Before that, a network may fit weights for images of another size to its own, and a trunk that ends early may drop
+    the weights behind its end.
 
-    Raises CheckpointError that lists what is missing, left over or of another shape, at `most` so many of each.
+    module: filled in place.
+    tensors: by the names of the module's state dict.
+    source: where the tensors come from, for messages.
+    most: how many names a message lists of each kind (default 8), None for all.
+
+    Raises CheckpointError that lists what is missing, left over or of another shape.
     """
     if isinstance(module, Network | Trunk):
         tensors = module.fit(tensors)
-    places = module.state_dict()
-    optional = {name for name in places if name.endswith("num_batches_tracked")}
-    missing = sorted(places.keys() - tensors.keys() - optional)
-    over = sorted(tensors.keys() - places.keys())
+    own = module.state_dict()
+    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = sorted(own.keys() - tensors.keys() - optional)
+    over = sorted(tensors.keys() - own.keys())
     other = [
-        f"{name} is {tuple(tensors[name].shape)}, not {tuple(places[name].shape)}"
-        for name in sorted(places.keys() & tensors.keys())
-        if tensors[name].shape != places[name].shape
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if tensors[name].shape != own[name].shape
     ]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:most])}{', …' * (names != names[:most])}"
@@ -125,7 +133,12 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: object, most:
 
 
 def load_tensors(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Tensor]:
-    """The weights of a .safetensors file in fp32, those under `prefix` alone and without it."""
+    """The weights of a .safetensors file in fp32, by name.
+
+    path: the file. prefix: only the names under this one are loaded, and without it (default: all names).
+
+    Raises CheckpointError for a file that is missing or damaged.
+    """
     try:
         tensors = load_file(path)
     except FileNotFoundError as error:
@@ -143,18 +156,25 @@ def load_tensors(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Te
 def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrides) -> nn.Module:
     """The torch network of a .safetensors checkpoint, in eval mode and fp32.
 
-    It takes float images (B, 3, S, S), S being `input_size` of the header's `preprocess` (112 mostly), normalised as
-    that says, and gives logits (B, C); a trunk gives its maps. `overrides` replace arguments of its constructor that
-    leave the weights alone, or the `img_size` of a network that can fit its weights to another. trust: see `build`.
+    The network takes float images (B, 3, S, S), normalised as the header's `preprocess` says, of which S is the
+    `input_size` (mostly 112), and gives logits (B, C). A trunk gives its maps.
 
-    Raises CheckpointError, naming the file: not a checkpoint, an unknown network, a tensor missing or without a place.
+    path: the file.
+    trust: build the network of whatever classes the header names; by default, of mien's classes only.
+    overrides: arguments of its constructor that change no weights, or the `img_size` of a network that can fit its
+        weights to another.
+
+    Raises CheckpointError, naming the file, for a file that is no checkpoint, a network that is unknown, and tensors
+    that are missing or left over.
     """
     header = read_header(path)
     if Path(path).suffix != ".safetensors":
         raise CheckpointError(f"{path}: its weights are for engines; torch takes them from a .safetensors file")
     try:
         network = build(header["model"], trust=trust, **overrides)
-    except CheckpointError as error:
+        if others := outputs_of(header)[1:]:
+            network.add_heads(others)
+    except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     fill(network, load_tensors(path), path)
     return network.eval()
@@ -165,8 +185,13 @@ def save_network(
 ) -> None:
     """Write the network's weights and its header to a .safetensors file, whole or not at all.
 
-    `dtype` is that of tensors with two dimensions or more; the statistics of batch norm and the like, which are few and
-    may be very small, stay fp32. Parts of a `Network` that are `training_only` are left out, of the header as well.
+    path: the file; its folder is made if it is missing.
+    network: any module. Parts of a `Network` that are `training_only` are left out, of the header as well.
+    header: what `mien.checkpoint.check_header` describes.
+    dtype: of tensors with two dimensions or more, fp32 by default. The statistics of batch norm and the like, which are
+        few and may be very small, stay fp32.
+
+    Raises CheckpointError for a header that is not complete.
     """
     path = Path(path)
     if beside := getattr(network, "training_only", {}):
@@ -186,19 +211,21 @@ def save_network(
 
 
 def write_header(path: str | os.PathLike[str], header: Mapping[str, Any]) -> None:
-    """Give a .safetensors checkpoint another header, whole or not at all; its weights stay as they are."""
+    """Replace the header of a .safetensors checkpoint, whole or not at all. Its weights stay as they are."""
     check_header(header, path)
     data = save(load_file(path), metadata={KEY: json.dumps(header, ensure_ascii=False)})
     with whole(Path(path)) as file:
         file.write(data)
 
 
-def average_networks(paths: Sequence[str | os.PathLike[str]]) -> tuple[nn.Module, dict[str, Any]]:
+def average_networks(
+    paths: Sequence[str | os.PathLike[str]], *, trust: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
     """The network whose weights are the mean of those of several checkpoints, and its header.
 
     They are of one model, with the same labels and preprocessing: the last epochs of a run, or those of several runs
     from one start. Statistics of batch norm are averaged as well, whole numbers are those of the last. The header is
-    that of the last; its `training` has no metrics, and names the files in `average_of`.
+    that of the last; its `training` has no metrics, and names the files in `average_of`. trust: as for `load_network`.
 
     Raises CheckpointError for fewer than two files, and for one of another model, labels or preprocessing.
 
@@ -208,10 +235,11 @@ def average_networks(paths: Sequence[str | os.PathLike[str]]) -> tuple[nn.Module
         raise CheckpointError("an average is of two checkpoints or more")
     headers = [read_header(path) for path in paths]
     for path, header in zip(paths, headers, strict=True):
-        for key in ("model", "id2label", "preprocess"):
-            if header[key] != headers[-1][key]:
-                raise CheckpointError(f"{path}: has another {key} than {paths[-1]}: they cannot be averaged")
-    network = load_network(paths[-1])
+        header = at_temperature(header, 1.0)
+        for key in ("model", "outputs", "preprocess"):
+            if header[key] != at_temperature(headers[-1], 1.0)[key]:
+                raise CheckpointError(f"{path}: of another {key} than {paths[-1]}: they cannot be averaged")
+    network = load_network(paths[-1], trust=trust)
     all_tensors = [load_tensors(path) for path in paths]
     mean = {
         name: torch.stack([tensors[name] for tensors in all_tensors]).mean(0) if last.is_floating_point() else last
@@ -220,4 +248,4 @@ def average_networks(paths: Sequence[str | os.PathLike[str]]) -> tuple[nn.Module
     fill(network, mean, paths[-1])
     training = {key: value for key, value in headers[-1].get("training", {}).items() if key not in ("metrics", "steps")}
     training["average_of"] = [Path(path).name for path in paths]
-    return network, {**headers[-1], "training": training, "temperature": 1.0}
+    return network, {**at_temperature(headers[-1], 1.0), "training": training}

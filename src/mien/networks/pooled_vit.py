@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mien.networks.intermediates import intermediates
 from mien.networks.mixers import needing_grid, one_a_block
 from mien.nn.base import Grid, MakeMixers
 from mien.nn.block import Block
+from mien.nn.observe import Layout
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
 
@@ -20,16 +22,16 @@ TokenCriterion = Literal["sum", "abs", "max", "square", "max_abs", "random"]
 
 
 class PooledViT(nn.Module):
-    """Patches (B, K, D) and where each lies (B, K) -> normalised tokens (B, 1 + n, D), the class token first.
+    """Patches (B, K, D) and their numbers (B, K) -> normalised tokens (B, 1 + n, D), the class token first.
 
     Every patch gets the position that it had among all `num_tokens`; the class token has a position of its own. Blocks
     drop tokens by their class scores (attentive token pooling), at the rates of `keep_rate`: one for each block, or one
     for the second half of them. `qk_scale` is head_dim^-1/2 unless given; the timm weights that APViT starts from were
-    trained with embed_dim^-1/2, and its code does not say so to the network.
+    trained with embed_dim^-1/2, which its code does not set.
 
-    `mixer` makes that of every block, or is a list with one a block; `qkv_bias` and `qk_scale` are self-attention's,
-    which None stands for. Blocks are told the square grid as long as all patches are there: a mixer that needs it
-    cannot stand behind pooling, and one without `with_class_scores` cannot drop tokens.
+    `mixer` makes that of every block, or is a list with one a block; None is self-attention, whose arguments `qkv_bias`
+    and `qk_scale` are. Blocks are given the square grid as long as all patches are there: a mixer that needs it cannot
+    stand behind pooling, and one without `with_class_scores` cannot drop tokens.
 
     Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
     """
@@ -109,6 +111,12 @@ class PooledViT(nn.Module):
     def grid_of(self, tokens: Tensor) -> Grid | None:
         """The grid, as long as all patches are there behind the class token."""
         return self.grid if tokens.shape[1] == 1 + self.patch_pos_embed.shape[1] else None
+
+    def forward_intermediates(self, patches: Tensor, index: Tensor, **options) -> list | tuple[Tensor, list]:
+        """The tokens between blocks; `options` are those of `mien.networks.intermediates.intermediates`."""
+        blocks = [lambda tokens, block=block: block(tokens, self.grid_of(tokens)) for block in self.blocks]
+        layout = Layout("token", 1, 1, self.grid)
+        return intermediates(self.start(patches, index), blocks, self.norm, self.norm, layout, **options)
 
     def forward(self, patches: Tensor, index: Tensor) -> Tensor:
         tokens = self.start(patches, index)

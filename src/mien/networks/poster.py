@@ -1,4 +1,4 @@
-"""POSTER++: landmarks ask the image at three levels, and a ViT reads the answers."""
+"""POSTER++: landmarks attend to the image at three levels, and a ViT reads the result."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -19,7 +19,7 @@ SIDES = (28, 14, 7)  # of the low, the middle and the high level
 
 
 def adapt(channels: int, side: int, dim: int, level_side: int, kernel: int) -> nn.Module:
-    """What brings a trunk's map (channels, side, side) to a level's (dim, level_side, level_side)."""
+    """Builds what brings a trunk's map (channels, side, side) to a level's (dim, level_side, level_side)."""
     stride = side // level_side
     if stride == 1 and channels == dim:
         return nn.Identity()
@@ -29,14 +29,14 @@ def adapt(channels: int, side: int, dim: int, level_side: int, kernel: int) -> n
 class Poster(Network):
     """Images (B, 3, 112, 112) -> logits (B, C).
 
-    Image and landmark trunk see the same face and give three maps each; at every level the landmarks' map asks the
-    image's (`LandmarkCrossAttention`, sides 28, 14 and 7); each answer becomes 49 tokens; a ViT reads all 147. The
+    Image and landmark trunk see the same face and give three maps each. At every level the landmarks' map attends to
+    the image's (`LandmarkCrossAttention`, sides 28, 14 and 7); each result becomes 49 tokens; a ViT reads all 147. The
     published network shrinks a 224 pixel picture to 112 in both trunks, by nearest neighbour: here that is a step of
     `preprocess`, done once.
 
     `freeze_landmarks`: the landmark trunk is not trained, runs without autograd and keeps its batch norm statistics;
     `landmark_bn_train` lets these statistics move, as they do in the published training. `mixer` and `pool` are the
-    ViT's: to a mixer the tokens are three planes of 7×7 behind the class token.
+    ViT's: for a mixer the tokens are three planes of 7×7 behind the class token.
 
     `trunk_logits`, ours, lets a network begin as its image trunk's own classifier does, and learn what is beyond it:
 
@@ -102,7 +102,7 @@ class Poster(Network):
             nn.init.zeros_(self.vit.head.weight)
 
     @property
-    def front_parts(self) -> tuple[str, ...]:
+    def front_parts(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The trunks, and the adapters behind them where these rest."""
         return ("image", "landmarks", *(("image_adapt", "landmark_adapt") if self._adapters_rest() else ()))
 
@@ -136,14 +136,14 @@ class Poster(Network):
         return self
 
     def levels(self, images: Tensor | tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor | None]:
-        """(B, 3, 112, 112), or what `front` gave -> the landmarks' answers, maps (B, dim, side, side), low to high, and
-        the image trunk's own logits (B, C), if it has any."""
+        """(B, 3, 112, 112), or what `front` gave -> maps of cross attention (B, dim, side, side), low to high, and the
+        image trunk's own logits (B, C), if it has any."""
         maps = images if isinstance(images, tuple) else self.front(images)
         image, landmarks, pooled = maps[:3], maps[3:6], maps[6:]
         if not self._adapters_rest():
             image, landmarks = self._adapted(image, landmarks)
-        answers = [cross(x, f) for cross, x, f in zip(self.cross, image, landmarks, strict=True)]
-        return answers, None if self.trunk_head is None else self.trunk_head(*pooled)
+        crossed = [cross(x, f) for cross, x, f in zip(self.cross, image, landmarks, strict=True)]
+        return crossed, None if self.trunk_head is None else self.trunk_head(*pooled)
 
     def fuse(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """(B, 3, 112, 112) -> tokens (B, 147, D), low to high, the highest map (B, dim, 7, 7), the trunk's logits."""
@@ -153,6 +153,9 @@ class Poster(Network):
     def embed(self, low: Tensor, mid: Tensor, high: Tensor) -> Tensor:
         maps = (self.embed_low(low), self.embed_mid(mid), self.embed_high(high))
         return torch.cat([to_tokens(m) for m in maps], dim=1)
+
+    def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
+        return self.vit.forward_intermediates(self.fuse(images)[0], **options)
 
     def forward_features(self, images: Tensor) -> Tensor:
         tokens, _, trunk = self.fuse(images)

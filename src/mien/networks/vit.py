@@ -1,13 +1,16 @@
 """The ViT at the end of POSTER++ and BTN: tokens in, logits out."""
 
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mien.networks.intermediates import intermediates
 from mien.networks.mixers import needing_grid, one_a_block
 from mien.nn.base import Grid, MakeMixers, MakePool
 from mien.nn.block import Block
+from mien.nn.observe import Layout
 
 
 class Gate(nn.Module):
@@ -25,10 +28,10 @@ class ViT(nn.Module):
     """Tokens (B, N, D) -> logits (B, C): a class token, learned positions, pre-norm blocks, a gate, a linear head.
 
     `forward_features` gives the gated class token (B, D), `forward_head` the logits. With another `pool` than "class"
-    the blocks have no class token, and the gate is given what the pool gathers.
+    the blocks have no class token, and the gate reads the pooled vector.
 
-    `mixer` makes that of every block, or is a list with one a block; None is self-attention. It is told that tokens are
-    planes of `grid`, row-major, if there are as many as fill some.
+    `mixer` makes that of every block, or is a list with one a block; None is self-attention. Where the tokens fill
+    planes of `grid`, row-major, mixers are given that grid.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559 (models/vit_model.py),
     without the parameters there that no forward pass reads.
@@ -59,12 +62,12 @@ class ViT(nn.Module):
             Block(embed_dim, num_heads, mlp_ratio, rate, make)
             for rate, make in zip(rates, one_a_block(mixer, depth), strict=True)
         )
-        self.grid = None
+        self.grid: Grid | None = None
         if grid is not None and num_tokens > 0 and num_tokens % (grid[0] * grid[1]) == 0:
             self.grid = (grid[0], grid[1])
         if self.grid is None and (name := needing_grid(self.blocks)):
-            why = "there is none" if grid is None else f"{num_tokens} tokens are no planes of {grid[0]}×{grid[1]}"
-            raise ValueError(f"{name} needs a grid, and {why}")
+            reason = "there is none" if grid is None else f"{num_tokens} tokens are no planes of {grid[0]}×{grid[1]}"
+            raise ValueError(f"{name} needs a grid, and {reason}")
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.gate = Gate(embed_dim)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -77,11 +80,21 @@ class ViT(nn.Module):
             nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward_features(self, tokens: Tensor) -> Tensor:
-        x = tokens
+    def start(self, tokens: Tensor) -> Tensor:
+        """What the first block reads: (B, N, D) -> (B, P + N, D)."""
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        x = x + self.pos_embed
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
+        return tokens + self.pos_embed
+
+    def forward_intermediates(self, tokens: Tensor, **options) -> list | tuple[Tensor, list]:
+        """The tokens between blocks; `options` are those of `mien.networks.intermediates.intermediates`."""
+        x, prefix = self.start(tokens), 0 if self.cls_token is None else 1
+        planes = 1 if self.grid is None else tokens.shape[1] // (self.grid[0] * self.grid[1])
+        blocks = [partial(block, grid=self.grid) for block in self.blocks]
+        return intermediates(x, blocks, self.norm, self.norm, Layout("token", prefix, planes, self.grid), **options)
+
+    def forward_features(self, tokens: Tensor) -> Tensor:
+        x = self.start(tokens)
         for block in self.blocks:
             x = block(x, self.grid)
         return self.gate(self.norm(x[:, 0] if self.pool is None else self.pool(x)))

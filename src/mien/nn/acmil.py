@@ -1,5 +1,7 @@
 """ACMIL's pooling: several attention branches; training hides some of the tokens with the highest scores."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -183,7 +185,7 @@ class ACMILHead(nn.Module):
     def __init__(self, dim: int, num_classes: int, width: int = 256, pool: MakePool = ACMILPool):
         super().__init__()
         self.reduce = nn.Linear(dim, width, bias=False)
-        self.pool = pool(width)
+        self.pool: Any = pool(width)  # a BranchPool
         branches = self.pool.num_branches if self.pool.num_branches > 1 else 0
         self.gathers = nn.ModuleList(self.pool.make_gather() for _ in range(branches))
         self.branch_heads = nn.ModuleList(nn.Linear(width, num_classes) for _ in range(branches))

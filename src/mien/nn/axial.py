@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.base import Grid
-from mien.nn.grid import from_windows, join_planes, needed, split_planes, to_windows
+from mien.nn.grid import checked_grid, from_windows, join_planes, split_planes, to_windows
 from mien.nn.local_attention import LocalAttention
 
 
@@ -48,12 +48,12 @@ class Axial(nn.Module):
         self.columns, self.rows = (Lines(axis, dim, num_heads, qkv_bias, attn_drop) for axis in (0, 1))
         self.qkv = nn.Identity()
         if share_qkv:
-            self.qkv, self.columns.qkv, self.rows.qkv = self.columns.qkv, nn.Identity(), nn.Identity()
+            self.qkv = self.columns.qkv
+            self.columns.qkv, self.rows.qkv = nn.Identity(), nn.Identity()
         self.proj_drop = nn.Dropout(proj_drop)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        grid = needed(grid, "Axial")
-        split_planes(tokens, grid, "Axial")  # or ValueError
+        grid = checked_grid(tokens, grid, "Axial")
         if self.positions is not None:
             tokens = self.positions(tokens, grid)
         tokens = self.qkv(tokens)
@@ -65,6 +65,8 @@ class Axial(nn.Module):
 
 class Lines(LocalAttention):
     """Attention within every column (axis 0) or every row (axis 1)."""
+
+    qkv: nn.Module  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, axis: int, dim: int, num_heads: int, qkv_bias: bool, attn_drop: float):
         super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop=0.0)
@@ -88,7 +90,7 @@ class Lines(LocalAttention):
 class AxialPositions(nn.Module):
     """Adds what was learned for a token's row and for its column: `x + rows[y] + columns[x]`, (B, N, dim) -> the same.
 
-    On another grid than it was built for both are interpolated linearly (ours). The prefix has no place and passes.
+    On another grid than it was built for both are interpolated linearly (ours). Nothing is added to the prefix.
     """
 
     needs_grid = True
@@ -98,14 +100,14 @@ class AxialPositions(nn.Module):
         self.rows, self.columns = (nn.Parameter(0.02 * torch.randn(size, dim)) for size in grid)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        grid = needed(grid, "AxialPositions")
-        prefix, planes = split_planes(tokens, grid, "AxialPositions")
+        grid = checked_grid(tokens, grid, "AxialPositions")
+        prefix, planes = split_planes(tokens, grid)
         rows, columns = (resize(*of) for of in zip((self.rows, self.columns), grid, strict=True))
         return join_planes(prefix, planes + (rows[:, None] + columns).flatten(0, 1))
 
 
 def resize(line: Tensor, size: int) -> Tensor:
-    """(H, dim) -> (size, dim), linear between the places."""
+    """(H, dim) -> (size, dim), linear between the positions."""
     if size == line.shape[0]:
         return line
     return F.interpolate(line.mT[None], size, mode="linear", align_corners=False)[0].mT

@@ -58,7 +58,7 @@ class Select(Protocol):
     """Keeps some of the tokens: `(B, P + N, D), evidence (B, N, E) -> (B, P + K, D), index (B, K)`, ascending.
 
     The first P tokens, such as a class token, have no evidence: they stay, and the index does not count them.
-    Evidence is what tells a token's worth: channels of a map, or what each head says of it.
+    Evidence is what tokens are judged by: the channels of a map, or the class token's score in each head.
     """
 
     def __call__(self, tokens: Tensor, evidence: Tensor) -> tuple[Tensor, Tensor]: ...

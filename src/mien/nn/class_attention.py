@@ -84,8 +84,12 @@ class ClassAttentionPool(nn.Module):
         self.blocks = nn.ModuleList(ClassBlock(dim, num_heads, mlp_ratio, init_values, qkv_bias) for _ in range(depth))
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def class_token(self, tokens: Tensor) -> Tensor:
+        """The class token before the norm: (B, N, dim) -> (B, 1, dim)."""
         c = self.cls_token.repeat(tokens.shape[0], 1, 1)  # no view: FlopCounterMode stumbles over a parameter's
         for block in self.blocks:
             c = block(c, tokens)
-        return self.norm(c[:, 0])
+        return c
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.norm(self.class_token(tokens)[:, 0])

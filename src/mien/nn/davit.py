@@ -44,19 +44,20 @@ class WindowAttention(LocalAttention):
     def queries(self, planes: Tensor, grid: Grid) -> Tensor:
         return to_windows(planes, grid, self.window(grid))[0]
 
-    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
-        queries = super().places(grid, device)[0]
+    def cells(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+        queries = super().cells(grid, device)[0]
         return queries, queries
 
     def keys(self, planes: Tensor, grid: Grid) -> Tensor:
         windows, inside = to_windows(planes, grid, self.window(grid))
-        if self.mask_padding or inside is None or self.qkv.bias is None:
+        bias = getattr(self.qkv, "bias", None)
+        if self.mask_padding or inside is None or bias is None:
             return windows
-        of_padding = self.qkv.bias[-windows.shape[-1] :].to(windows.dtype)
+        of_padding = bias[-windows.shape[-1] :].to(windows.dtype)
         return torch.where(inside.repeat(planes.shape[0], 1)[..., None], windows, of_padding)
 
     def padding_value(self) -> Tensor | None:
-        bias = self.qkv.bias
+        bias = getattr(self.qkv, "bias", None)
         return None if bias is None else bias[-self.widths[2] :].unflatten(0, (self.num_heads, -1))
 
     def join(self, windows: Tensor, grid: Grid) -> Tensor:

@@ -13,7 +13,7 @@ Axis = Literal["tokens", "channels"]
 
 
 class GAAM(nn.Module):
-    """Every number times its share of a density along an axis: (B, N, dim) -> (B, N, dim).
+    """Every number times a softmax of densities along an axis: (B, N, dim) -> (B, N, dim).
 
         y_k = (x - μ - δ_k) / σ;   w = softmax(Σ_k -y_k² / (2 c_k²));   out = w · x
 

@@ -64,11 +64,11 @@ class Grassmann(nn.Module):
         self.gate = nn.Linear(2 * dim, dim)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        place, offsets = ((1, tokens.shape[1]), self.lags) if grid is None else (grid, self.offsets)
+        plane, offsets = ((1, tokens.shape[1]), self.lags) if grid is None else (grid, self.offsets)
         z = self.reduce(tokens)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
-        prefix, planes = split_planes(z, place, "Grassmann")
-        total, count = self.near(planes.unflatten(1, place), offsets)
+        prefix, planes = split_planes(z, plane, "Grassmann")
+        total, count = self.near(planes.unflatten(1, plane), offsets)
         total = total.unflatten(0, (z.shape[0], -1)).flatten(1, 2)  # (B, k · H · W, rank)
         count = count.repeat(total.shape[1] // count.shape[0], 1)
         if prefix.shape[1]:

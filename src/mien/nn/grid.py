@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -21,16 +22,12 @@ def to_map(tokens: Tensor, grid: Grid) -> Tensor:
 
 
 def count_planes(tokens: int, grid: Grid) -> tuple[int, int]:
-    """How many whole planes so many tokens fill, and how many tokens are left over: the prefix."""
-    size = grid[0] * grid[1]
-    return tokens // size, tokens % size  # the compiler knows no divmod
+    """How many whole planes so many tokens fill, and how many tokens are left over: the prefix.
 
-
-def needed(grid: Grid | None, name: str = "this mixer") -> Grid:
-    """The grid of a mixer that cannot do without; ValueError where there is none."""
-    if grid is None:
-        raise ValueError(f"{name} works on a grid, and was given none")
-    return grid
+    `index` makes the compiler build a program for each grid: one for all of them takes it minutes.
+    """
+    size = index(grid[0]) * index(grid[1])
+    return index(tokens // size), index(tokens % size)  # the compiler knows no divmod
 
 
 def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") -> tuple[Tensor, Tensor]:
@@ -46,10 +43,11 @@ def split_planes(tokens: Tensor, grid: Grid | None, name: str = "this mixer") ->
 
 def checked_grid(tokens: Tensor, grid: Grid | None, name: str) -> Grid:
     """The grid, which there must be, and which tokens (B, N, D) must fill; or ValueError."""
-    grid = needed(grid, name)
+    if grid is None:
+        raise ValueError(f"{name} works on a grid, and was given none")
     if tokens.shape[1] < grid[0] * grid[1]:
         raise ValueError(f"{name}: {tokens.shape[1]} tokens do not fill a grid of {grid[0]}×{grid[1]}")
-    return grid
+    return index(grid[0]), index(grid[1])
 
 
 def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:
@@ -58,7 +56,7 @@ def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:
 
 
 def to_windows(planes: Tensor, grid: Grid, window: Grid, spread: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Planes (B, H · W, D) -> their n windows (B · n, h · w, D), and which places lie on the grid (n, h · w), bool.
+    """Planes (B, H · W, D) -> their n windows (B · n, h · w, D), and which positions lie on the grid (n, h · w), bool.
 
     A grid that the window does not divide is padded with 0 below and to the right; where nothing is padded the second
     is None. `spread`: not neighbours share a window, but tokens as far apart as the grid allows: window (r, c) of
@@ -123,8 +121,8 @@ def take(planes: Tensor, grid: Grid, rows: list[list[int]], columns: list[list[i
 
 def select(maps: Tensor, rows: list[int], columns: list[int]) -> Tensor:
     """(Z, H, W, E) -> (Z, rows, columns, E)."""
-    for axis, places in ((1, rows), (2, columns)):
-        maps = maps.index_select(axis, torch.tensor(places, device=maps.device))
+    for axis, positions in ((1, rows), (2, columns)):
+        maps = maps.index_select(axis, torch.tensor(positions, device=maps.device))
     return maps
 
 
@@ -147,6 +145,6 @@ def offset_index(grid: Grid, size: Grid, device: torch.device | None = None) -> 
     """
     if any(n > most for n, most in zip(grid, size, strict=True)):
         raise ValueError(f"offsets are known for grids up to {size[0]}×{size[1]}, not for {grid[0]}×{grid[1]}")
-    places = (torch.arange(n, device=device) for n in grid)
-    y, x = (place - place[:, None] + most - 1 for place, most in zip(places, size, strict=True))
+    positions = (torch.arange(n, device=device) for n in grid)
+    y, x = (position - position[:, None] + most - 1 for position, most in zip(positions, size, strict=True))
     return (y[:, None, :, None] * (2 * size[1] - 1) + x[None, :, None, :]).flatten(2).flatten(0, 1)

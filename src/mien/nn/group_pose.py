@@ -76,8 +76,8 @@ class DeformableAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads, self.num_points, self.num_levels = num_heads, num_points, num_levels
-        places = num_heads * num_levels * num_points
-        self.sampling_offsets, self.attention_weights = nn.Linear(dim, 2 * places), nn.Linear(dim, places)
+        points = num_heads * num_levels * num_points
+        self.sampling_offsets, self.attention_weights = nn.Linear(dim, 2 * points), nn.Linear(dim, points)
         self.value, self.proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
         angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
         way = torch.stack([angle.cos(), angle.sin()], dim=-1)
@@ -99,7 +99,7 @@ class DeformableAttention(nn.Module):
             reference = reference[:, :, None].expand(-1, -1, self.num_levels, -1)
         if reference.shape[2] != self.num_levels:
             raise ValueError(f"reference has points of {reference.shape[2]} levels, and there are {self.num_levels}")
-        exact = torch.promote_types(queries.dtype, torch.float32)  # places are finer than bf16
+        exact = torch.promote_types(queries.dtype, torch.float32)  # points are finer than bf16
         offsets = self.sampling_offsets(queries).to(exact).unflatten(-1, (self.num_heads, -1, self.num_points, 2))
         layout = Layout("cross", planes=self.num_levels)
         scores = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -18,12 +18,12 @@ class Halo(LocalAttention):
         out = proj(softmax(scores) v)
 
     height_rel and width_rel (2w - 1, head_dim), w = b + 2r, are shared by the heads; an index counts from the key's
-    place in its window of w × w, and the query's in its block. With `scale_pos_embed` their part is scaled, too.
+    position in its window of w × w, and the query's in its block. With `scale_pos_embed` their part is scaled, too.
 
-    Around the grid there is nothing, and where b does not divide it more of nothing. The published code attends to
+    The grid is padded around, and further where b does not divide it. The published code attends to
     this padding as if it were tokens whose key and value are 0: 41 % of a uniform attention at 14×14, and 71 % at 7×7.
     With `mask_padding`, which is the default and ours, it has no mass; without it all is as published (there b must
-    divide the grid). The published mixer has no `proj`; an identity in its place is the same. `head_dim` of queries and
+    divide the grid). The published mixer has no `proj`: `proj=False` leaves it out. `head_dim` of queries and
     keys is dim / num_heads, and `value_dim`, the width before `proj`, is dim, unless given. The prefix is ours.
 
     Paper: Vaswani et al., Scaling Local Self-Attention for Parameter Efficient Visual Backbones, 2021.
@@ -46,8 +46,11 @@ class Halo(LocalAttention):
         qkv_bias: bool = False,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
+        proj: bool = True,
     ):
         super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop, head_dim, value_dim)
+        if not proj:
+            self.proj = nn.Identity()
         if block_size < 1 or halo_size < 0:
             raise ValueError(f"a block of {block_size} with a halo of {halo_size} holds no tokens")
         self.block_size, self.halo_size, self.mask_padding = block_size, halo_size, mask_padding
@@ -89,8 +92,8 @@ class Halo(LocalAttention):
             query, key = torch.arange(b, device=q.device), torch.arange(b + 2 * r, device=q.device)
             first = self.block_size + 3 * self.halo_size - 1 - r  # of the table: key 0 seen from query 0
             tables.append(table[key - query[:, None] + first].to(q.dtype))  # (b, b + 2r, d)
-            place = torch.arange(count, device=q.device)[:, None] * b + key - r  # (blocks, b + 2r)
-            outside = ((place < 0) | (place >= size)) & self.mask_padding
+            position = torch.arange(count, device=q.device)[:, None] * b + key - r  # (blocks, b + 2r)
+            outside = ((position < 0) | (position >= size)) & self.mask_padding
             padding.append(q.new_zeros(outside.shape).masked_fill(outside, -math.inf))
         above = torch.einsum("zhyxd,ykd->zhyxk", q, tables[0])
         beside = torch.einsum("zhyxd,xkd->zhyxk", q, tables[1])

@@ -27,6 +27,8 @@ class LandmarkCrossAttention(nn.Module):
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
 
+    relative_index: Tensor
+
     def __init__(
         self,
         dim: int,

@@ -17,7 +17,7 @@ class MaxViTBlockAttention(LocalAttention):
         R[i, j] = relative_bias[:, y_j - y_i + h - 1, x_j - x_i + w - 1]
 
     `relative_bias` (heads, 2h - 1, 2w - 1) lies as in the published TensorFlow weights, and `qkv` gives q of all heads,
-    then k, then v. The paper asks for a grid that the block divides; here others are padded below and to the right, no
+    then k, then v. The paper needs a grid that the block divides; here others are padded below and to the right, no
     token attends to padding, and a block is never larger than the grid. The prefix is seen by and sees all, which is
     ours. In the paper a layer with this stands before each with `MaxViTGridAttention`: after two, all have seen all.
 
@@ -54,8 +54,8 @@ class MaxViTBlockAttention(LocalAttention):
 
     def bias(self, q: Tensor, grid: Grid) -> Tensor:
         window = self.window(grid)
-        places = (torch.arange(size, device=q.device) for size in window)
-        offsets = [(x - x[:, None] + size - 1)[None] for x, size in zip(places, self.window_size, strict=True)]
+        positions = (torch.arange(size, device=q.device) for size in window)
+        offsets = [(x - x[:, None] + size - 1)[None] for x, size in zip(positions, self.window_size, strict=True)]
         bias = relative_bias(self.relative_bias, *offsets)  # (1, heads, h · w, h · w)
         inside = to_windows(q.new_ones(1, grid[0] * grid[1], 1), grid, window, self.spread)[1]
         if inside is not None:

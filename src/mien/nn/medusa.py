@@ -1,4 +1,4 @@
-"""MEDUSA: one body looks at the whole picture, and light heads tell several levels of a trunk what it saw."""
+"""MEDUSA: one body looks at the whole picture, and light heads gate several levels of a trunk with it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -38,7 +38,7 @@ class MedusaBody(nn.Module):
 
 
 class MedusaHead(nn.Module):
-    """What the body says to one level: maps f (B, channels, h, w), guide (B, guide, H, W) -> gated maps as f.
+    """Gates one level with the body's guide: maps f (B, channels, h, w), guide (B, guide, H, W) -> gated maps as f.
 
         a = sigmoid(gate(relu(bn(conv3x3([f; average(guide)])))));   f ⊙ a,   or with `residual` f ⊙ (1 + a)
 

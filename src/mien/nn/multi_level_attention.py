@@ -43,7 +43,7 @@ class LevelAttention(nn.Module):
             raise ValueError(f"residual must be 'both' or 'query', not {residual!r}")
         self.num_heads, self.residual = num_heads, residual
         self.down = nn.Conv2d(low, dim, 3, stride=2, padding=1)
-        nn.init.zeros_(self.down.bias)
+        self.down.bias.data.zero_()  # pyright: ignore[reportOptionalMemberAccess]
         self.norm_q, self.norm_kv, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.q, self.kv, self.proj = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
         self.attend = Attend()

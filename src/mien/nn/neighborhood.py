@@ -62,7 +62,8 @@ class Neighborhood(LocalAttention):
         """Rows and columns of a grid, in tiles or in one."""
 
         def cut(tiles: Grid) -> tuple[Axis, Axis]:
-            rows, columns = map(cut_axis, grid, tiles, self.kernel_size, self.dilation, self.causal)
+            make = cut_axis.__wrapped__ if torch.compiler.is_compiling() else cut_axis  # it warns of caches
+            rows, columns = map(make, grid, tiles, self.kernel_size, self.dilation, self.causal)
             return rows, columns
 
         tokens = grid[0] * grid[1]
@@ -82,9 +83,10 @@ class Neighborhood(LocalAttention):
 
     def join(self, windows: Tensor, grid: Grid) -> Tensor:
         rows, columns = self.axes(grid)
-        if rows.count == columns.count == 1:
+        tiles = len(rows.queries), len(columns.queries)
+        if tiles == (1, 1):
             return windows
-        maps = windows.unflatten(1, (len(rows.queries[0]), -1)).unflatten(0, (-1, rows.count, columns.count))
+        maps = windows.unflatten(1, (len(rows.queries[0]), -1)).unflatten(0, (-1, *tiles))
         maps = maps.transpose(2, 3).flatten(3, 4).flatten(1, 2)
         return select(maps, rows.back, columns.back).flatten(1, 2)
 
@@ -123,10 +125,6 @@ class Axis(NamedTuple):
     near: list[list[list[bool]]]
     back: list[int]
     """Where each position is among the queries of all tiles."""
-
-    @property
-    def count(self) -> int:
-        return len(self.queries)
 
     @property
     def full(self) -> bool:
@@ -169,7 +167,7 @@ def natten_for(tokens: Tensor) -> Callable[..., Tensor] | None:
 @cache
 def find_na2d() -> Callable[..., Tensor] | None:
     try:
-        from natten.functional import na2d
+        from natten.functional import na2d  # pyright: ignore[reportMissingImports]
     except (ImportError, AttributeError):  # an old one looks for what a new torch no longer has
         return None
     return na2d

@@ -18,6 +18,9 @@ Stage = Literal["scores", "attn", "heads"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
+COMPILED = "attention cannot be seen or moved under torch.compile and torch.export"
+
+
 class LookError(MienError, ValueError):
     """A look at attention, or a rule for it, that cannot be; its text is one line."""
 
@@ -39,7 +42,7 @@ class Layout(NamedTuple):
     @classmethod
     def of_tokens(cls, count: int, grid: Grid | None) -> Self:
         """The layout of so many tokens that attend to one another, given the grid that a mixer is given."""
-        if grid is None or count < grid[0] * grid[1]:
+        if grid is None or torch.compiler.is_compiling() or count < grid[0] * grid[1]:
             return cls("token")
         planes, prefix = count_planes(count, grid)
         return cls("token", prefix, planes, grid)
@@ -83,7 +86,7 @@ class Stages(nn.Module):
     def open(self) -> bool:
         """Whether somebody looks. Raises LookError where that cannot be: in a program that is being compiled."""
         if self.watchers and torch.compiler.is_compiling():
-            raise LookError("attention cannot be seen or moved under torch.compile and torch.export")
+            _refuse()
         return bool(self.watchers)
 
     def stage(self, name: Stage, tensor: Tensor, layout: Layout) -> Tensor:
@@ -95,6 +98,14 @@ class Stages(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "watchers"}
+
+
+def _refuse() -> None:
+    raise LookError(COMPILED)
+
+
+# as by torch.compiler.assume_constant_result: it runs while a program is compiled, and so the error comes out
+setattr(_refuse, "_dynamo_marked_constant", True)  # noqa: B010
 
 
 class _Recorder:
@@ -199,6 +210,11 @@ def _watched(placed: Sequence[tuple[Stages, _Recorder | _Ruler]]) -> Iterator[No
             with _LOCK:
                 change(site, [*site.watchers, watcher])
         yield
+    except Exception as error:
+        reason = error.__context__
+        if isinstance(reason, LookError) and type(error).__module__.startswith("torch."):
+            raise LookError(COMPILED) from None  # without what the compiler says around it
+        raise
     finally:
         for site, watcher in placed:
             with _LOCK:

@@ -109,5 +109,5 @@ class RCMHA(nn.Module):
         """How far a key stands behind a query, negative for those before; the last of both are the same token."""
         if keys > self.max_length:
             raise ValueError(f"RCMHA(max_length={self.max_length}) was given {keys} tokens")
-        place = torch.arange(keys, device=device)
-        return place - place[keys - queries :, None]
+        position = torch.arange(keys, device=device)
+        return position - position[keys - queries :, None]

@@ -77,12 +77,12 @@ class Sparsifiner(OwnLoss):
         if tokens.shape[1] != self.num_tokens:
             raise ValueError(f"Sparsifiner(num_tokens={self.num_tokens}) was given {tokens.shape[1]} tokens")
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        dense = self.training and self.dense
+        dense, guess = self.training and self.dense, None
         if self.training:
             guess = self.guess(q, k, exact=True)
             self.aux_loss = self.reconstruction_loss(guess, self.dense_attn(q, k))
         with torch.no_grad():
-            mask = self.mask(self.choose(guess if dense else self.guess(q, k)))
+            mask = self.mask(self.choose(guess if dense and guess is not None else self.guess(q, k)))
         bias = None if dense else torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -math.inf)
         return self.proj_drop(self.proj(merge_heads(self.attend(q, k, v, bias, Layout.of_tokens(q.shape[2], grid)))))
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mien.nn.base import Grid
-from mien.nn.grid import join_planes, needed, split_planes
+from mien.nn.grid import checked_grid, join_planes, split_planes
 
 
 class SpectralGate(nn.Module):
@@ -43,8 +43,8 @@ class SpectralGate(nn.Module):
         self.complex_weight = nn.Parameter(0.02 * torch.randn(self.size[0], self.size[1] // 2 + 1, dim, 2))
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        grid = needed(grid, "SpectralGate")
-        prefix, planes = split_planes(tokens, grid, "SpectralGate")
+        grid = checked_grid(tokens, grid, "SpectralGate")
+        prefix, planes = split_planes(tokens, grid)
         at_least_fp32 = torch.promote_types(tokens.dtype, torch.float32)
         size = (self.factor * grid[0], self.factor * grid[1])
         weight = self.resized(size).to(at_least_fp32)
@@ -79,7 +79,7 @@ def convolve(planes: Tensor, weight: Tensor, size: Grid) -> Tensor:
     """
     rows, columns = (
         (torch.arange(n, device=weight.device)[:, None] * torch.arange(count, device=weight.device) % n).to(weight) / n
-        for n, count in zip(size, weight.shape, strict=False)  # place · frequency, in turns
+        for n, count in zip(size, weight.shape, strict=False)  # position · frequency, in turns
     )
     phase = 2 * math.pi * (rows[:, None, :, None] + columns[:, None, :]).flatten(2)  # (H, W, frequencies)
     # all but the first and, of an even number, the last column stand for their mirror image as well
@@ -95,5 +95,5 @@ def convolve(planes: Tensor, weight: Tensor, size: Grid) -> Tensor:
 
 def between(before: int, after: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Where frequencies of `after` tokens lie among those of `before`: (count,) of the one below, and how far above."""
-    place = torch.arange(count, device=like.device) * before
-    return place // after, ((place % after) / after).to(like.dtype)
+    position = torch.arange(count, device=like.device) * before
+    return position // after, ((position % after) / after).to(like.dtype)

@@ -1,5 +1,8 @@
 """TiC's MSA-Conv: a convolution whose weights are an attention over the kernel."""
 
+from functools import reduce
+from operator import add
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,7 +69,7 @@ class TiC(LocalAttention):
         prefix = F.linear(prefix, self.conv.weight.sum((2, 3)), self.conv.bias)
         return join_planes(prefix, self.conv(planes.mT.unflatten(2, grid)).flatten(2).mT).relu()
 
-    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    def cells(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         numbers = torch.arange(1, grid[0] * grid[1] + 1, device=device)[:, None]
         return numbers, torch.cat(self.around(numbers[None, None], grid), -1)[0, 0]
 
@@ -79,10 +82,10 @@ class TiC(LocalAttention):
         v = self.split(planes)[2]
         at_least_fp32 = torch.promote_types(scores.dtype, torch.float32)
         attn = F.dropout(scores.softmax(-1, dtype=at_least_fp32).to(v.dtype), self.attend.dropout, self.training)
-        mixed = 0 if v_prefix is None else attn[..., self.kernel_size**2 :] @ v_prefix
-        for i, there in enumerate(self.around(v, grid)):
-            mixed = mixed + attn[..., i : i + 1] * there
-        return merge_heads(mixed)
+        parts = [attn[..., i : i + 1] * there for i, there in enumerate(self.around(v, grid))]
+        if v_prefix is not None:
+            parts.insert(0, attn[..., self.kernel_size**2 :] @ v_prefix)
+        return merge_heads(reduce(add, parts))
 
     def scores(self, prefix: Tensor, planes: Tensor, grid: Grid) -> tuple[Tensor, Tensor | None]:
         """Scores (Z, heads, H · W, kernel_size² + P), the kernel row by row, and v of the prefix (Z, heads, P, d)."""

@@ -32,7 +32,7 @@ class Worker:
     def __init__(self, options: Mapping[str, Any], limits: Limits, threads: int):
         self._socket, theirs = socket.socketpair()
         self._stream = self._socket.makefile("rwb")
-        self._limits = limits
+        self._limits, self._ready = limits, False
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
@@ -54,13 +54,15 @@ class Worker:
             self.end()
             raise MienError(reason)
         self._socket.settimeout(2 * self._limits.seconds)
+        self._ready = True
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        """Whether it has opened the model, and lives."""
+        return self._ready and self._process.poll() is None
 
-    def ask(self, jobs: Sequence[Job]) -> list[Answer] | Slow:
-        """Raises EOFError or OSError where the worker has died or hangs."""
+    def ask(self, jobs: Sequence[Job]) -> list[Answer | int] | Slow:
+        """The answers of `JobReader`. Raises EOFError or OSError where the worker has died or hangs."""
         send(self._stream, jobs)
         return pickle.load(self._stream)
 
@@ -80,10 +82,13 @@ class Worker:
 
 
 class _Entry:
-    """A job, who waits for its answer, whether a worker has it, and whether it has to be read alone."""
+    """A job, who waits for its answer, whether a worker has it, and whether one has died over it.
+
+    pixels: of its pictures, where the worker put it off because of them.
+    """
 
     def __init__(self, job: Job):
-        self.job, self.begun, self.alone = job, False, False
+        self.job, self.begun, self.died, self.pixels = job, False, False, 0
         self.future: Future[Answer] = Future()
 
     def finish(self, answer: Answer | Refused) -> None:
@@ -99,6 +104,7 @@ class Dispatcher:
 
     Each worker has a thread here, which waits for requests, sends the worker a batch of them, and hands out the
     answers. Where a worker dies, another one takes its place, and each request of its batch is tried once more, alone.
+    Requests with very many pixels have every second batch at most, so that the others need not wait for all of them.
 
     options: of `Reader.from_pretrained`. workers: processes. threads: of a worker. batch_size: requests of a batch at
     most. batch_wait: seconds that the first of them waits for others.
@@ -121,7 +127,9 @@ class Dispatcher:
         self._threads: list[threading.Thread] = []
         self._open: set[_Entry] = set()
         self._queue: deque[_Entry] = deque()
-        self._changed = threading.Condition()  # guards the queue, and the end
+        self._put_off: deque[_Entry] = deque()
+        self._turn = False  # whether the last batch was of those put off
+        self._changed = threading.Condition()  # guards the queues, and the end
         self._ended = False
         self.restarts = 0
 
@@ -152,9 +160,7 @@ class Dispatcher:
             raise busy("queue_full", f"{len(self._open)} requests are waiting already")
         entry = _Entry(job)
         self._open.add(entry)
-        with self._changed:
-            self._queue.append(entry)
-            self._changed.notify_all()
+        self._put(self._queue, entry)
         try:
             async with asyncio.timeout(job.deadline - time.monotonic()):
                 return await asyncio.wrap_future(entry.future)
@@ -163,8 +169,9 @@ class Dispatcher:
         finally:
             self._open.discard(entry)
             with self._changed:
-                if not entry.begun and entry in self._queue:
-                    self._queue.remove(entry)
+                for queue in (self._queue, self._put_off):
+                    if entry in queue:
+                        queue.remove(entry)
 
     @property
     def full(self) -> bool:
@@ -173,7 +180,7 @@ class Dispatcher:
     @property
     def waiting(self) -> int:
         """Requests that no worker has begun with."""
-        return len(self._queue)
+        return len(self._queue) + len(self._put_off)
 
     @property
     def working(self) -> int:
@@ -182,7 +189,7 @@ class Dispatcher:
 
     @property
     def alive(self) -> int:
-        """Workers that are."""
+        """Workers that are ready, or at work."""
         return sum(worker.alive for worker in self._workers)
 
     @property
@@ -198,49 +205,62 @@ class Dispatcher:
                     raise EOFError
                 answers = worker.ask([entry.job for entry in batch]) if batch else []
                 if isinstance(answers, Slow):
-                    self._give_up(batch, batch[answers.number])
-                    self._replace(number, "took too long over one picture")
+                    self._replace(number, batch, "took too long over one picture", batch[answers.number])
                     continue
                 for entry, answer in zip(batch, answers, strict=True):
-                    entry.finish(answer)
+                    if isinstance(answer, Answer):
+                        entry.finish(answer)
+                    else:
+                        self._put(self._put_off, entry, answer)
             except Exception as error:  # whatever a dying process sends
-                self._give_up(batch)
-                self._replace(number, "hung" if isinstance(error, TimeoutError) else "died")
+                self._replace(number, batch, "hung" if isinstance(error, TimeoutError) else "died")
 
     def _gather(self) -> list[_Entry]:
         """The requests of a batch; none if none came for a while."""
         with self._changed:
-            if self._changed.wait_for(lambda: self._queue or self._ended, PATIENCE):
+            if self._changed.wait_for(lambda: self.waiting or self._ended, PATIENCE) and not self._put_off:
                 self._changed.wait_for(lambda: len(self._queue) >= self._batch_size or self._ended, self._batch_wait)
+            self._turn = bool(self._put_off) and not (self._turn and self._queue)
+            queue = self._put_off if self._turn else self._queue
             batch: list[_Entry] = []
-            while self._queue and len(batch) < self._batch_size:
-                if batch and (batch[0].alone or self._queue[0].alone):
+            while queue and len(batch) < self._batch_size:
+                if batch and sum(entry.pixels for entry in (*batch, queue[0])) > self._limits.request_pixels:
                     break
-                batch.append(self._queue.popleft())
+                batch.append(queue.popleft())
                 batch[-1].begun = True
             return batch
 
-    def _give_up(self, batch: Sequence[_Entry], slow: _Entry | None = None) -> None:
-        """Queue once more what a worker did not answer, but not what it was ended for, nor what was alone already."""
+    def _put(self, queue: deque[_Entry], entry: _Entry, pixels: int = 0) -> None:
         with self._changed:
-            for entry in reversed(batch):
-                if entry is slow:
-                    reason = f"a picture took longer than {self._limits.read_seconds:g} seconds"
-                    entry.finish(Refused(422, "too_long", reason))
-                elif entry.alone and not slow:
-                    entry.finish(busy("worker_died", "the worker died; try again", 503))
-                elif not entry.future.done():
-                    entry.begun, entry.alone = False, slow is None
-                    self._queue.appendleft(entry)
-            self._changed.notify_all()
+            if not entry.future.done():  # else nobody waits for it any longer
+                entry.begun, entry.pixels = False, pixels
+                queue.append(entry)
+                self._turn |= queue is self._put_off  # the others come first
+                self._changed.notify_all()
 
-    def _replace(self, number: int, fate: str) -> None:
+    def _again(self, batch: Sequence[_Entry], slow: _Entry | None = None) -> None:
+        """Queue once more what a worker did not answer, but not what it was ended for, nor what two have died over."""
+        for entry in batch:
+            if entry is slow:
+                reason = f"a picture took longer than {self._limits.read_seconds:g} seconds"
+                entry.finish(Refused(422, "too_long", reason))
+            elif slow:
+                self._put(self._queue, entry)
+            elif entry.died:
+                entry.finish(busy("worker_died", "the worker died; try again", 503))
+            else:
+                entry.died = True
+                self._put(self._put_off, entry, self._limits.request_pixels)  # which leaves no room for another
+
+    def _replace(self, number: int, batch: Sequence[_Entry], fate: str, slow: _Entry | None = None) -> None:
+        with self._changed:
+            self.restarts += 1
+        self._again(batch, slow)
         if self._ended:
             return
         code = self._workers[number].end()
         logger.error("a worker %s (exit code %s); another one starts", fate, code)
         while not self._ended:
-            self.restarts += 1
             try:
                 self._workers[number] = worker = Worker(*self._worker_arguments)
                 worker.wait_ready()

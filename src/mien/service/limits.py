@@ -12,8 +12,8 @@ class Limits:
     """How much a request may bring and cost.
 
     body: bytes of a request. held: bytes of all requests that are being received or worked on. pictures: of a request.
-    pixels, faces: of a picture. request_pixels: of all pictures of a request. read_seconds: for opening the pictures of
-    a request and finding their faces, added up. seconds: from the last byte of a request to its answer.
+    pixels, faces: of a picture. request_pixels: of all pictures of a request. read_seconds: of a processor, for
+    opening the pictures of a request and finding their faces. seconds: from the last byte of a request to its answer.
     upload_seconds: from its head to its last byte. queue: requests that wait or are worked on. connections: open at a
     time.
     """

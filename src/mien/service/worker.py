@@ -67,12 +67,13 @@ class Picture(bytes):
 
 @dataclass
 class Request:
-    """A job of a batch, and the seconds that each of its pictures took."""
+    """A job of a batch, the processor seconds that each of its pictures took, and all their pixels."""
 
     number: int
     job: Job
     pictures: list[Picture] = field(default_factory=list)
     spent: list[float] = field(default_factory=list)
+    pixels: int = 0
 
     def __post_init__(self) -> None:
         for _, data in self.job.pictures:
@@ -81,7 +82,7 @@ class Request:
 
 
 class Threads(ThreadPoolExecutor):
-    """Threads that open pictures and find faces, and charge each request with the time that this takes.
+    """Threads that open pictures and find faces, and charge each request with the processor time that this takes.
 
     Once a request has used up `seconds`, or nobody waits for it any longer, its other pictures are not opened.
     """
@@ -89,7 +90,7 @@ class Threads(ThreadPoolExecutor):
     def __init__(self, count: int, seconds: float):
         super().__init__(count, "mien")
         self._seconds = seconds
-        self._running: dict[int, tuple[float, int]] = {}  # thread: since when, for which job
+        self._running: dict[int, tuple[float, int]] = {}  # thread: its time at the beginning, and for which job
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         if args and isinstance(args[0], Picture):
@@ -98,12 +99,14 @@ class Threads(ThreadPoolExecutor):
 
     def slow(self) -> int | None:
         """The job of which one picture alone has taken more than `seconds`."""
-        now = time.monotonic()
-        return next((job for begin, job in list(self._running.values()) if now - begin > self._seconds), None)
+        for thread, (begin, job) in list(self._running.items()):
+            if time.clock_gettime(time.pthread_getcpuclockid(thread)) - begin > self._seconds:
+                return job
+        return None
 
     def _charge(self, work: Callable[..., Any], picture: Picture, *args: Any, **options: Any) -> Any:
-        request, begin, thread = picture.request, time.monotonic(), threading.get_ident()
-        if begin >= request.job.deadline or sum(request.spent) >= self._seconds:
+        request, begin, thread = picture.request, time.thread_time(), threading.get_ident()
+        if time.monotonic() >= request.job.deadline or sum(request.spent) >= self._seconds:
             picture.skipped = True
             return work(b"", *args, **options)
         self._running[thread] = begin, request.number
@@ -111,7 +114,7 @@ class Threads(ThreadPoolExecutor):
             return work(picture, *args, **options)
         finally:
             del self._running[thread]
-            request.spent.append(time.monotonic() - begin)
+            request.spent.append(time.thread_time() - begin)
 
 
 class JobReader:
@@ -127,50 +130,55 @@ class JobReader:
         }
         self._limits, self.threads = limits, Threads(threads, limits.read_seconds)
 
-    def answers(self, jobs: Sequence[Job]) -> list[Answer]:
-        """The answers to a batch. A job at which the reader breaks is read again alone, so that it harms no other."""
-        begin = time.monotonic()
-        numbered = list(enumerate(jobs))
-        try:
-            answers = self._read(numbered)
-        except Exception:
-            answers = [self._alone(*job) for job in numbered]
-        pictures = sum(len(job.pictures) for job in jobs)
-        first = answers[0]._replace(batch=(len(jobs), pictures), seconds=time.monotonic() - begin)
-        return [first, *answers[1:]]
+    def answers(self, jobs: Sequence[Job]) -> list[Answer | int]:
+        """The answers to a batch. A job at which the reader breaks is read again alone, so that it harms no other.
 
-    def _alone(self, number: int, job: Job) -> Answer:
+        Where the pictures of a batch have more pixels than one request may have, those with most of them are put off:
+        in place of an answer they get the number of their pixels.
+        """
+        begin = time.monotonic()
+        requests = [Request(number, job) for number, job in enumerate(jobs)]
+        counts = [[self.threads.submit(_pixels, picture) for picture in request.pictures] for request in requests]
+        for request, pixels in zip(requests, counts, strict=True):
+            request.pixels = sum(future.result() for future in pixels)
+        most, total = self._limits.request_pixels, 0
+        answers: dict[int, Answer | int] = {}
+        for request in sorted(requests, key=lambda request: request.pixels):
+            if request.pixels > most:
+                reason = f"the pictures of a request have at most {most:,} pixels together"
+                answers[request.number] = _refusal(request.job, Refused(422, "too_many_pixels", reason))
+            elif total and total + request.pixels > most:
+                answers[request.number] = request.pixels
+            total += request.pixels
+        wanted = [request for request in requests if request.number not in answers]
         try:
-            return self._read([(number, job)])[0]
+            answers |= self._read(wanted)
+        except Exception:
+            for request in wanted:
+                answers |= self._alone(request)
+        first = next((number for number, answer in sorted(answers.items()) if isinstance(answer, Answer)), None)
+        if first is not None:
+            pictures = sum(len(request.pictures) for request in wanted)
+            seconds = time.monotonic() - begin
+            answers[first] = answers[first]._replace(batch=(len(wanted), pictures), seconds=seconds)
+        return [answers[number] for number in range(len(jobs))]
+
+    def _alone(self, request: Request) -> dict[int, Answer]:
+        try:
+            return self._read([request])
         except Exception:
             logging.getLogger("mien.service").exception("the reader broke")
-            return _refusal(job, Refused(500, "internal", "the service made a mistake"))
+            return {request.number: _refusal(request.job, Refused(500, "internal", "the service made a mistake"))}
 
-    def _read(self, jobs: Sequence[tuple[int, Job]]) -> list[Answer]:
-        requests = [Request(number, job) for number, job in jobs]
-        sizes = [[self.threads.submit(_pixels, picture) for picture in request.pictures] for request in requests]
-        refused = {
-            request.number
-            for request, pixels in zip(requests, sizes, strict=True)
-            if sum(future.result() for future in pixels) > self._limits.request_pixels
-        }
+    def _read(self, requests: Sequence[Request]) -> dict[int, Answer]:
         for aligned, reader in self._readers.items():
             pictures = [
-                picture
-                for request in requests
-                if request.job.aligned == aligned and request.number not in refused
-                for picture in request.pictures
+                picture for request in requests if request.job.aligned == aligned for picture in request.pictures
             ]
             read = reader.read_many(pictures, batch_size=FACES, workers=self.threads)
             for picture, faces in zip(pictures, read, strict=True):
                 picture.faces = faces
-        most = f"the pictures of a request have at most {self._limits.request_pixels:,} pixels together"
-        return [
-            _refusal(request.job, Refused(422, "too_many_pixels", most))
-            if request.number in refused
-            else self._answer(request)
-            for request in requests
-        ]
+        return {request.number: self._answer(request) for request in requests}
 
     def _answer(self, request: Request) -> Answer:
         pictures, read, count = [], 0, 0

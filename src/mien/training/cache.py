@@ -196,3 +196,22 @@ class Cached(Dataset):
         i, chance = key if isinstance(key, tuple) else (key, 0.0)
         features = np.array(self.kept[self.numbers[i], int(chance * self.kept.shape[1])])
         return torch.from_numpy(features), *self.crops.truth(i)
+
+
+def check_cached(network: Network, made: Any) -> None:
+    """Raise MienError for options of a run, `made`, that a cache cannot have: what changes faces has no part in a run
+    that never looks at one."""
+    moving = [
+        part for part in network.front_parts if any(p.requires_grad for p in network.get_submodule(part).parameters())
+    ]
+    if moving:
+        raise MienError(f"--cache: {' and '.join(moving)} would be trained: --rest {' '.join(network.front_parts)}")
+    refused = {
+        "--augment null": made.augment is not None,
+        "--faces.aligned 0": made.faces.aligned > 0,
+        "no --faces.train_size": made.faces.train_size is not None,
+        "no --task.cutmix": made.task.cutmix > 0,
+        "no --task.flip_consistency": made.task.flip_consistency > 0,
+    }
+    if wanted := [option for option, asked in refused.items() if asked]:
+        raise MienError(f"--cache: faces are kept as they are, and mirrored: it needs {', '.join(wanted)}")

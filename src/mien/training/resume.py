@@ -67,7 +67,7 @@ def check_fits(state: dict[str, torch.Tensor], last: Path, facts: dict[str, Any]
     Lightning would tell of every tensor, in a line each, behind a traceback, and of the others nothing.
     """
     try:
-        kept = torch.load(last, map_location="cpu", mmap=True, weights_only=False)
+        kept = torch.load(last, map_location="cpu", mmap=True, weights_only=True)
         shapes = {name: t.shape for name, t in kept["state_dict"].items()}
         before = kept.get("mien", {})
     except Exception as error:  # an unpickler raises whatever a damaged file leads it to

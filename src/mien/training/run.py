@@ -5,12 +5,14 @@ import datetime
 import json
 import logging
 import re
+import resource
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,20 +26,21 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from mien import __version__
 from mien.checkpoint import VERSION, check_header
 from mien.data import DataSet
-from mien.data.dataset import NoSplit
 from mien.data.heldout import HELD_OUT, HeldOut
-from mien.data.spelling import spell_split
 from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
+from mien.outputs import EXPRESSION, Output
 from mien.training.augment import Augment, Augmentation
-from mien.training.cache import LIMIT, VIEWS, Cache
+from mien.training.cache import LIMIT, VIEWS, Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
+from mien.training.check import check_run, check_splits
 from mien.training.faces import Faces
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
 from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
+from mien.training.vouching import Vouching
 
 # What lightning says that does not matter to a run of mien's.
 _IRRELEVANT = (
@@ -71,6 +74,15 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
+    )
+    parser.add_argument(
+        "--heads",
+        type=dict[str, float],
+        default={},
+        help="outputs that the data has beside the expression and the network learns: {NAME: weight of its loss}",
+    )
+    parser.add_argument(
+        "--vouching", action="store_true", help="say of every epoch who vouches for whom in BTN's batch: vouching.csv"
     )
     parser.add_argument(
         "--rest", type=list[str], default=[], help="parts that stay as they are, statistics of batch norm included"
@@ -113,7 +125,7 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
-    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "cache", "seed"}
+    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "heads", "cache", "seed"}
     parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
@@ -157,18 +169,21 @@ def _train(arguments: Sequence[str]) -> Path:
     except ValueError as error:  # around what a constructor said
         raise MienError(" ".join(str(error.__cause__ or error).split())) from error
     network = made.model
-    _check_splits(data, made.faces)
+    check_splits(data, made.faces)
     start_from(network, config.init, data.labels, plain(config.model))
     freeze(network, config.freeze)
     rest(network, config.rest)
     torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
+    heads = add_heads(network, data, config.heads)
+    weighted = {output.name: output for output in heads}
+    asked = [output for output in data.outputs if output.name in (EXPRESSION, *network.head_names)]
+    answered = [weighted.get(output.name, output) for output in asked]
     header = {
         "mien": VERSION,
         "model": plain(config.model),
-        "id2label": {str(i): label for i, label in enumerate(data.labels)},
+        "outputs": [output.to_json() for output in answered],
         "preprocess": faces.preprocess,
-        "temperature": 1.0,
         "training": {
             "data": f"{type(data).__name__}, {faces.train_split}",
             "recipe": config.name,
@@ -176,7 +191,6 @@ def _train(arguments: Sequence[str]) -> Path:
             "version": __version__,
             "seed": config.seed,
             "licence": config.licence,
-            **({"action_units": list(data.units)} if data.units else {}),
             **({"numbered_from": data.first} if data.first is not None else {}),
             **({"held_out": " of ".join(map(str, data.counts()))} if isinstance(data, HeldOut) else {}),
             **config.notes,
@@ -185,15 +199,15 @@ def _train(arguments: Sequence[str]) -> Path:
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
     if config.cache:
-        _check_cached(network, made)
+        check_cached(network, made)
         views = tuple(config.cache_views)
         faces.cache = Cache(
             config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
         )
-    parts = {"augment": made.augment, "teachers": teachers, "cache": faces.cache, "seed": config.seed}
+    parts = {"augment": made.augment, "teachers": teachers, "heads": heads, "cache": faces.cache, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
-    _check(task, made.trainer, faces)
+    check_run(task, made.trainer, faces)
     decay = [_decay(network, made.trainer)] if config.pooling == "gradual" else []
     facts = facts_of(data, (faces.train_split, faces.validation_split), faces.preprocess)
     if resume:
@@ -218,6 +232,7 @@ def _train(arguments: Sequence[str]) -> Path:
     points = Resume(last, config.every, facts)
     callbacks: list[Callback] = [keep, points, waiting, *decay, *([Still()] if config.still_norms else [])]
     callbacks += [Still(config.rest)] if config.rest else []
+    callbacks += [Vouching(folder)] if config.vouching else []
     if config.ema:
         callbacks.append(Average(config.ema))
     if made.trainer.enable_progress_bar is not False:
@@ -232,7 +247,7 @@ def _train(arguments: Sequence[str]) -> Path:
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
-        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=False)
+        trainer.fit(task, faces, ckpt_path=last if resume else None, weights_only=True)
     except MisconfigurationException as error:
         raise MienError(" ".join(str(error).split())) from error
     except SIGTERMException:
@@ -251,7 +266,7 @@ def _train(arguments: Sequence[str]) -> Path:
     if trainer.is_global_zero:
         print(
             f"{folder}: {trainer.global_step} steps, {minutes:.1f} minutes; "
-            f"of a step's time {waiting.share:.0%} was waiting for faces",
+            f"of a step's time {waiting.share:.0%} was waiting for faces; {_memory()} GB of memory at most",
             file=sys.stderr,
         )
         if not (folder / "best.safetensors").exists():
@@ -266,6 +281,13 @@ def _say_where(last: Path) -> None:
             f"{last}: the same command goes on from there" if last.exists() else f"{last.parent}: nothing to go on from"
         )
         print(kept, file=sys.stderr)
+
+
+def _memory() -> str:
+    """The most gigabytes (1e9 bytes) that this process has held, and of a GPU's."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    gpu = f" and {torch.cuda.max_memory_allocated() / 1e9:.1f}" if torch.cuda.is_available() else ""
+    return f"{used / 1e9:.1f}{gpu}"
 
 
 def keep_memory() -> None:
@@ -301,78 +323,20 @@ def _decay(network: Network, trainer: Namespace) -> Decay:
     return Decay(network)
 
 
-def _check_splits(data: DataSet, faces: Namespace) -> None:
-    """Name the option that helps where a split is missing; rows that cannot be used are logged here, once."""
-    for option in ("train_split", "validation_split"):
-        try:
-            data.rows(getattr(faces, option))
-        except NoSplit as error:
-            others = [name for name in data.splits if spell_split(faces.train_split) != name]
-            hint = f"--faces.{option} {'test' if 'test' in others else others[0]}" if others else ""
-            if len(data.splits) == 1:
-                hint = "mien finetune holds some of it out, and so does mien.data.HeldOut in a recipe"
-            raise MienError(f"{error}: {hint}") from error
-
-
-def _check_cached(network: Network, made: Namespace) -> None:
-    """What changes faces would have no part in a run that never looks at one."""
-    moving = [
-        part for part in network.front_parts if any(p.requires_grad for p in network.get_submodule(part).parameters())
-    ]
-    if moving:
-        raise MienError(f"--cache: {' and '.join(moving)} would be trained: --rest {' '.join(network.front_parts)}")
-    refused = {
-        "--augment null": made.augment is not None,
-        "--faces.aligned 0": made.faces.aligned > 0,
-        "no --faces.train_size": made.faces.train_size is not None,
-        "no --task.cutmix": made.task.cutmix > 0,
-        "no --task.flip_consistency": made.task.flip_consistency > 0,
-    }
-    if wanted := [option for option, asked in refused.items() if asked]:
-        raise MienError(f"--cache: faces are kept as they are, and mirrored: it needs {', '.join(wanted)}")
-
-
-def _check(task: Task, trainer: Namespace, faces: Faces) -> None:
-    """What would otherwise end a run in the middle, or spoil it unseen."""
-    data, size = faces.data, task.preprocess["input_size"]
-    blank = torch.zeros(1, 3, size, size)
-    units = 0
-    with torch.no_grad():
-        try:
-            classes = task.network.eval()(blank).shape[1]
-            if task.network.training_only:
-                task.network.training_logits(blank)
-        except (ValueError, RuntimeError) as error:
-            raise MienError(
-                f"the network cannot look at faces of {size} pixels: {' '.join(str(error).split())}"
-            ) from error
-        if "action_units" in task.network.loss_weights:
-            units = task.network.training_logits(blank)["action_units"].shape[1]
-    task.network.train()
-    if classes != len(data.labels):
-        raise MienError(
-            f"the network tells {classes} classes apart, and {data} has {len(data.labels)}: {', '.join(data.labels)}"
-        )
-    if units and units != len(data.units):
-        raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
-    if data.units and (task.mixup or task.cutmix or task.teachers):
-        raise MienError(
-            "faces with action units are neither mixed nor taught: no --task.mixup, no --task.cutmix, no --teachers"
-        )
-    if task.augment is not None:
-        side = faces.train_size or size
-        made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]
-        if made != size:
-            raise MienError(f"training faces would come in {made} pixels, but the network's input has {size}")
-    if task.schedule in ("epoch_cosine", "exponential") and trainer.max_epochs in (None, -1) and trainer.max_steps > 0:
-        raise MienError(f"--task.schedule {task.schedule} counts epochs: it needs --trainer.max_epochs")
-    for prefix in task.lr_scale:
-        if not any(name.startswith(prefix) for name, _ in task.network.named_parameters()):
-            raise MienError(f"--task.lr_scale: no parameter's name begins with {prefix!r}")
-    if task.sam_rho and trainer.accumulate_grad_batches != 1:
-        raise MienError("SAM looks twice at one batch: it needs --trainer.accumulate_grad_batches 1")
-    if task.sam_rho and str(trainer.precision).startswith("16"):
-        raise MienError("SAM does not go with the loss scaling of fp16: take --trainer.precision bf16-mixed")
+def add_heads(network: Network, data: DataSet, weights: Mapping[str, float]) -> list[Output]:
+    """Give the network a head for each output of the data that is named, with the weight of its loss."""
+    known = {output.name: output for output in data.outputs[1:]}
+    if unknown := [name for name in weights if name not in known]:
+        there = f"beside the expression only of {', '.join(known)}" if known else "of the expression alone"
+        raise MienError(f"--heads: {data} does not tell of {unknown[0]}, {there}")
+    if taken := [name for name in weights if name in network.head_names]:
+        raise MienError(f"--heads: the network has a head for {taken[0]} already")
+    try:
+        heads = [replace(known[name], weight=float(weight)) for name, weight in weights.items()]
+        network.add_heads(heads)
+    except ValueError as error:
+        raise MienError(f"--heads: {error}") from error
+    return heads
 
 
 def plain(config: Namespace) -> dict[str, Any]:

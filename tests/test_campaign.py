@@ -1,0 +1,61 @@
+"""The campaign's parts: every command that it would run is one that mien takes."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mien.training.run import parser
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("ideas", "teachers", "student", "final", "btn", "looks")
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+
+
+def commands(*words: str) -> list[list[str]]:
+    """What make would run, word by word, of mien's own."""
+    targets = [f"campaign-{part}" for part in PARTS]
+    make = ["make", "-n", "-s", "-o", ".venv/testing", *targets, *words]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith(".venv/bin/mien ")]
+
+
+def test_every_run_is_made_once_and_can_be_made(tmp_path):
+    runs = [words[1:] for words in commands(f"RUNS={tmp_path}", "SEEDS=1") if words[0] == "train"]
+    names = [words[words.index("--name") + 1] for words in runs]
+    ideas = ("plain", "flip", "branch", "adjust", "mix", "cut", "hard")
+    wanted = [f"{name}_1" for name in (*ideas, "student")]
+    assert sorted(names) == sorted([*wanted, "long_0", "long_1", "wide_0", "final_0"])
+    read, seen = parser(), set()
+    for name, words in zip(names, runs, strict=True):
+        config = read.parse_args(["--config", str(ROOT / words[0]), *words[1:]])
+        assert config.name == name and config.out == str(tmp_path / name) and config.keep_all
+        assert config.trainer.accelerator == "gpu" and config.faces.num_workers == 4
+        seen.add((config.seed, name))
+        assert ("train+validation" in config.faces.train_split) == (name == "final_0")
+        assert len(config.teachers) == (3 if name.startswith(("student", "final")) else 0)
+    assert len(seen) == len(runs)
+
+
+def test_what_is_finished_is_not_made_again_and_a_try_is_two_steps(tmp_path):
+    (tmp_path / "mix_0").mkdir()
+    (tmp_path / "mix_0" / "finished.json").write_text("{}")
+    tried = subprocess.run(["make", "-s", "campaign-try"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    found = commands(f"RUNS={tmp_path}", "SEEDS=0", f"OPTIONS={tried}")
+    runs = [words[1:] for words in found if words[0] == "train"]
+    names = [words[words.index("--name") + 1] for words in runs]
+    assert "mix_0" not in names and "plain_0" in names and "plain_1" not in names
+    config = parser().parse_args(["--config", str(ROOT / runs[0][0]), *runs[0][1:]])
+    assert (config.trainer.max_steps, config.trainer.accelerator, config.ema) == (2, "cpu", 0)
+    (ablation,) = [words for words in found if words[0] == "ablate"]
+    settings = [word for option, word in zip(ablation, ablation[1:], strict=False) if option == "--set"]
+    recipe = ROOT / ablation[1]
+    config = parser().parse_args(["--config", str(recipe), *(f"--{setting}" for setting in settings)])
+    assert config.trainer.max_steps == 2 and not config.cache
+    assert re.fullmatch(r"model.init_args.\w+=[\w,]+", ablation[ablation.index("--vary") + 1])
