@@ -79,6 +79,7 @@ def test_a_folder_becomes_a_model(call):
     header, shipped = read_header(out[0]), read_header(find_checkpoint())
     assert labels_of(header) == ("calm", "pain") and header["temperature"] == 1.0
     assert {**header["preprocess"], "trained_on": 0} == {**shipped["preprocess"], "trained_on": 0}
+    assert header["preprocess"]["trained_on"] == ["arcface112"]
     facts = {key: header["training"][key] for key in ("align", "held_out", "started_from", "licence")}
     assert facts == {
         "align": "detect",
