@@ -17,7 +17,7 @@ import torch
 import yaml
 from PIL import Image, ImageDraw
 
-from mien.checkpoint import labels_of, read_header
+from mien.checkpoint import labels_of, outputs_of, read_header
 from mien.classifier import Classifier, find_checkpoint
 from mien.faces import YuNet, open_picture
 from mien.labels import EXPRESSIONS
@@ -77,7 +77,7 @@ def test_a_folder_becomes_a_model(call):
         *("finished.json", "finetune.yaml"),
     }
     header, shipped = read_header(out[0]), read_header(find_checkpoint())
-    assert labels_of(header) == ("calm", "pain") and header["temperature"] == 1.0
+    assert labels_of(header) == ("calm", "pain") and outputs_of(header)[0].temperature == 1.0
     assert {**header["preprocess"], "trained_on": 0} == {**shipped["preprocess"], "trained_on": 0}
     assert header["preprocess"]["trained_on"] == ["arcface112"]
     facts = {key: header["training"][key] for key in ("align", "held_out", "started_from", "licence")}
