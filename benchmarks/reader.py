@@ -25,7 +25,7 @@ from mien import Reader
 from mien.checkpoint import read_header
 from mien.classifier import Classifier, find_checkpoint
 from mien.engines import computes_bf16
-from mien.networks import Deployed, load_network
+from mien.networks import deploy, load_network
 from mien.networks.deploy import to_float
 
 HELD_TO = {"fp32": 1.8, "bf16": 3.5}
@@ -46,7 +46,7 @@ def torch_cases(model: str, crops: np.ndarray, batch_size: int) -> dict[str, Cal
     header = read_header(path)
 
     def case(layout: torch.memory_format) -> Callable[[], object]:
-        deployed = Deployed(load_network(path), header["preprocess"], header.get("temperature", 1.0))
+        deployed = deploy(load_network(path), header)
         deployed = deployed.to(memory_format=layout).eval()
 
         @torch.inference_mode()

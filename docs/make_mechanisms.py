@@ -122,12 +122,13 @@ def linked(text: str, names: set[str]) -> str:
     return re.sub(r"`(\w+)`", lambda m: f"[`{m[1]}`]({m[1]}.md)" if m[1] in names else m[0], text)
 
 
-def page(name: str, kind: type, names: set[str], told: dict[str, Any], folder: Path) -> None:
+def page(name: str, kind: type, names: set[str], bench: dict[str, Any], folder: Path) -> None:
     """Write the page of a mechanism and, of a mixer, its drawing."""
     is_mixer = name in mixers()
     paragraphs = [linked(p, names - {name}) for p in (inspect.getdoc(kind) or "").split("\n\n")]
     sources = [p for p in paragraphs if re.match(r"Papers?\b|Reference\b", p)]
-    first, *others = [p for p in paragraphs if p not in sources]
+    arguments = [p for p in paragraphs if p.startswith("Args:")]
+    first, *others = [p for p in paragraphs if p not in sources + arguments]
     parts = [f"# {name}", first]
     if is_mixer:
         reached = draw(kind, folder / f"{name}.png")
@@ -135,20 +136,25 @@ def page(name: str, kind: type, names: set[str], told: dict[str, Any], folder: P
         parts += [
             f"![what a token reaches]({name}.png)",
             prose(f"""
-                How strongly the answer at the red place depends on each token of a 14×14 grid over a face: ‖∂out / ∂in‖
-                as a share of the strongest, of a mixer and tokens drawn at random; grey: not at all. Of 196 tokens it
-                reaches {counts}.
+                How strongly the output at the red token depends on each token of a 14×14 grid over a face: ‖∂out / ∂in‖
+                as a fraction of the strongest, of a mixer and tokens drawn at random; grey: not at all. Of 196 tokens
+                it reaches {counts}.
             """),
         ]
     parts += [p for p in others if not departs(p)]
     if any(map(departs, others)):
         parts += ["## Beside the paper: departures, what was inferred, what is ours", *filter(departs, others)]
-    parts += ["## In a network" if is_mixer else "## Built with", *use(name, kind, is_mixer)]
+    parts += ["## In a network" if is_mixer else "## Built with", *use(name, kind, is_mixer), *map(listed, arguments)]
     if is_mixer:
-        parts += ["## Cost", *cost(name, told)]
+        parts += ["## Cost", *cost(name, bench)]
     source = Path(inspect.getfile(kind)).name
     parts += ["## Source", *sources, f"Code: [src/mien/nn/{source}](../../src/mien/nn/{source})"]
     (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+
+
+def listed(arguments: str) -> str:
+    """The arguments of a docstring as a list."""
+    return re.sub(r"^ {4}(?=\S)", "- ", arguments.partition("\n")[2], flags=re.MULTILINE).replace("\n        ", "\n  ")
 
 
 def use(name: str, kind: type, is_mixer: bool) -> list[str]:
@@ -166,12 +172,12 @@ def use(name: str, kind: type, is_mixer: bool) -> list[str]:
     if getattr(kind, "needs_grid", False):
         parts.append("It needs the grid, so it cannot stand behind pooling.")
     if hasattr(kind, "with_class_scores"):
-        parts.append("It tells the scores of the class token, so a block can drop tokens behind it.")
+        parts.append("It gives the scores of the class token, so a block can drop tokens behind it.")
     return parts
 
 
-def cost(name: str, told: dict[str, Any]) -> list[str]:
-    measured = told.get("mixers", {}).get(name)
+def cost(name: str, bench: dict[str, Any]) -> list[str]:
+    measured = bench.get("mixers", {}).get(name)
     if measured is None:
         return ["Not measured yet."]
     rows = [["grid", *(title for title, *_ in COLUMNS.values())]]
@@ -183,14 +189,14 @@ def cost(name: str, told: dict[str, Any]) -> list[str]:
         rows.append([grid.replace(",", "×"), *cells])
     if measured["slopes"]:
         rows.append(["grows as", *(f"N^{measured['slopes'][measure]:.2f}" for measure in COLUMNS)])
-    return [prose(f"In brackets the ratio to [`SelfAttention`](SelfAttention.md) {conditions(told)}"), table(rows)]
+    return [prose(f"In brackets the ratio to [`SelfAttention`](SelfAttention.md) {conditions(bench)}"), table(rows)]
 
 
-def conditions(told: dict[str, Any]) -> str:
+def conditions(bench: dict[str, Any]) -> str:
     return f"""
-        in the same run of `mien bench mixers`: {told["dim"]} wide, {told["heads"]} heads, {told["batch"]} faces,
-        {told["threads"]} thread, fp32, torch {told["torch"]}, medians of {told["rounds"]} rounds. MMAC are those of one
-        face; time is the processor's; memory is the most that torch's profiler saw allocated at once."""
+        in the same run of `mien bench mixers`: {bench["dim"]} wide, {bench["heads"]} heads, {bench["batch"]} faces,
+        {bench["threads"]} thread, fp32, torch {bench["torch"]}, medians of {bench["rounds"]} rounds. MMAC are those of
+        one face; time is the processor's; memory is the most that torch's profiler saw allocated at once."""
 
 
 def table(rows: list[list[str]], numbers: bool = True) -> str:
@@ -198,7 +204,7 @@ def table(rows: list[list[str]], numbers: bool = True) -> str:
     return "\n".join([head, "|---|" + ("---:|" if numbers else "---|") * (len(rows[0]) - 1), *others])
 
 
-def index(kinds: dict[str, type], told: dict[str, Any]) -> str:
+def index(kinds: dict[str, type], bench: dict[str, Any]) -> str:
     """README.md: every mechanism in a line, and what mixers cost."""
     lines = [["mixer", "what it does", "grid"]] + [
         [f"[{name}]({name}.md)", summary(kind), "needed" if getattr(kind, "needs_grid", False) else ""]
@@ -219,7 +225,7 @@ def index(kinds: dict[str, type], told: dict[str, Any]) -> str:
         """),
         table(lines, numbers=False),
         "## What mixers cost",
-        *costs({name: one for name, one in told.get("mixers", {}).items() if name in kinds}, told),
+        *costs({name: one for name, one in bench.get("mixers", {}).items() if name in kinds}, bench),
     ]
     others = [[f"[{name}]({name}.md)", summary(kind)] for name, kind in kinds.items() if name not in mixers()]
     if others:
@@ -228,7 +234,7 @@ def index(kinds: dict[str, type], told: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def costs(measured: dict[str, Any], told: dict[str, Any]) -> list[str]:
+def costs(measured: dict[str, Any], bench: dict[str, Any]) -> list[str]:
     """The table of all mixers, on the smallest and the largest grid."""
     if not measured:
         return ["Not measured yet: `mien bench mixers --json > docs/mechanisms/bench.json`."]
@@ -244,7 +250,7 @@ def costs(measured: dict[str, Any], told: dict[str, Any]) -> list[str]:
         cells.append(f"N^{one['slopes']['training_ms']:.2f}" if one["slopes"] else "–")
         rows.append([f"[{name}]({name}.md)", *cells])
     note = "Time and memory are those of a forward and a backward pass; a dash: it would have taken too much memory."
-    return [prose(f"Ratios to [`SelfAttention`](SelfAttention.md) {conditions(told)} {note}"), table(rows)]
+    return [prose(f"Ratios to [`SelfAttention`](SelfAttention.md) {conditions(bench)} {note}"), table(rows)]
 
 
 def mechanisms() -> dict[str, type]:
@@ -264,12 +270,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--bench", type=Path, default=HERE / "bench.json", help="what mien bench mixers --json printed")
     args = parser.parse_args()
-    told = json.loads(args.bench.read_text()) if args.bench.exists() else {}
+    bench = json.loads(args.bench.read_text()) if args.bench.exists() else {}
     kinds = mechanisms()
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.only or kinds:
-        page(name, kinds[name], set(kinds), told, args.out)
-    (args.out / "README.md").write_text(index(kinds, told))
+        page(name, kinds[name], set(kinds), bench, args.out)
+    (args.out / "README.md").write_text(index(kinds, bench))
 
 
 if __name__ == "__main__":

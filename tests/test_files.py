@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from mien.commands.annotate import annotate
-from mien.errors import MienWarning
+from mien.errors import MienError, MienWarning
 from mien.faces import Face
-from mien.files import whole
+from mien.files import LOCK, alone, whole
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
@@ -162,3 +162,25 @@ def test_the_command_says_so_in_a_line(tmp_path, stand_in):
     full.symlink_to("/dev/full")
     run = subprocess.run([*command, str(full)], capture_output=True, text=True)
     assert run.returncode == 1 and run.stderr == f"mien: {full}: no space left on device\n"
+
+
+def test_a_folder_to_oneself(tmp_path):
+    folder = tmp_path / "new" / "out"
+    code = f"from mien.files import alone\nwith alone({str(folder)!r}): print('in', flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "in\n"
+    for _ in range(2):  # whoever is refused takes nothing away from who is there
+        with pytest.raises(MienError, match=rf"^{folder}: another run is at work there$"), alone(folder):
+            pass
+    other.kill()
+    other.communicate()
+    assert os.listdir(folder) == [LOCK]  # which a killed run leaves, and nobody minds
+    (folder / "deep").mkdir()
+    (folder / "deep" / ".half.part").write_text("")
+    with alone(folder):
+        assert os.listdir(folder / "deep") == []
+        with pytest.raises(MienError, match="another run"), alone(folder):
+            pass
+    assert os.listdir(folder) == ["deep"]
+    with alone(folder), pytest.raises(KeyError):
+        raise KeyError

@@ -598,7 +598,7 @@ MIXERS = {
 
 
 @pytest.mark.parametrize("name", MIXERS)
-def test_autocast_and_batches_of_any_size(name):
+def test_autocast(name):
     make, grid, n = MIXERS[name]
     mixer, x = make(16, 4), tokens_of(n).float()
     exact = mixer.eval()(x, grid)
@@ -608,8 +608,3 @@ def test_autocast_and_batches_of_any_size(name):
     loss = out.float().square().sum() + (getattr(mixer, "aux_loss", None) or 0)
     loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in mixer.parameters())
-    dynamic = {"tokens": {0: torch.export.Dim("batch")}, "grid": None if grid is None else (None, None)}
-    program = torch.export.export(mixer.eval(), (x,), {"grid": grid}, dynamic_shapes=dynamic).module()
-    for batch in (2, 5):
-        x = tokens_of(n, batch=batch).float()
-        near(program(x, grid=grid), mixer(x, grid), atol=1e-5)

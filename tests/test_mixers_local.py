@@ -366,16 +366,6 @@ def test_cost_grows_with_the_tokens(make):
     assert cost[1] < 4 * 80**4 / 10  # of a pair in full attention: two for its score, and two for its value
 
 
-@mixers
-def test_export_for_any_batch(name):
-    mixer = build(name).float()
-    x = torch.randn(3, 2 * 63 + 1, WIDE)
-    program = torch.export.export(mixer, (x, (7, 9)), dynamic_shapes=({0: torch.export.Dim.AUTO}, (None, None)))
-    for batch in (1, 3, 5):
-        x = torch.randn(batch, 2 * 63 + 1, WIDE)
-        torch.testing.assert_close(program.module()(x, (7, 9)), mixer(x, (7, 9)))
-
-
 def test_natten_is_asked_as_it_expects(monkeypatch):
     """A stand-in with natten's layout, (B, H, W, heads, head_dim), that attends to what ours attends to."""
     calls = []

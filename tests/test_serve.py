@@ -30,7 +30,10 @@ import mien
 from mien.__main__ import main
 from mien.errors import MienError
 from mien.faces import Faces
+from mien.faces.columns import entries
 from mien.faces.record import record
+from mien.labels import EXPRESSIONS
+from mien.outputs import expression_output
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
@@ -41,10 +44,13 @@ from mien.service.app import make_app  # noqa: E402
 from mien.service.bodies import pictures_in  # noqa: E402
 from mien.service.dispatch import Dispatcher  # noqa: E402
 from mien.service.limits import busy  # noqa: E402
-from mien.service.schema import EXAMPLE, FaceRow, Labels, Reading, Unreadable  # noqa: E402
+from mien.service.schema import Labels, Question, answers, example  # noqa: E402
 from mien.service.worker import Answer, Job, JobReader, Request, Slow, Threads  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+OUTPUTS = (expression_output(EXPRESSIONS),)
+Reading, Unreadable = answers(OUTPUTS)
+ASKED = [Question(name="expression", kind="classes", labels=["a"], meaning="probability, 0 to 1")]
 PHOTO = (ROOT / "examples" / "hopper.jpg").read_bytes()
 KEY = "a-key-of-nobody-at-all"
 LIMITS = ["--max-body", "4", "--max-pictures", "12", "--max-pixels", "2", "--max-faces", "1", "--max-connections", "60"]
@@ -110,7 +116,8 @@ class Served:
 
     def descendants(self, pid=None):
         pid = pid or self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")  # a thread's children are no other's
+        children = [child for task in tasks for child in task.read_text().split()]
         return [*map(int, children), *(below for child in children for below in self.descendants(int(child)))]
 
     def end(self, number, group=False):
@@ -533,8 +540,9 @@ def test_a_picture_that_takes_for_ever_keeps_nobody_waiting_for_ever(start):
 def test_a_strip_costs_no_more_memory_than_a_photograph(start):
     served = start()
     (worker,) = served.descendants()
-    status, answer = served.read(png((20_000_000, 1)), png((1, 20_000_000)))
-    assert (status, [picture["faces"] for picture in answer["pictures"]]) == (200, [[], []])
+    Image.new("L", (1, 20_000_000)).save(file := io.BytesIO(), "PNG")
+    status, answer = served.read(file.getvalue())
+    assert (status, answer["pictures"][0]["faces"]) == (200, [])
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())[1])
     assert peak < 2**20
 
@@ -714,8 +722,9 @@ class Answers:
 
 def ask(dispatcher, method="GET", path="/", body=(), kind="", keys=(), limits=None, headers=(), slowly=0.0, app=None):
     """One request to the application: status, headers, body; and how often it asked for more of the body."""
-    labels = Labels(model="m", labels=["a"], licence=None)
-    app = app or make_app(dispatcher, limits=limits or Limits(), keys=Keys(keys), labels=labels, version="1")
+    labels = Labels(model="m", labels=["a"], outputs=ASKED, licence=None)
+    about = {"labels": labels, "outputs": OUTPUTS, "version": "1"}
+    app = app or make_app(dispatcher, limits=limits or Limits(), keys=Keys(keys), **about)
     parts, asked, sent = list(body), [], []
 
     async def receive():
@@ -827,16 +836,16 @@ def test_the_page_is_whole_and_asks_nobody_outside():
 def test_the_page_is_rendered_once_and_shows_an_answer(monkeypatch):
     rendered = mock.Mock(wraps=page)
     monkeypatch.setattr("mien.service.app.page", rendered)
-    labels = Labels(model="m", labels=["a"], licence=None)
-    app = make_app(Answers(), limits=Limits(), keys=Keys(), labels=labels, version="1")
+    labels = Labels(model="m", labels=["a"], outputs=ASKED, licence=None)
+    app = make_app(Answers(), limits=Limits(), keys=Keys(), labels=labels, outputs=OUTPUTS, version="1")
     first, second = (ask(None, path="/docs", app=app)[2] for _ in range(2))
     assert first == second
     assert rendered.call_count == 1
     shown = json.loads(html.unescape(re.search("For example:</p><pre>(.*?)</pre>", first.decode(), re.S)[1]))
-    assert shown == EXAMPLE
+    assert shown == example(OUTPUTS)
     Reading.model_validate(shown)
     faces = shown["pictures"][0]["faces"]
-    assert list(faces[0]) == list(FaceRow.model_fields)
+    assert list(faces[0]) == [entry.name for entry in entries(OUTPUTS)][:-1]  # without the note
     assert list(faces[0]["probabilities"]) == list(mien.Classifier.from_pretrained().labels)
 
 

@@ -16,13 +16,16 @@ from pathlib import Path
 
 import onnx
 
-from mien.checkpoint import read_header
+from mien.checkpoint import outputs_of, read_header, tensor_names, with_outputs
 from mien.classifier import find_model
 from mien.errors import MienError
 
 HERE = Path(__file__).parent
 OURS = ("index.html", "style.css", "icon.svg", "NOTICES.txt", *sorted(path.name for path in HERE.glob("*.js")))
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+SHOWN = ("classes", "binary", "range", "angles")
+"""Kinds of outputs that the page shows."""
+
 EXAMPLE = HERE.parent / "examples" / "astronaut.png"
 
 
@@ -62,7 +65,10 @@ def check(path: Path) -> dict:
     steps = {step.get("interpolation", "auto") for step in header["preprocess"]["resize"]}
     if strange := steps - {"auto", "linear", "nearest"}:
         raise MienError(f"{path}: the page cannot resize by {', '.join(sorted(strange))}")
-    return header
+    outputs = outputs_of(header)
+    if points := [output.name for output in outputs if output.kind not in SHOWN]:
+        raise MienError(f"{path}: the page cannot show {', '.join(points)}")
+    return with_outputs(header, outputs) | {"tensors": list(tensor_names(header)[1:])}
 
 
 def install() -> Path:

@@ -1,6 +1,6 @@
 /** The page: where pictures come from, and how the answer is shown. The reading itself is done in worker.js. */
 
-import { draw, drawCrop, faceAt, percent } from "./draw.js";
+import { answer, draw, drawCrop, faceAt, percent } from "./draw.js";
 import { isScrambled, openPicture, pixels, ReadError } from "./picture.js";
 
 const part = (id) => document.getElementById(id);
@@ -10,7 +10,7 @@ let view = null; // what is shown: {source, width, height, faces, chosen, mirror
 let stream = null; // of the webcam, while it runs
 let turn = 0; // of pictures: the answer for an earlier one comes too late
 let told = 0; // when the status was last written
-let header = null; // of the model: {labels, uncertain, grey}
+let header = null; // of the model: {labels, others, uncertain, grey}
 
 const warning = isScrambled() ? " But this browser changes the pixels that pages read, so answers may be wrong." : "";
 const model = startWorker();
@@ -203,14 +203,15 @@ function setView(next) {
   part("answer").hidden = part("more").hidden = !faces.length;
   paint();
   if (!faces.length) return;
-  const { labels, uncertain, grey } = header;
+  const { labels, others, uncertain, grey } = header;
   const face = faces[view.chosen];
   const unsure = face.probability < uncertain;
   part("canvas").setAttribute("aria-label", `The photograph with ${faces.length === 1 ? "one face" : `${faces.length} faces`} marked`);
-  part("expression").textContent = unsure ? `${face.expression}?` : face.expression;
+  part("expression").textContent = answer(face, uncertain);
   part("sureness").textContent = unsure ? `${percent(face.probability)}: the model is not sure` : percent(face.probability);
   drawCrop(part("seen"), face.crop, grey);
   showBars(labels.map((name) => [name, face.probabilities[name], name === face.expression]));
+  showOthers(others, face);
   showFaces(faces, view.chosen);
   part("numbers").textContent = `[\n${faces.map(numbers).join(",\n")}\n]`;
 }
@@ -222,7 +223,7 @@ function numbers({ crop, ...fields }) {
 }
 
 function paint() {
-  if (view) draw(part("canvas"), view, Math.max(240, 0.72 * window.innerHeight));
+  if (view) draw(part("canvas"), { ...view, uncertain: header.uncertain }, Math.max(240, 0.72 * window.innerHeight));
 }
 
 function showBars(rows) {
@@ -241,6 +242,14 @@ function showBars(rows) {
   });
 }
 
+/** What the model answers beside the expression, by the names of its outputs. */
+function showOthers(names, face) {
+  const written = (value) => typeof value === "number" ? value.toFixed(2) : Object.entries(value).map(([label, v]) => `${label} ${v.toFixed(2)}`).join(", ");
+  part("others").hidden = !names.length;
+  part("others").replaceChildren(...names.flatMap((name) => [["dt", name.replaceAll("_", " ")], ["dd", written(face[name])]])
+    .map(([tag, text]) => Object.assign(document.createElement(tag), { textContent: text })));
+}
+
 /** One button a face, kept where they are while a webcam's picture changes, so that the keyboard stays where it was. */
 function showFaces(faces, chosen) {
   part("chooser").hidden = faces.length < 2;
@@ -254,7 +263,7 @@ function showFaces(faces, chosen) {
   }
   faces.forEach((face, i) => {
     const [input, canvas] = list.children[i].children;
-    input.setAttribute("aria-label", `Face ${i + 1}: ${face.expression}, ${percent(face.probability)}`);
+    input.setAttribute("aria-label", `Face ${i + 1}: ${answer(face, header.uncertain)}, ${percent(face.probability)}`);
     input.checked = i === chosen;
     drawCrop(canvas, face.crop, false);
   });

@@ -6,10 +6,10 @@ import { YuNet } from "./yunet.js";
 const CHUNK = 8; // faces that go through the network at a time
 
 export class Reader {
-  /** header: the model's, as mien.checkpoint describes it. classifier, detector: onnxruntime's sessions; ort: itself. */
+  /** header: the model's, of version 2, and the names of its tensors, an output each. classifier, detector: onnxruntime's sessions; ort: itself. */
   constructor(ort, header, classifier, detector, options) {
     Object.assign(this, { ort, header, classifier });
-    this.labels = Object.keys(header.id2label).sort((a, b) => a - b).map((key) => header.id2label[key]);
+    this.labels = header.outputs[0].labels;
     this.yunet = new YuNet(async (planes, width, height) => {
       const out = await detector.run({ input: new ort.Tensor("float32", planes, [1, 3, height, width]) });
       return Object.fromEntries(Object.entries(out).map(([name, tensor]) => [name, tensor.data]));
@@ -32,41 +32,50 @@ export class Reader {
 
   /**
    * The faces of picture {width, height, data} of RGB, the largest first: {box, score, landmarks, expression, probability,
-   * probabilities, crop}, in the picture's pixels; crop is what the network was shown, {width, height, data}.
+   * probabilities, crop}, in the picture's pixels; crop is what the network was shown, {width, height, data}. What else
+   * the model answers is there by the name of its output, a number or a number for each label.
    */
   async read(image) {
     const detections = await this.yunet.detect(image);
     const crops = detections.map((face) => crop(image, this.header.preprocess, face.subarray(4, 14), face.subarray(0, 4)));
-    const shares = await this.classify(crops);
+    const answers = await this.classify(crops);
     return detections.map((face, i) => {
-      const best = shares[i].indexOf(max(shares[i]));
+      const [probs, ...others] = answers[i];
+      const best = probs.indexOf(max(probs));
       return {
         box: Array.from(face.subarray(0, 4)),
         score: face[14],
         landmarks: [0, 1, 2, 3, 4].map((k) => [face[4 + 2 * k], face[5 + 2 * k]]),
         expression: this.labels[best],
-        probability: shares[i][best],
-        probabilities: Object.fromEntries(this.labels.map((label, k) => [label, shares[i][k]])),
+        probability: probs[best],
+        probabilities: byLabel(this.labels, probs),
+        ...Object.fromEntries(this.header.outputs.slice(1).map(({ name, labels }, k) => [
+          name, labels.length === 1 && labels[0] === name ? others[k][0] : byLabel(labels, others[k]),
+        ])),
         crop: crops[i],
       };
     });
   }
 
-  /** The share of every label, for each crop. */
+  /** For each crop the numbers of every output, in their order. */
   async classify(crops) {
-    const shares = [];
+    const answers = [];
     const side = this.header.preprocess.input_size;
     for (let start = 0; start < crops.length; start += CHUNK) {
       const chunk = crops.slice(start, start + CHUNK);
       const faces = new Uint8Array(chunk.length * side * side * 3);
       chunk.forEach((face, i) => faces.set(face.data, i * side * side * 3));
-      const { probs } = await this.classifier.run({
+      const out = await this.classifier.run({
         faces: new this.ort.Tensor("uint8", faces, [chunk.length, side, side, 3]),
       });
-      for (let i = 0; i < chunk.length; i++) shares.push(Array.from(probs.data.slice(i * this.labels.length, (i + 1) * this.labels.length)));
+      for (let i = 0; i < chunk.length; i++) {
+        answers.push(this.header.outputs.map(({ labels }, k) =>
+          Array.from(out[this.header.tensors[k]].data.slice(i * labels.length, (i + 1) * labels.length))));
+      }
     }
-    return shares;
+    return answers;
   }
 }
 
+const byLabel = (labels, values) => Object.fromEntries(labels.map((label, k) => [label, values[k]]));
 const max = (values) => Math.max(...values);

@@ -8,7 +8,7 @@ ort.env.logLevel = "error";
 
 const opening = Reader.open(ort, import.meta.url);
 opening.then(
-  ({ header, labels }) => postMessage({ ready: { labels, uncertain: header.uncertain ?? 0, grey: header.preprocess.color === "grey" } }),
+  ({ header, labels }) => postMessage({ ready: { labels, others: header.outputs.slice(1).map(({ name }) => name), uncertain: header.uncertain ?? 0, grey: header.preprocess.color === "grey" } }),
   (error) => postMessage({ failed: String(error.message ?? error) }),
 );
 

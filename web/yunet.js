@@ -56,6 +56,7 @@ export class YuNet {
       [faces, seen] = [best.map((i) => faces[i]), best.map((i) => seen[i])];
     }
     for (const [i, face] of faces.entries()) if (seen[i] < SMALL) faces[i] = await this.lookAlone(image, face);
+    faces = suppress(faces, faces.map((face) => face[14])).map((i) => faces[i]); // two that turned out to be one
     return faces.sort((one, other) => other[2] * other[3] - one[2] * one[3]);
   }
 
@@ -66,7 +67,7 @@ export class YuNet {
     const scale = 112 / alone.width;
     const framed = frame(grey(resize(alone, [{ size: 112 }])), 72, 72);
     const box = [(face[0] - left) * scale + 72, (face[1] - top) * scale + 72, face[2] * scale, face[3] * scale];
-    const seen = await this.look(framed, fround(CONFIRMED));
+    const seen = await this.look(framed, min(fround(CONFIRMED), this.threshold));
     return seen.some((one) => overlap(one, box) > 0.3);
   }
 

@@ -3,16 +3,20 @@
 import json
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mien.errors import CheckpointError
+from mien.outputs import Output, check_outputs, expression_output
 
 KEY = "mien"
 """The key under which the metadata of a checkpoint holds the header, as JSON."""
 
-VERSION = 1
+VERSION = 2
+"""Of the headers that are written. Those of version 1 are read: in the place of "outputs" they have "id2label", and
+"temperature" of the one question that they answer."""
 
 _LONGEST = 100_000_000  # bytes of a header; safetensors sets the same limit
 
@@ -50,14 +54,15 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 def check_header(header: Any, path: str | os.PathLike[str]) -> None:
     """Raise CheckpointError, naming `path`, unless `header` says all that reading needs.
 
-    {"mien": 1, "model": {"class_path", "init_args"}, "id2label": {"0": label, …}, "preprocess": {"align", "resize":
-    [{"size", "interpolation"}], "input_size", "color", "mean", "std"}}, and optionally
+    {"mien": 2, "model": {"class_path", "init_args"}, "outputs": [{"name", "kind", "labels", …}, …], "preprocess":
+    {"align", "resize": [{"size", "interpolation"}], "input_size", "color", "mean", "std"}}, and optionally
 
-    temperature: divides the logits; above 0, and 1.0 if it is absent.
     uncertain: the probability, in [0, 1), below which a reader that abstains names no expression.
     training: what the network was trained on, and how.
     precision: {"bf16": {"accuracy_difference", "interval": [low, high], "faces", "mean_distance"}}: what computing in
         bf16 changes in the answers that fp32 gives.
+
+    `mien.outputs.Output` says what an output has; the first is the expression.
     """
 
     def need(fine: Any, reason: str) -> None:
@@ -66,7 +71,8 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
 
     need(isinstance(header, dict), "is not a JSON object")
     version = header.get(KEY)
-    need(version == VERSION, f"is of version {version!r}, and this mien reads version {VERSION}")
+    known = version in (1, VERSION) and not isinstance(version, bool)
+    need(known, f"is of version {version!r}, and this mien reads versions 1 and {VERSION}")
     model = header.get("model")
     need(
         isinstance(model, dict)
@@ -74,20 +80,56 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
         and isinstance(model.get("init_args", {}), dict),
         'has no "model" of a class_path and init_args',
     )
+    if version == 1:
+        _check_labels(header, need)
+    else:
+        need(isinstance(header.get("outputs"), list), 'has no "outputs"')
+        try:
+            outputs_of(header)
+        except ValueError as error:
+            need(False, f'has "outputs" that are wrong: {error}')
+    need(_share(header.get("uncertain", 0)), 'has an "uncertain" that is not in [0, 1)')
+    _check_precision(header.get("precision", {}), need)
+    _check_preprocess(header.get("preprocess"), need)
+
+
+def outputs_of(header: Mapping[str, Any]) -> tuple[Output, ...]:
+    """The questions that the model of a checked header answers; one of version 1 answers one, "expression"."""
+    if "outputs" in header:
+        return check_outputs(map(Output.from_json, header["outputs"]))
+    labels = tuple(header["id2label"][str(i)] for i in range(len(header["id2label"])))
+    return (expression_output(labels, header.get("temperature", 1.0)),)
+
+
+def tensor_names(header: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a model file of this header gives: the logits of the first output, and every output."""
+    return ("logits", "probs") if header[KEY] == 1 else ("logits", *(output.name for output in outputs_of(header)))
+
+
+def with_outputs(header: Mapping[str, Any], outputs: Iterable[Output]) -> dict[str, Any]:
+    """The header, of version 2, with these outputs in the place of its own."""
+    rest = {name: value for name, value in header.items() if name not in (KEY, "id2label", "temperature", "outputs")}
+    return {KEY: VERSION, "model": header["model"], "outputs": [output.to_json() for output in outputs], **rest}
+
+
+def at_temperature(header: Mapping[str, Any], temperature: float) -> dict[str, Any]:
+    """The header, of version 2, with this temperature of the first output."""
+    first, *others = outputs_of(header)
+    return with_outputs(header, [replace(first, temperature=temperature), *others])
+
+
+def labels_of(header: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of the first output of a checked header."""
+    return outputs_of(header)[0].labels
+
+
+def _check_labels(header: Mapping[str, Any], need: Callable[[Any, str], None]) -> None:
     labels = header.get("id2label")
     need(isinstance(labels, dict) and labels, 'has no "id2label"')
     need(set(labels) == {str(i) for i in range(len(labels))}, 'does not number its "id2label" from 0 up')
     need(all(isinstance(label, str) and label for label in labels.values()), 'has an "id2label" without a name')
     need(len(set(labels.values())) == len(labels), 'names one label twice in "id2label"')
     need(_positive(header.get("temperature", 1.0)), 'has a "temperature" that is not above 0')
-    need(_share(header.get("uncertain", 0)), 'has an "uncertain" that is not in [0, 1)')
-    _check_precision(header.get("precision", {}), need)
-    _check_preprocess(header.get("preprocess"), need)
-
-
-def labels_of(header: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels of a checked header, in the order of the classes."""
-    return tuple(header["id2label"][str(i)] for i in range(len(header["id2label"])))
 
 
 def _check_precision(precision: Any, need: Callable[[Any, str], None]) -> None:

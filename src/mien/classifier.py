@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mien.checkpoint import labels_of, read_header
+from mien.checkpoint import labels_of, outputs_of, read_header, tensor_names
 from mien.engines import Engine, TorchEngine, computes_bf16, open_model
 from mien.errors import CheckpointError, MienError, require
 from mien.faces import Source, crop, open_picture
@@ -36,6 +36,10 @@ _FILES = ("model.onnx", "model.safetensors", "model.xml", "model.pt2")
 _NOTES = ("README.md", "config.json", "calibration.png")
 
 
+Answer = Mapping[str, np.ndarray]
+"""What a model says of one face: by the name of each output an array of the output's shape."""
+
+
 class Classifier:
     """Reads the expressions of faces that are cut out already.
 
@@ -43,16 +47,19 @@ class Classifier:
     classifier.predict([face])        # ["happiness"]
     classifier.predict_proba([face])  # (1, C) float32, a column for each of classifier.labels
 
-    Threads may share one.
+    A model may answer more than one question: `outputs` are those that it answers, the expression first. Threads may
+    share one.
 
-    engine: uint8 (N, S, S, 3) RGB -> "probs" (N, C) float32.
+    engine: uint8 (N, S, S, 3) RGB -> the tensors that `mien.checkpoint.tensor_names` lists.
     header: what `mien.checkpoint.check_header` describes.
     path: the file that both come from, which `save_pretrained` copies; None (default) if there is none.
     """
 
     def __init__(self, engine: Engine, header: Mapping[str, Any], path: Path | None = None):
         self.engine, self.header, self.path = engine, header, path
-        self.labels = labels_of(header)
+        self.outputs = outputs_of(header)
+        self.labels = self.outputs[0].labels
+        self._tensors = tensor_names(header)[1:]
 
     @classmethod
     def from_pretrained(
@@ -87,10 +94,10 @@ class Classifier:
         else:
             require("torch", "torch")
             require("safetensors", "torch")
-            from mien.networks import Deployed, load_network
+            from mien.networks import deploy, load_network
 
-            deployed = Deployed(load_network(path, trust=trust), header["preprocess"], header.get("temperature", 1.0))
-            engine = TorchEngine(deployed, device=device, precision=precision)
+            deployed = deploy(load_network(path, trust=trust), header)
+            engine = TorchEngine(deployed, outputs=tensor_names(header), device=device, precision=precision)
         return cls(engine, header, path)
 
     def predict_proba(self, images: Any, *, batch_size: int = 32) -> np.ndarray:
@@ -123,10 +130,30 @@ class Classifier:
 
     def run(self, crops: np.ndarray) -> np.ndarray:
         """The probability of each label, (N, C) float32, for crops (N, S, S, 3) uint8 that `crop` made."""
-        probs = self.engine(crops)["probs"]
-        if probs.shape != (len(crops), len(self.labels)):
-            raise CheckpointError(f"{self.path}: its probabilities are {probs.shape} for {len(self.labels)} labels")
-        return probs
+        return self.answers(crops)[self.outputs[0].name]
+
+    def read(self, crops: np.ndarray) -> list[Answer]:
+        """What `answers` gives, face by face: for each of the N crops the answer of every output by its name."""
+        answers = self.answers(crops)
+        return [{name: values[i] for name, values in answers.items()} for i in range(len(crops))]
+
+    def answers(self, crops: np.ndarray) -> dict[str, np.ndarray]:
+        """The answer of every output by its name, (N, …) float32 as its kind says, of crops as for `run`.
+
+        Raises CheckpointError for answers of another shape, out of range, or that are not numbers.
+        """
+        values = self.engine(crops)
+        answers = {}
+        for output, tensor in zip(self.outputs, self._tensors, strict=True):
+            if tensor not in values:
+                raise CheckpointError(f"{self.path}: gives no {tensor}, only {', '.join(sorted(values))}")
+            try:
+                answers[output.name] = output.check(values[tensor])
+            except ValueError as error:
+                raise CheckpointError(f"{self.path}: {error}") from error
+            if len(values[tensor]) != len(crops):
+                raise CheckpointError(f"{self.path}: {len(values[tensor])} answers for {len(crops)} faces")
+        return answers
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the model's files, config.json (the header) and README.md into `folder`.
@@ -262,7 +289,7 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise MienError(f"{repo_id} on the Hub: {reason}") from error
 
 
-def _pictures(images: Any) -> Sequence[Source]:
+def _pictures(images: Any) -> Sequence[Source] | np.ndarray:
     """A list of pictures, out of all that `predict_proba` takes."""
     if isinstance(images, list | tuple):
         for image in images:

@@ -1,10 +1,14 @@
 """What torch lacks among the losses."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mien.networks.deploy import activate
+from mien.outputs import Output
 
 
 def weighted_cross_entropy(
@@ -15,6 +19,7 @@ def weighted_cross_entropy(
     label_smoothing: float = 0.0,
     units: Tensor | None = None,
     over_processes: Callable[[Tensor], Tensor] = lambda count: count,
+    partial: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`Σ weight · cross entropy` over named logits (B, C); target (B,) class indices or (B, C) distributions.
 
@@ -24,9 +29,9 @@ def weighted_cross_entropy(
     class indices is torch's.
 
     The logits "action_units" (B, U) have the binary cross entropy with `units` (B, U) of 0, 1, and -1 where nobody
-    looked. With `units` a face may lack an expression, too: an index below 0, or a distribution of nothing but 0. What
-    is not known has no share in the mean, and the mean of nothing is 0, with a gradient of 0. APViT on Aff-Wild2:
-    L = 10 · L_expression + L_action_units; *inferred*: that the latter is this one.
+    looked. With `units`, or `partial`, a face may lack an expression, too: an index below 0, or a distribution of
+    nothing but 0. What is not known has no share in the mean, and the mean of nothing is 0, with a gradient of 0.
+    APViT on Aff-Wild2: L = 10 · L_expression + L_action_units; *inferred*: that the latter is this one.
 
     What is called "center" (B, C) are no logits but costs: the loss is the mean, over faces, of the cost of their
     class, or of their classes by their shares. A scalar is a loss itself.
@@ -39,7 +44,7 @@ def weighted_cross_entropy(
     if "action_units" in logits and units is None:
         raise ValueError("logits of action units need units")
     known = slice(None)
-    if units is not None:
+    if units is not None or partial:
         known = target >= 0 if target.ndim == 1 else target.sum(1) > 0
     target = target[known]
     if target.ndim > 1:
@@ -71,6 +76,70 @@ def weighted_cross_entropy(
 
     parts = {name: loss(name, each) for name, each in logits.items()}
     return sum(weights[name] * part for name, part in parts.items()), parts
+
+
+def output_loss(
+    output: Output,
+    values: Tensor,
+    target: Tensor,
+    balance: Tensor | None = None,
+    over_processes: Callable[[Tensor], Tensor] = lambda mean: mean,
+) -> Tensor:
+    """What a head's values (B, width) cost, against a target of which NaN is not known; unweighted, in at least fp32.
+
+        classes  cross entropy with distributions (B, C)
+        binary   binary cross entropy with 0 and 1 (B, U); `balance` (U,) is the weight of the ones
+        range    mean squared error + mean over labels of 1 - CCC, (B, R); CCC is the concordance
+                 2 cov(x, y) / (var x + var y + (mean x - mean y)²) over the known values of the whole batch
+        angles   smooth L1 of the difference in radians, wrapped to [-π, π), (B, A) in degrees
+        points   smooth L1 with a knee at a twentieth of the crop, (B, P, 2)
+
+    What is not known has no share in a mean, and the mean of nothing is 0, with a gradient of 0.
+
+    over_processes: the mean of a tensor over all processes that share the batch, with its gradient; the mean of the
+    processes' losses, and of their gradients, is then that of one process with all the faces.
+
+    Paper of 1 - CCC: Ringeval et al., Prediction of asynchronous dimensional emotion ratings, 2015.
+    """
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    values = values.unflatten(1, output.shape) if output.kind == "points" else values
+    known = target.isfinite()
+    if output.kind == "classes":
+        known = known.all(1, keepdim=True)
+    truth = torch.where(known, target, 0).to(values)
+    part = known.to(values)
+
+    def mean(each: Tensor) -> Tensor:
+        return over_processes((each * part).sum()) / over_processes(part.sum()).clamp_min(1e-12)
+
+    match output.kind:
+        case "classes":
+            return mean(-(truth * values.log_softmax(1)).sum(1, keepdim=True))
+        case "binary":
+            return mean(F.binary_cross_entropy_with_logits(values, truth, pos_weight=balance, reduction="none"))
+        case "range":
+            given = activate(output, values)
+            return mean((given - truth).square()) + _discord(given, truth, part, over_processes)
+        case "angles":
+            turn = torch.remainder(values - truth * (math.pi / 180) + math.pi, 2 * math.pi) - math.pi
+            return mean(F.smooth_l1_loss(turn, torch.zeros_like(turn), reduction="none"))
+        case _:
+            return mean(F.smooth_l1_loss(values, truth, beta=0.05, reduction="none"))
+
+
+def _discord(given: Tensor, truth: Tensor, known: Tensor, over_processes: Callable[[Tensor], Tensor]) -> Tensor:
+    """The mean of 1 - CCC over the labels of which some values are known; given, truth, known (B, R) -> a scalar."""
+    sums = [(each * known).sum(0) for each in (torch.ones_like(given), given, truth)]
+    count, sum_given, sum_truth = over_processes(torch.stack(sums))
+    whole = count.clamp_min(1e-12)
+    mean_given, mean_truth = sum_given / whole, sum_truth / whole
+    x, y = given - mean_given, truth - mean_truth  # centred first: fp32 loses a small variance beside a large mean
+    products = torch.stack([(each * known).sum(0) for each in (x * x, y * y, x * y)])
+    var_given, var_truth, covariance = over_processes(products) / whole
+    spread = var_given + var_truth + (mean_given - mean_truth).square()
+    discord = 1 - 2 * covariance / spread.clamp_min(1e-8)
+    any_known = (count > 0).to(given)
+    return (discord * any_known).sum() / any_known.sum().clamp_min(1)
 
 
 def flip_divergence(logits: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
-from mien.classifier import Classifier
+from mien.classifier import Answer, Classifier
 from mien.errors import MienError, ReadError
 from mien.faces import SEARCHES, Detection, Detections, Detector, Face, Faces, Source, YuNet, find_faces, open_picture
 from mien.faces.face import as_box
@@ -110,7 +110,7 @@ class Reader:
         found = self._find(source, keep=True)
         if found.error:
             raise found.error
-        return self._faces(found, self.classifier.run(np.stack(found.crops)) if found.crops else [])
+        return self._faces(found, self.classifier.read(np.stack(found.crops)) if found.crops else [])
 
     def read_many(
         self,
@@ -140,7 +140,7 @@ class Reader:
         opening: deque[Future[_Found]] = deque()
         found: deque[_Found] = deque()
         crops: list[np.ndarray] = []  # the last faces of `found`, which the network has not seen
-        probs: list[np.ndarray] = []  # the first faces of `found`, which it has
+        answers: list[Answer] = []  # of the first faces of `found`, which it has
         pool = lent or ThreadPoolExecutor(threads, "mien")
         try:
             while True:
@@ -151,13 +151,13 @@ class Reader:
                     crops += found[-1].crops
                 hurry = not opening or len(found) > 4 * batch_size  # the end, or hardly any faces
                 while len(crops) >= batch_size or (crops and hurry):
-                    probs += list(self.classifier.run(np.stack(crops[:batch_size])))
+                    answers += self.classifier.read(np.stack(crops[:batch_size]))
                     del crops[:batch_size]
-                while found and len(found[0].detections) <= len(probs):
+                while found and len(found[0].detections) <= len(answers):
                     first = found.popleft()
                     count = len(first.detections)
-                    yield first.error or self._faces(first, probs[:count])
-                    del probs[:count]
+                    yield first.error or self._faces(first, answers[:count])
+                    del answers[:count]
                 if not opening and not found:
                     return
         finally:
@@ -183,26 +183,30 @@ class Reader:
         crops = [self.classifier.crop(image, face.landmarks, face.box) for face in faces]
         return _Found(found, crops, None, name, kept)
 
-    def _faces(self, found: "_Found", probs: Iterable[np.ndarray]) -> Faces:
+    def _faces(self, found: "_Found", answers: Iterable[Answer]) -> Faces:
         note, rotation = getattr(found.detections, "note", None), getattr(found.detections, "rotation", 0)
-        faces = (self.face(one, row, rotation) for one, row in zip(found.detections, probs, strict=True))
+        faces = (self.face(one, answer, rotation) for one, answer in zip(found.detections, answers, strict=True))
         where = {"name": found.name, "source": found.source, "max_pixels": self.max_pixels}
         return Faces(faces, note=note, rotation=rotation, **where)
 
-    def face(self, detection: Detection | None, probs: np.ndarray, rotation: int = 0) -> Face:
-        """A face with its expression.
+    def face(self, detection: Detection | None, answer: Answer | np.ndarray, rotation: int = 0) -> Face:
+        """A face with its expression, and whatever else the model answers.
 
-        detection: where it is; None where all of the picture is the face. probs: (C,) of each label.
+        detection: where it is; None where all of the picture is the face.
+        answer: of every output, as `Classifier.read` gives it; or the probability of each label alone, (C,).
         rotation: degrees clockwise by which the picture is turned to bring it upright (default 0).
         """
-        probabilities = dict(zip(self.classifier.labels, map(float, probs), strict=True))
-        best = self.classifier.labels[probs.argmax()]
+        first = self.classifier.outputs[0].name
+        answer = answer if isinstance(answer, Mapping) else {first: answer}
+        outputs = {o.name: o.decode(answer[o.name]) for o in self.classifier.outputs if o.name in answer}
+        probabilities = outputs[first]
+        best = self.classifier.labels[answer[first].argmax()]
         probability = probabilities[best]
         label = best if probability >= self.abstain else UNCERTAIN
         box = score = landmarks = None
         if detection is not None:
             box, score, landmarks = as_box(detection.box), float(detection.score), detection.landmarks
-        marks = {"rotation": rotation, "doubtful": probability < self.doubt}
+        marks = {"rotation": rotation, "doubtful": probability < self.doubt, "outputs": outputs}
         return Face(box, score, landmarks, label, probability, probabilities, **marks)
 
 

@@ -60,7 +60,7 @@ class Job:
     """What a worker has to know.
 
     out: where files go. model, sha256: its name, and of what it has to be. reading: further arguments of
-    `Reader.from_pretrained`. column: of a table, that of the pictures. table: labels and answers -> a pyarrow.Table
+    `Reader.from_pretrained`. column: of a table, that of the pictures. table: outputs and answers -> a pyarrow.Table
     with the columns `face` and `error`; importable, since workers are processes of their own.
     """
 
@@ -123,7 +123,7 @@ class ShardReader:
         return answers
 
     def _write(self, shard: Shard, answers: list[Answer]) -> Done:
-        table = self.job.table(self._reader.classifier.labels, answers)
+        table = self.job.table(self._reader.classifier.outputs, answers)
         unread = [(name, faces.reason) for name, faces in answers if isinstance(faces, ReadError)]
         faces = len(table) - table["face"].null_count
         facts = {"sources": len(answers), "faces": faces, "unread": len(unread)}

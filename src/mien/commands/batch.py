@@ -33,6 +33,7 @@ from mien.commands.terminal import counted, printable
 from mien.errors import MienError, ReadError, require
 from mien.faces.record import no_face, picture_records
 from mien.files import silence
+from mien.outputs import Output
 
 _NAMED = 20  # how many sources that could not be read are named on stderr
 
@@ -187,7 +188,7 @@ def _sum_up(args: argparse.Namespace, plan: Plan, now: Sequence[Done], missed: i
     return 1 if undone or unread + missed > args.tolerate * (sources + missed) else 0
 
 
-def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
+def table(outputs: Sequence[Output], answers: Iterable[Answer]) -> Any:
     """The rows of `mien read --output x.parquet`, and a column `error`: why a source could not be read."""
     pa = require("pyarrow", "parquet")
     rows = []
@@ -196,4 +197,4 @@ def table(labels: Sequence[str], answers: Iterable[Answer]) -> Any:
             rows.append(no_face(source, "") | {"note": None, "error": faces.reason})
         else:
             rows += picture_records(source, faces)
-    return pa.Table.from_pylist(rows, schema(labels).append(pa.field("error", pa.string())))
+    return pa.Table.from_pylist(rows, schema(outputs).append(pa.field("error", pa.string())))

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mien.checkpoint import read_header
+from mien.checkpoint import at_temperature, outputs_of, read_header
 from mien.classifier import Classifier
 from mien.commands.labelled import add_data_arguments, open_data
 from mien.commands.options import share
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     rows = sample(data.rows(split), None)
     target = targets(classifier, data, rows)
     probs, _ = read_rows(classifier, rows, args.batch_size, progress=sys.stderr.isatty())
-    before = header.get("temperature", 1.0)
+    before = outputs_of(header)[0].temperature
     logits = np.log(probs.astype(np.float64).clip(1e-12)) * before
     try:
         temperature, threshold = calibrate(logits, target, args.sure)
@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
         raise MienError(f"{path}: left as it is, temperature {before}: {error}") from error
     report = classification_report(probs, target, classifier.labels)
     after = classification_report(held_out(logits, target), target, classifier.labels)
-    header.setdefault(BEFORE, {name: header.get(name) for name in ("temperature", "uncertain")})
-    header["temperature"] = temperature
+    header.setdefault(BEFORE, {"temperature": before, "uncertain": header.get("uncertain")})
+    header = at_temperature(header, temperature)
     header.pop("uncertain", None)
     message = f"no threshold for --abstain: not even the surest answers are right {args.sure:.0%} of the time"
     if threshold < 1:
@@ -93,11 +93,11 @@ def _undo(path: Path, header: dict[str, Any]) -> int:
 
     if BEFORE not in header:
         raise MienError(f"{path}: was not calibrated since it was trained: there is nothing to undo")
-    for name, value in header.pop(BEFORE).items():
-        if value is None:
-            header.pop(name, None)
-        else:
-            header[name] = value
-    write_header(path, header)
-    print(f"{path}: temperature {header.get('temperature', 1.0)}, as before it was calibrated")
+    before = header.pop(BEFORE)
+    header.pop("uncertain", None)
+    if before["uncertain"] is not None:
+        header["uncertain"] = before["uncertain"]
+    temperature = before["temperature"] or 1.0
+    write_header(path, at_temperature(header, temperature))
+    print(f"{path}: temperature {temperature}, as before it was calibrated")
     return 0

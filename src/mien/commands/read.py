@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=table_file, metavar="FILE", help="write a .csv, .jsonl or .parquet file instead"
     )
     parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="leave text in a .csv as it is; else an apostrophe stands before what a spreadsheet would compute",
+    )
+    parser.add_argument(
         "--annotate",
         type=drawing_place,
         metavar="DIR",
@@ -106,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
         args.misuse(f"--summary would overwrite {min(lost)}, which is to be read")
 
     reader = Reader.from_pretrained(**reading_options(args))
-    labels = reader.classifier.labels
+    outputs = reader.classifier.outputs
     copies.begin()
     counts = Counter(error=sum(error.rows for error in missed))
     with ExitStack() as stack:
@@ -117,11 +122,11 @@ def run(args: argparse.Namespace) -> int:
 
             reels = stack.enter_context(Films(args, reader, bar, counts))
         if args.output:
-            writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), labels, moving)
+            writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), outputs, moving, raw=args.raw)
         elif sys.stdout.isatty():
-            writer = (Changes if moving else Table)(bar, sources, labels, reader.doubt)
+            writer = (Changes if moving else Table)(bar, sources, outputs, reader.doubt)
         else:
-            writer = JsonLinesWriter(sys.stdout.buffer, labels)
+            writer = JsonLinesWriter(sys.stdout.buffer, outputs)
         stack.enter_context(closing(writer))
         for note in [*notes, *map(str, missed)]:
             bar.write(f"mien: {printable(note)}", file=sys.stderr)

@@ -7,16 +7,22 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO, Protocol
 
 from mien.errors import require
+from mien.faces.columns import Entry, entries
 from mien.faces.record import Record
+from mien.outputs import Output
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet compute a cell of text that begins with it."""
 
 
 class Writer(Protocol):
     """Writes records; `close` when all are there.
 
-    moving: some may be of videos, which have columns of their own.
+    outputs: what the model answers. moving: some records may be of videos, which have columns of their own. raw: of a
+    CSV file, text stays as it is.
     """
 
-    def __init__(self, file: BinaryIO, labels: Sequence[str], moving: bool = False): ...
+    def __init__(self, file: BinaryIO, outputs: Sequence[Output], moving: bool = False, *, raw: bool = False): ...
 
     def write(self, record: Record) -> None: ...
 
@@ -26,7 +32,7 @@ class Writer(Protocol):
 class JsonLinesWriter:
     """A JSON object on each line."""
 
-    def __init__(self, file: BinaryIO, labels: Sequence[str], moving: bool = False):
+    def __init__(self, file: BinaryIO, outputs: Sequence[Output], moving: bool = False, *, raw: bool = False):
         self._file = file
 
     def write(self, record: Record) -> None:
@@ -37,65 +43,49 @@ class JsonLinesWriter:
 
 
 class CsvWriter:
-    """A line for each face; what is nested has columns of its own."""
+    """A line for each face; what is nested has columns of its own.
 
-    def __init__(self, file: BinaryIO, labels: Sequence[str], moving: bool = False):
-        self._labels, self._moving = labels, moving
-        points = [f"landmark_{i}_{axis}" for i in range(5) for axis in "xy"]
-        probs = [f"p_{label}" for label in labels]
-        box = ["box_x", "box_y", "box_w", "box_h"]
-        when = ["time", "frame", "track"] if moving else []
-        unsmoothed = [f"unsmoothed_{label}" for label in labels] if moving else []
-        values = ["face", *box, "score", *points, "rotation", "expression", "probability", *probs]
-        self._columns = ["source", *when, *values, *unsmoothed, "note"]
-        self._write = csv.writer(SimpleNamespace(write=lambda line: file.write(line.encode())), lineterminator="\n")
-        self._write.writerow(self._columns)
+    Text that a spreadsheet would take for a formula has an apostrophe before it, unless `raw` is given.
+    """
+
+    def __init__(self, file: BinaryIO, outputs: Sequence[Output], moving: bool = False, *, raw: bool = False):
+        self._entries, self._raw = entries(outputs, moving), raw
+        # of both characters at the end, so that either is quoted within a cell
+        line = SimpleNamespace(write=lambda line: file.write(f"{line[:-2]}\n".encode()))
+        self._write = csv.writer(line, lineterminator="\r\n")
+        self._write.writerow([self._safe(column.name) for entry in self._entries for column in entry.columns])
+
+    def _safe(self, cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) and not self._raw else cell
 
     def write(self, record: Record) -> None:
-        box = record["box"] or [None] * 4
-        points = [axis for point in record["landmarks"] or [[None] * 2] * 5 for axis in point]
-        probs = [(record["probabilities"] or {}).get(label) for label in self._labels]
-        when, unsmoothed = [], []
-        if self._moving:
-            when = [record.get(name) for name in ("time", "frame", "track")]
-            unsmoothed = [record.get("unsmoothed", {}).get(label) for label in self._labels]
-        found = [record["face"], *box, record["score"], *points, record["rotation"]]
-        values = [*found, record["expression"], record["probability"], *probs]
-        self._write.writerow([record["source"], *when, *values, *unsmoothed, record.get("note")])
+        cells = [self._safe(cell) for entry in self._entries for cell in entry.cells(record.get(entry.name))]
+        self._write.writerow(cells)
 
     def close(self) -> None:
         pass
 
 
-def schema(labels: Sequence[str], moving: bool = False) -> Any:
+def schema(outputs: Sequence[Output], moving: bool = False) -> Any:
     """The columns of a Parquet file of records, as a `pyarrow.Schema`."""
     pa = require("pyarrow", "parquet")
-    probs = pa.struct([(label, pa.float32()) for label in labels])
-    when = {"time": pa.float64(), "frame": pa.int64(), "track": pa.int32()} if moving else {}
-    return pa.schema(
-        {
-            "source": pa.string(),
-            **when,
-            "face": pa.int32(),
-            "box": pa.list_(pa.float32()),
-            "score": pa.float32(),
-            "landmarks": pa.list_(pa.list_(pa.float32())),
-            "rotation": pa.int16(),
-            "expression": pa.string(),
-            "probability": pa.float32(),
-            "probabilities": probs,
-            **({"unsmoothed": probs} if moving else {}),
-            "note": pa.string(),
-        }
-    )
+    sizes = {"time": pa.float64(), "frame": pa.int64(), "rotation": pa.int16()}
+
+    def kind(entry: Entry) -> Any:
+        numbers = pa.list_(pa.float32())
+        kinds = {"text": pa.string(), "integer": pa.int32(), "number": pa.float32(), "numbers": numbers}
+        value = sizes.get(entry.name) or (kinds | {"points": pa.list_(numbers)})[entry.kind]
+        return pa.struct([(label, value) for label in entry.labels]) if entry.labels else value
+
+    return pa.schema([(entry.name, kind(entry)) for entry in entries(outputs, moving)])
 
 
 class ParquetWriter:
     """A row for each face, nested as in JSON."""
 
-    def __init__(self, file: BinaryIO, labels: Sequence[str], moving: bool = False):
+    def __init__(self, file: BinaryIO, outputs: Sequence[Output], moving: bool = False, *, raw: bool = False):
         pa = require("pyarrow", "parquet")
-        self._schema = schema(labels, moving)
+        self._schema = schema(outputs, moving)
         self._table = pa.Table
         self._file = require("pyarrow.parquet", "parquet").ParquetWriter(file, self._schema)
         self._records: list[Record] = []

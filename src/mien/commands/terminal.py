@@ -4,9 +4,10 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from mien.faces.record import Record
+from mien.outputs import Output
 
 
 def printable(text: str) -> str:
@@ -27,8 +28,9 @@ class Table:
 
     first, time = "picture", 0  # the header of the first column, and the width of the one of times
 
-    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str], doubt: float = 0.0):
+    def __init__(self, bar: "Progress", sources: Sequence[str], outputs: Sequence[Output], doubt: float = 0.0):
         self._doubt = doubt
+        labels, self._others = outputs[0].labels, [output for output in outputs[1:] if output.kind != "points"]
         self._say = bar.write
         self._label = max(map(len, [*(f"{label}?" for label in labels), "expression"]))
         room = max(16, shutil.get_terminal_size().columns - self._label - 38 - self.time)
@@ -52,10 +54,23 @@ class Table:
         number = record["face"] if record.get("track") is None else record["track"]
         where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*record["box"]) if record["box"] else "all of it"
         expression = record["expression"] + "?" * (record["probability"] < self._doubt)
-        self._say(f"{line}  {number:>4}  {expression:{self._label}} {record['probability']:>5.0%}  {where}")
+        more = "".join(f"  {output.name} {_brief(output, record[output.name])}" for output in self._others)
+        self._say(f"{line}  {number:>4}  {expression:{self._label}} {record['probability']:>5.0%}  {where}{more}")
 
     def close(self) -> None:
         pass
+
+
+def _brief(output: Output, answer: Any) -> str:
+    """An answer in few words: those of "binary" that are more likely than not, the likeliest of "classes", numbers."""
+    if not isinstance(answer, dict):
+        return f"{answer:.2f}"
+    if output.kind == "binary":
+        return "+".join(label for label, prob in answer.items() if prob >= 0.5) or "none"
+    if output.kind == "classes":
+        return max(answer, key=answer.__getitem__)
+    digits = 0 if output.kind == "angles" else 2
+    return " ".join(f"{label} {value:.{digits}f}" for label, value in answer.items())
 
 
 class Changes(Table):
@@ -63,8 +78,8 @@ class Changes(Table):
 
     first, time = "source", 12
 
-    def __init__(self, bar: "Progress", sources: Sequence[str], labels: Sequence[str], doubt: float = 0.0):
-        super().__init__(bar, sources, labels, doubt)
+    def __init__(self, bar: "Progress", sources: Sequence[str], outputs: Sequence[Output], doubt: float = 0.0):
+        super().__init__(bar, sources, outputs, doubt)
         self._shown: dict[int | None, str | None] = {}  # by person, their expression; {None: None} if nobody is there
         self._film = ""
 

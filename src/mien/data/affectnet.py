@@ -1,7 +1,7 @@
 """AffectNet, as it was given out first and as it is given out now."""
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from mien.data.listing import Entry, Listing, find, read_text
 from mien.errors import MienError
 from mien.labels import ORDERS
+from mien.outputs import VALENCE_AROUSAL
 
 _COLUMNS = (
     "subDirectory_filePath face_x face_y face_width face_height facial_landmarks expression valence arousal".split()
@@ -28,13 +29,17 @@ class AffectNet(Listing):
     classes: 8, in the order of mien.labels.ORDERS["affectnet8"], or 7 of them, without contempt. Rows of no expression
     (8 none, 9 uncertain, 10 no face) are left out. The splits are "train" and "validation".
 
+    valence_arousal: rows have the targets "valence" and "arousal", in [-1, 1], out of the columns of that name or of
+    `annotations/7_val.npy` and `7_aro.npy`; -2 means that nobody said. Rows that have them and no expression are kept.
+
     Paper: Mollahosseini et al., AffectNet, IEEE Transactions on Affective Computing, 2017.
     """
 
     splits = ("train", "validation")
 
-    def __init__(self, path: str, classes: Literal[7, 8] = 8, check: bool = True):
+    def __init__(self, path: str, classes: Literal[7, 8] = 8, valence_arousal: bool = False, check: bool = True):
         super().__init__(check)
+        self.further = VALENCE_AROUSAL if valence_arousal else ()
         if classes not in (7, 8):
             raise MienError(f"AffectNet has 7 or 8 classes, not {classes}")
         self.path, self.labels = Path(path), ORDERS[f"affectnet{classes}"]
@@ -87,7 +92,8 @@ class AffectNet(Listing):
         if "expression" not in line:
             raise ValueError("the line ends before its label")
         label = self._label(line["expression"])
-        if label is None:
+        targets = self._targets(lambda name: line.get(name, ""))
+        if label is None and not targets:
             return None
         try:
             x, y, width, height = (int(float(line[name])) for name in _COLUMNS[1:5])
@@ -96,7 +102,22 @@ class AffectNet(Listing):
         if width <= 0 or height <= 0:
             raise ValueError(f"the box of {width}×{height} is empty")
         name = line["subDirectory_filePath"]
-        return Entry(self.pictures / name, label, name, (x, y, width, height))
+        box = (x, y, width, height)
+        return Entry(self.pictures / name, -1 if label is None else label, name, box, targets=targets)
+
+    def _targets(self, word: Callable[[str], str]) -> dict[str, np.ndarray]:
+        """What the words of "valence" and "arousal" say, where they are asked for and somebody said."""
+        targets = {}
+        for output in self.further:
+            try:
+                value = float(word(output.name))
+            except ValueError as error:
+                raise ValueError(f"its {output.name} is not a number") from error
+            if value != -2 and not -1 <= value <= 1:
+                raise ValueError(f"its {output.name}, {value:g}, is neither in [-1, 1] nor -2")
+            if value != -2:
+                targets[output.name] = np.float32([value])
+        return targets
 
     @staticmethod
     def _folder(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -108,11 +129,19 @@ class AffectNet(Listing):
             yield str(file), file
 
     def _annotated(self, file: Path) -> Entry | None:
+        name = file.name.removesuffix("_exp.npy")
+
+        def word(kind: str) -> str:
+            return str(np.load(file.with_name(f"{name}_{kind}.npy"), allow_pickle=False).item())
+
         try:
-            label = self._label(str(np.load(file, allow_pickle=False).item()).removesuffix(".0"))
+            label = self._label(word("exp").removesuffix(".0"))
+            targets = self._targets(lambda kind: word(kind[:3]))
         except FileNotFoundError as error:
             raise ValueError("no such file, but there is a picture of that number") from error
         except (OSError, EOFError) as error:
             raise ValueError("damaged or cut short") from error
-        name = file.name.removesuffix("_exp.npy")
-        return None if label is None else Entry(file.parents[1] / "images" / f"{name}.jpg", label, name)
+        if label is None and not targets:
+            return None
+        picture = file.parents[1] / "images" / f"{name}.jpg"
+        return Entry(picture, -1 if label is None else label, name, targets=targets)

@@ -13,27 +13,29 @@ from mien.data.video import Frame
 from mien.errors import MienError, ReadError, require
 from mien.faces.picture import SUFFIXES
 from mien.labels import ORDERS
+from mien.outputs import VALENCE_AROUSAL
 
 _NAMES = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
 
 
 class AffWild2(DataSet):
-    """Frames of videos, each with an expression, with action units, or with both.
+    """Frames of videos, each with an expression, action units, valence and arousal, or some of these.
 
     `annotations/EXPR_Set/Train_Set/VIDEO.txt` names the seven expressions in its first line, in the order of
     mien.labels.ORDERS["affwild2"], and has the number of one in every other; `annotations/AU_Set/Train_Set/VIDEO.txt`
-    names action units and has 0 or 1 for each. The n-th line after the first is of `cropped_aligned/VIDEO/0000n.jpg`; a
-    frame without a picture is one in which no face was found, and is left out. -1 means that nobody labelled it, and a
-    later number than 6 ("Other") is no expression here. The split of Train_Set and Training_Set is "train", that of
-    Validation_Set "validation". The subject is the video. What is published are counts of all three sets together, and
-    the third has no labels, so nothing is compared.
+    names action units and has 0 or 1 for each; `annotations/VA_Set/Train_Set/VIDEO.txt` has "valence,arousal", then a
+    number in [-1, 1] for each, and -5 where nobody labelled it. The n-th line after the first is of
+    `cropped_aligned/VIDEO/0000n.jpg`; a frame without a picture is one in which no face was found, and is left out.
+    -1 means that nobody labelled it, and a later number than 6 ("Other") is no expression here. The split of Train_Set
+    and Training_Set is "train", that of Validation_Set "validation". The subject is the video. What is published are
+    counts of all three sets together, and the third has no labels, so nothing is compared.
 
     Without `cropped_aligned`, the videos themselves are read (`mien[video]`): VIDEO.mp4 or .avi, anywhere in `videos`,
     or in `batch1` and `batch2`. Such a frame is all of the scene, and best found and cut out once: `mien data prepare`.
     Of VIDEO_left and VIDEO_right, where there is only VIDEO.mp4, the face is in that half of it (*inferred*).
 
-    action_units: tell of them, too, and of the frames that have nothing else.
-    expressions, units, frames, videos: the folders; by default as above, or without `annotations/`.
+    action_units, valence_arousal: read them, too, and the frames that have nothing else.
+    expressions, units, affect, frames, videos: the folders; by default as above, or without `annotations/`.
 
     Papers: Kollias and Zafeiriou, Expression, Affect, Action Unit Recognition: Aff-Wild2, 2019; Analysing Affective
     Behavior in the Second ABAW2 Competition, 2021, for the twelve action units.
@@ -47,6 +49,8 @@ class AffWild2(DataSet):
         action_units: bool = False,
         expressions: str | None = None,
         units: str | None = None,
+        valence_arousal: bool = False,
+        affect: str | None = None,
         frames: str | None = None,
         videos: str | None = None,
         check: bool = True,
@@ -59,6 +63,8 @@ class AffWild2(DataSet):
         else:
             self.frames = find(self.path, frames or "cropped_aligned")
         kinds = {"EXPR_Set": expressions} | ({"AU_Set": units} if action_units else {})
+        if valence_arousal:
+            kinds["VA_Set"], self.further = affect, VALENCE_AROUSAL
         self.files: dict[str, dict[str, dict[str, Path]]] = {}  # by split, video and kind
         for kind, folder in kinds.items():
             names = (folder,) if folder else (f"annotations/{kind}", kind)
@@ -101,14 +107,13 @@ class AffWild2(DataSet):
                     which = " and ".join(map(str, files.values()))
                     yield ReadError(picture, f"no line of {which} is of this frame")
                     continue
-                label, units = -1, np.full(len(self.units), -1, np.float32)
-                if "EXPR_Set" in numbers and frame < len(numbers["EXPR_Set"]):
-                    label = int(numbers["EXPR_Set"][frame, 0])
-                if "AU_Set" in numbers and frame < len(numbers["AU_Set"]):
-                    units = numbers["AU_Set"][frame]
-                if label >= 0 or (units >= 0).any():
-                    units = units if self.units else None
-                    yield Row(picture, targets[label], split, video, label, str(picture), units=units)
+                said = {kind: lines[frame] for kind, lines in numbers.items() if frame < len(lines)}
+                label = int(said["EXPR_Set"][0]) if "EXPR_Set" in said else -1
+                units = said.get("AU_Set", np.full(len(self.units), -1, np.float32)) if self.units else None
+                affect = dict(zip(("valence", "arousal"), said.get("VA_Set", np.zeros((0, 1)))[:, None], strict=False))
+                affect = {name: value for name, value in affect.items() if np.isfinite(value).all()}
+                if label >= 0 or affect or (units is not None and (units >= 0).any()):
+                    yield Row(picture, targets[label], split, video, label, str(picture), units=units, targets=affect)
 
     @staticmethod
     def _folder(folder: Path) -> list[tuple[Path, int]] | None:
@@ -130,9 +135,14 @@ class AffWild2(DataSet):
         return ((Frame(self.videos[name], i, side), i) for i in range(length))
 
     def _numbers(self, kind: str, file: Path, errors: list[ReadError]) -> np.ndarray:
-        """(frames, 1) classes or (frames, U) units as float32; -1 where there is no label, or a bad one."""
+        """(frames, 1) classes, (frames, U) units, or (frames, 2) valence and arousal, as float32.
+
+        Where there is no label, or a bad one, it is -1, or NaN of the last.
+        """
         head, *lines = read_text(file).splitlines() or [""]
         named = _fields(head)
+        if kind == "VA_Set":
+            return self._affect(file, named, lines, errors)
         if kind == "AU_Set":
             fits, width, most, highest = named == list(self.units), len(self.units), 1, 1
         else:  # what is named behind the seven, "Other", is no expression
@@ -151,6 +161,24 @@ class AffWild2(DataSet):
                 errors.append(ReadError(f"{file}:{i + 2}", f"{line!r} is not {width} of -1 to {highest}"))
             elif max(values) <= most:
                 numbers[i] = values
+        return numbers
+
+    @staticmethod
+    def _affect(file: Path, named: list[str], lines: list[str], errors: list[ReadError]) -> np.ndarray:
+        numbers = np.full((len(lines), 2), np.nan, np.float32)
+        if named != ["valence", "arousal"]:
+            errors.append(ReadError(f"{file}:1", f"{','.join(named)!r} is not valence,arousal"))
+            return numbers
+        for i, line in enumerate(lines):
+            try:
+                values = np.array([float(field) for field in _fields(line)])
+            except ValueError:
+                values = np.array([])
+            known = values != -5
+            if values.shape != (2,) or not (np.abs(values[known]) <= 1).all():
+                errors.append(ReadError(f"{file}:{i + 2}", f"{line!r} is not two numbers from -1 to 1, or -5"))
+            else:
+                numbers[i] = np.where(known, values, np.nan)
         return numbers
 
 

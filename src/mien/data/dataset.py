@@ -12,6 +12,7 @@ import numpy as np
 from mien.data.row import Row
 from mien.data.spelling import spell_split
 from mien.errors import MienError, ReadError
+from mien.outputs import Output, expression_output
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,10 @@ class Findings:
 class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
-    It may set `units`, the names of the action units that its rows tell of; `first`, what its first class is numbered
-    where it has numbers in place of names; `notes`, what it reads otherwise than it is written, which is logged when
-    the first split is read; and `published`: by split, how many rows its makers count of each label. A split that
-    differs is reported.
+    It may set `units`, the names of the action units that its rows tell of; `further`, outputs that rows have `targets`
+    of; `first`, what its first class is numbered where it has numbers in place of names; `notes`, what it reads
+    otherwise than it is written, which is logged when the first split is read; and `published`: by split, how many rows
+    its makers count of each label. A split that differs is reported.
 
     check: decode each picture once when its split is first read, so that the unreadable are left out and logged, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.
@@ -55,6 +56,7 @@ class DataSet(ABC):
     labels: tuple[str, ...]
     splits: tuple[str, ...]
     units: tuple[str, ...] = ()
+    further: tuple[Output, ...] = ()
     first: int | None = None
     notes: tuple[str, ...] = ()
     published: Mapping[str, tuple[int, ...]] = {}
@@ -65,6 +67,28 @@ class DataSet(ABC):
         self.warnings: list[str] = []  # about the whole, such as counts that are not as published
         self._rows: dict[str, list[Row]] = {}
         self._seen: dict[str, set[bytes]] = {}  # by split, a digest of each picture
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The questions that rows have answers to: the expression, then action units, then what is `further`."""
+        units = (Output("action_units", "binary", self.units),) if self.units else ()
+        return (expression_output(self.labels), *units, *self.further)
+
+    def targets(self, row: Row) -> dict[str, np.ndarray]:
+        """What a row says of each output beside the expression, float32 of the shape of the output, NaN where nobody
+        said. Raises ReadError, naming the row, for a target of another shape or outside of its range."""
+        found = {}
+        for output in self.outputs[1:]:
+            target = row.targets.get(output.name)
+            if target is None and output.name == "action_units" and row.units is not None:
+                target = np.where(row.units < 0, np.nan, row.units)
+            target = np.full(output.shape, np.nan) if target is None else np.asarray(target)
+            low, high = output.limits
+            if target.shape != output.shape or not ((low <= target) & (target <= high) | np.isnan(target)).all():
+                where, shown = row.name or str(self), f"{target.tolist()} is not {output.shape} of {low:g} to {high:g}"
+                raise ReadError(where, f"{output.name}: {shown}")
+            found[output.name] = target.astype(np.float32)
+        return found
 
     @abstractmethod
     def read(self, split: str) -> Iterable[Row | ReadError]:
@@ -89,6 +113,8 @@ class DataSet(ABC):
             rows = []
             for row in self.read(split):
                 error = row if isinstance(row, ReadError) else self._check(row, found)
+                if error is None and row.targets:
+                    error = self._check_targets(row)
                 if error is None:
                     rows.append(row)
                 else:
@@ -118,6 +144,13 @@ class DataSet(ABC):
             elif digest in seen:
                 found.shared[split] += 1
         self._seen[row.split].add(digest)
+        return None
+
+    def _check_targets(self, row: Row) -> ReadError | None:
+        try:
+            self.targets(row)
+        except ReadError as error:
+            return ReadError(error.source, error.reason)
         return None
 
     def _tell(self, split: str, rows: list[Row], found: Findings) -> None:

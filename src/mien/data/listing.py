@@ -13,14 +13,15 @@ from mien.errors import MienError, ReadError
 
 
 class Entry(NamedTuple):
-    """What a line says: a picture, its class, a name that no other line may have, the part of the picture meant, and
-    what else is said of the person."""
+    """What a line says: a picture, its class (-1: none), a name that no other line may have, the part of the picture
+    meant, what else is said of the person, and targets of further outputs."""
 
     picture: Path
     label: int
     key: str
     box: tuple[int, int, int, int] | None = None
     groups: Mapping[str, str] = {}
+    targets: Mapping[str, np.ndarray] = {}
 
 
 class Listing(DataSet):
@@ -35,7 +36,7 @@ class Listing(DataSet):
         """The row of a line, None where it is of another split or of no class; ValueError says why it is none."""
 
     def read(self, split: str) -> Iterator[Row | ReadError]:
-        targets = np.eye(len(self.labels), dtype=np.float32)
+        targets = np.eye(len(self.labels) + 1, len(self.labels), dtype=np.float32)  # the last, or number -1, is of none
         first: dict[str, str] = {}
         for where, line in self.lines(split):
             try:
@@ -49,7 +50,10 @@ class Listing(DataSet):
                 yield ReadError(where, f"{entry.key} is listed already: {first[entry.key]}")
                 continue
             first[entry.key] = where
-            name, more = f"{where}: {entry.picture.name}", {"box": entry.box, "groups": entry.groups}
+            name, more = (
+                f"{where}: {entry.picture.name}",
+                {"box": entry.box, "groups": entry.groups, "targets": entry.targets},
+            )
             yield Row(entry.picture, targets[entry.label], split, label=entry.label, name=name, **more)
 
     def number(self, word: str, first: int = 0) -> int:

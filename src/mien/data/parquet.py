@@ -15,6 +15,7 @@ from mien.data.spelling import Known, Matched, class_order, match_names, spell, 
 from mien.data.votes import Mode, judge
 from mien.errors import MienError, ReadError, require
 from mien.labels import EXPRESSIONS
+from mien.outputs import Output
 
 LABEL_COLUMNS = ("label", "labels", "expression", "emotion")
 """Where a label is looked for when neither votes nor a label column is named."""
@@ -94,7 +95,10 @@ class Parquet(DataSet):
                 raise MienError(f"{path}: columns {', '.join(columns)}: say which are votes, or which is the label")
         self._label, self._subject = label, subject
         self._target = ["target", "units"] if prepared and label == "label" else []
-        self.units = tuple(json.loads(prepared)["units"]) if self._target else ()
+        facts = json.loads(prepared) if self._target else {}
+        self.units = tuple(facts.get("units", ()))
+        self.further = tuple(map(Output.from_json, facts.get("outputs", ())))
+        self._target += [output.name for output in self.further]
         chosen = [*(votes or ()), *(reject or ())]
         self._votes = [name for name in columns if name in chosen]
         named = [name for name in (label, subject, number, *self._target) if name]
@@ -152,8 +156,14 @@ class Parquet(DataSet):
         units = np.array(values["units"], np.float32) if self.units else None
         subject = None if subject is None else str(subject)
         number = values[self._numbered_by] if self._numbered_by else None
-        number = -1 if number is None else int(number)
-        return Row(source, target, split, subject, label, name, units=units, groups=groups, number=number)
+        said = {output: values[output.name] for output in self.further}
+        targets = {
+            output.name: np.array(value, np.float32).reshape(output.shape)
+            for output, value in said.items()
+            if value is not None
+        }
+        more = {"units": units, "groups": groups, "number": -1 if number is None else int(number), "targets": targets}
+        return Row(source, target, split, subject, label, name, **more)
 
     def _one_label(self, values: dict[str, Any]) -> tuple[int, np.ndarray]:
         value = values[self._label]

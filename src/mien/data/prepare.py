@@ -142,6 +142,7 @@ def _manifest(data: DataSet, items: dict[str, list[Row | ReadError]], options: O
         "reader": type(data).__name__,
         "labels": list(data.labels),
         "units": list(data.units),
+        **({"outputs": [output.to_json() for output in data.further]} if data.further else {}),
         "options": asdict(options),
         "splits": splits,
     }
@@ -164,7 +165,8 @@ def _identity(row: Row | ReadError, base: str) -> tuple[Any, ...]:
             source = None
     units = None if row.units is None else row.units.tolist()
     labels = row.label, row.target.tolist(), units, row.box, row.subject, sorted(row.groups.items())
-    return source, _source(row, base), labels
+    targets = sorted((name, np.asarray(value).tolist()) for name, value in row.targets.items())
+    return (source, _source(row, base), labels, *([targets] if targets else []))
 
 
 def _source(row: Row, base: str) -> str:
@@ -200,6 +202,7 @@ def _store(row: Row, detector: Detector | None, options: Options, base: str) -> 
         "label": row.label,
         "target": row.target,
         "units": row.units,
+        **{name: np.asarray(value).ravel() for name, value in row.targets.items()},
         "split": row.split,
         "subject": row.subject,
         "source": _source(row, base),
@@ -240,15 +243,17 @@ def _write(path: Path, stored: list[dict[str, Any] | ReadError], data: DataSet, 
     """A shard, as `datasets` and the Hub know such tables; its metadata lists what it leaves out."""
     pa, parquet = require("pyarrow", "parquet"), require("pyarrow.parquet", "parquet")
     rows = [row for row in stored if not isinstance(row, ReadError)]
-    types = dict.fromkeys((*_COLUMNS, *groups), pa.string()) | dict.fromkeys(_FLOATS, pa.list_(pa.float32()))
+    lists = (*_FLOATS, *(output.name for output in data.further))
+    types = dict.fromkeys((*_COLUMNS, *groups), pa.string()) | dict.fromkeys(lists, pa.list_(pa.float32()))
     types |= {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()})}
     types |= {"label": pa.int64(), "score": pa.float32()}
     features: dict[str, Any] = {name: {"dtype": "string", "_type": "Value"} for name in types}
     floats = {"dtype": "float32", "_type": "Value"}
-    features |= {name: {"feature": floats, "_type": "Sequence"} for name in _FLOATS} | {"score": floats}
+    features |= {name: {"feature": floats, "_type": "Sequence"} for name in lists} | {"score": floats}
     features |= {"image": {"_type": "Image"}, "label": {"names": list(data.labels), "_type": "ClassLabel"}}
     facts = {
         "units": list(data.units),
+        "outputs": [output.to_json() for output in data.further],
         "not_found": sum(row["note"] is not None for row in rows),
         "rows": dict(Counter(row["split"] for row in rows)),
         "left_out": [[row.source, row.reason] for row in stored if isinstance(row, ReadError)],

@@ -24,6 +24,8 @@ class Row:
     units: (U,) float32, the action units: 1 where one shows, 0 where it does not, -1 where nobody said.
     groups: what else the set says of the person, such as {"sex": "female"}, to group answers by.
     number: of the picture in the set as its makers number it, and -1 where nobody does.
+    targets: what the set says of further outputs, by their names, of the shape that the output has; NaN, or no entry,
+        where nobody said.
     """
 
     source: str | os.PathLike[str] | bytes | np.ndarray | Frame
@@ -36,6 +38,7 @@ class Row:
     units: np.ndarray | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     number: int = -1
+    targets: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.label < 0 and self.target.any():

@@ -79,7 +79,9 @@ def class_order(labels: Sequence[str] | str | Known) -> tuple[str, ...]:
 def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
     """Each class once: the expressions in mien's own order, then numbers, then what else there is by name."""
     found = set(names)
-    others = sorted(found - set(EXPRESSIONS), key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+    others = sorted(
+        found - set(EXPRESSIONS), key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name)
+    )
     return (*(name for name in EXPRESSIONS if name in found), *others)
 
 

@@ -30,7 +30,7 @@ class Clips:
         self.forget(session)
         stop = threading.Event()
         self._running[session] = stop, drawn
-        summary, last, fault = Summary(self.reader.classifier.labels), 0.0, ""
+        summary, last, fault = Summary(self.reader.classifier.labels, self.reader.classifier.outputs[1:]), 0.0, ""
         summary.begin(name)
         shown = time.monotonic()
         try:

@@ -2,8 +2,9 @@
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from mien.faces import Face
 from mien.faces.draw import answer_of
 from mien.faces.palette import colour_of, css
+from mien.outputs import EXPRESSION
 
 LARGEST = 1280
 """Pixels of the longer side of a picture as it is shown; a larger one is made smaller."""
@@ -63,7 +65,20 @@ def bars(face: Face, index: int | None = None) -> str:
     )
     which = "This face" if index is None else f"Face {index + 1}"
     said = f"{which}: <strong>{escape(answer_of(face))}</strong>, with a probability of {percent(face.probability)}"
-    return f'<table class="mien-bars"><caption>{said}</caption><tbody>{rows}</tbody></table>'
+    others = "".join(
+        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(_spoken(answer))}</dd>"
+        for name, answer in face.outputs.items()
+        if name != EXPRESSION
+    )
+    more = f'<dl class="mien-answers">{others}</dl>' if others else ""
+    return f'<table class="mien-bars"><caption>{said}</caption><tbody>{rows}</tbody></table>{more}'
+
+
+def _spoken(answer: Any) -> str:
+    """An answer that is not the expression, as text."""
+    if isinstance(answer, Mapping):
+        return ", ".join(f"{label} {_spoken(value)}" for label, value in answer.items())
+    return " ".join(map(_spoken, answer)) if isinstance(answer, tuple) else f"{answer:.2f}"
 
 
 def panels(rows: Sequence[Sequence], note: str) -> str:

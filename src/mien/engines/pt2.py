@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mien.checkpoint import read_header, tensor_names
 from mien.engines.torch import TorchEngine
 from mien.errors import CheckpointError, require
 
@@ -62,7 +63,16 @@ def open_program(path: str | os.PathLike[str], *, device: str = "auto", precisio
         reason = next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)
         raise CheckpointError(f"{path}: no model that torch can run ({reason})") from error
     reopen = partial(open_program, os.path.abspath(path), device=device, precision=precision)
-    return TorchEngine(_module(program), device=device, precision=precision, reopen=reopen)
+    module, names = _module(program), _names(path)
+    return TorchEngine(module, outputs=names, device=device, precision=precision, reopen=reopen)
+
+
+def _names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """What its header calls the answers; a program by itself has no names for them."""
+    try:
+        return tensor_names(read_header(path))
+    except CheckpointError:
+        return ("logits", "probs")
 
 
 def check_program(data: bytes) -> None:

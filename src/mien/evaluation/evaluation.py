@@ -37,7 +37,7 @@ Model = str | os.PathLike[str] | Classifier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What `evaluate` found. `str` of it is tables for a person.
+    """What `evaluate` finds. `str` of it is tables for a person.
 
     model, data, split, align: what was read, by name, and how.
     precision: what the model computed in, "fp32" or "bf16".
@@ -84,6 +84,8 @@ class Evaluation:
             "malformed": self.measured.malformed,
             **self.report.to_dict(),
         }
+        if self.measured.outputs:
+            facts["outputs"] = {report.name: report.to_dict() for report in self.measured.outputs}
         if self.consistency:
             facts["consistency"] = {name: asdict(moved) for name, moved in self.consistency.items()}
         if self.against:
@@ -134,6 +136,8 @@ class Evaluation:
     def _further(self) -> dict[str, str]:
         """Tables by their headings."""
         tables = {}
+        if self.measured.outputs:
+            tables["Other answers"] = "\n\n".join(map(str, self.measured.outputs))
         if self.consistency:
             tables["Shown otherwise"] = consistency_table(self.consistency)
         if self.robustness:

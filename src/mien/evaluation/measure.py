@@ -17,8 +17,10 @@ from mien.data import DataSet, Row, open_dataset, open_for
 from mien.data.opening import find_reader
 from mien.data.spelling import spell_split
 from mien.errors import MienError
+from mien.evaluation.answers import OutputReport, report_outputs
 from mien.evaluation.report import Report, classification_report
 from mien.faces import Detector, find_faces
+from mien.outputs import Output
 
 Data = str | os.PathLike[str] | DataSet
 """Labelled pictures, or where they are."""
@@ -32,6 +34,7 @@ class Measured:
     malformed: the number of rows that were left out.
     found: the number of faces that the detector found; None without one.
     rows, probs, target: the N faces that were read, the probabilities (N, C), and the classes (N,).
+    outputs: a report on every further output that the model answers and the data says something of.
     """
 
     report: Report
@@ -40,6 +43,7 @@ class Measured:
     rows: Sequence[Row] = field(repr=False, compare=False)
     probs: np.ndarray = field(repr=False, compare=False)
     target: np.ndarray = field(repr=False, compare=False)
+    outputs: Sequence[OutputReport] = ()
 
 
 def measure(
@@ -54,6 +58,8 @@ def measure(
 ) -> Measured:
     """Read the labelled rows of a split, and measure the answers. Classes are matched by their names.
 
+    So are further outputs that both have; rows without an expression count for them, too.
+
     batch_size: faces read at a time, 1 or more (default 32).
     detector: finds the largest face in each picture, which is cut out as in reading; a picture without any is read as
         it is. Without a detector (default) every picture is.
@@ -62,12 +68,45 @@ def measure(
 
     Raises MienError if the data has a class that the model does not know.
     """
-    rows = sample(data.rows(split), limit)
+    shared = shared_outputs(classifier, data)
+    rows = sample(data.rows(split), limit, further=bool(shared))
+    answers, found = read_answers(classifier, rows, batch_size, detector, progress)
+    outputs = report_outputs(shared, answers, _further_targets(data, rows, shared)) if shared else []
+    labelled = [i for i, row in enumerate(rows) if row.label >= 0]
+    if not labelled:
+        raise MienError("not one row has a label to compare with")
+    rows, probs = [rows[i] for i in labelled], answers[classifier.outputs[0].name][labelled]
     target = targets(classifier, data, rows)
-    probs, found = read_rows(classifier, rows, batch_size, detector, progress)
     malformed = data.findings[split].left_out
     report = classification_report(probs, target, classifier.labels)
-    return Measured(report, malformed, None if detector is None else found, rows, probs, target)
+    return Measured(report, malformed, None if detector is None else found, rows, probs, target, outputs)
+
+
+def shared_outputs(classifier: Classifier, data: DataSet) -> list[Output]:
+    """Outputs beside the expression that the model answers and the data says something of.
+
+    Raises MienError where they are of another kind, or have other labels.
+    """
+    known = {output.name: output for output in data.outputs[1:]}
+    shared = [output for output in classifier.outputs[1:] if output.name in known]
+    for output in shared:
+        other = known[output.name]
+        if (output.kind, set(output.labels)) != (other.kind, set(other.labels)):
+            here, there = (f"{one.kind} of {', '.join(one.labels)}" for one in (other, output))
+            raise MienError(f"{data}: {output.name} is {here}, and in the model {there}")
+    return shared
+
+
+def _further_targets(data: DataSet, rows: Sequence[Row], outputs: Sequence[Output]) -> dict[str, np.ndarray]:
+    """By output, (N, …), labels in the order of the model's."""
+    said = [data.targets(row) for row in rows]
+    known = {output.name: output for output in data.outputs}
+    return {
+        output.name: np.stack([one[output.name] for one in said])[
+            :, [known[output.name].labels.index(label) for label in output.labels]
+        ]
+        for output in outputs
+    }
 
 
 def open_labelled(
@@ -125,12 +164,14 @@ def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.nd
     return np.array([classifier.labels.index(label) for label in data.labels])[[row.label for row in rows]]
 
 
-def sample(rows: Sequence[Row], limit: int | None, seed: int = 0) -> list[Row]:
+def sample(rows: Sequence[Row], limit: int | None, seed: int = 0, *, further: bool = False) -> list[Row]:
     """The rows that have a label; at most `limit` of them, drawn by the seed, in their order.
+
+    further: a target of a further output will do, too.
 
     Raises MienError if no row has one.
     """
-    rows = [row for row in rows if row.label >= 0]
+    rows = [row for row in rows if row.label >= 0 or (further and (row.targets or row.units is not None))]
     if not rows:
         raise MienError("not one row has a label to compare with")
     if limit is None or limit >= len(rows):
@@ -146,6 +187,18 @@ def read_rows(
     progress: bool = False,
 ) -> tuple[np.ndarray, int]:
     """Probabilities (N, C), and how many faces the detector found; arguments as for `measure`."""
+    answers, found = read_answers(classifier, rows, batch_size, detector, progress)
+    return answers[classifier.outputs[0].name], found
+
+
+def read_answers(
+    classifier: Classifier,
+    rows: Sequence[Row],
+    batch_size: int = 32,
+    detector: Detector | None = None,
+    progress: bool = False,
+) -> tuple[dict[str, np.ndarray], int]:
+    """The answer of every output by its name, (N, …), and how many faces the detector found."""
 
     def cut(row: Row) -> tuple[np.ndarray, bool]:
         image = row.image()
@@ -155,11 +208,11 @@ def read_rows(
         face = max(faces, key=lambda face: face.box[2] * face.box[3])
         return classifier.crop(image, face.landmarks, face.box), True
 
-    probs, found = [], 0
+    parts, found = [], 0
     with ThreadPoolExecutor() as pool, tqdm(total=len(rows), unit=" faces", leave=False, disable=not progress) as bar:
         for start in range(0, len(rows), batch_size):
             crops, seen = zip(*pool.map(cut, rows[start : start + batch_size]), strict=True)
-            probs.append(classifier.run(np.stack(crops)))
+            parts.append(classifier.answers(np.stack(crops)))
             found += sum(seen)
             bar.update(len(crops))
-    return np.concatenate(probs), found
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, found

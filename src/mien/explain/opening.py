@@ -6,7 +6,7 @@ from typing import Any
 
 from mien.checkpoint import read_header
 from mien.classifier import find_checkpoint
-from mien.networks import Deployed, load_network
+from mien.networks import Deployed, deploy, load_network
 
 
 def open_network(
@@ -19,4 +19,4 @@ def open_network(
     """
     path = find_checkpoint(model)
     network, header = load_network(path, trust=trust), read_header(path)
-    return Deployed(network, header["preprocess"], header.get("temperature", 1.0)).eval(), header
+    return deploy(network, header), header

@@ -79,7 +79,10 @@ class AccuracyLost(MienError):
 
     def __init__(self, out: Path, checked: SideBySide):
         super().__init__(f"{out}: not written, it loses {-checked.difference.accuracy_difference:.1%} of accuracy")
-        self.checked = checked
+        self.out, self.checked = out, checked
+
+    def __reduce__(self):
+        return type(self), (self.out, self.checked)
 
 
 def export_model(
@@ -102,12 +105,12 @@ def export_model(
     source: a model's name, a .safetensors file, a folder with one, or "owner/name" on the Hub; None is the best.
     out: a .onnx, an .xml (beside it a .bin) or a .pt2 file; or a folder, for model.safetensors and model.onnx.
     precision: weights stored as "fp32" or "fp16", or convolutions computed in "int8". By default "fp16" in a folder,
-      and elsewhere where it holds the weights without loss.
-    check: labelled pictures. A file that reads more than 1 % of them worse than torch is not written.
+        and for a file if it holds the weights without loss.
+    check: labelled pictures. A file whose accuracy is more than 0.01 below torch's is not written.
     calibrate: labelled pictures, of whose training faces 256 give int8 its ranges; by default those of `check`.
     measure: labelled pictures, on which the header is to say what bf16 does to the answers.
     split, limit: the split and the number of faces of `check` and `measure`; by default validation, else test, else
-      the only one, and all of them.
+        the only one, and all of them.
     trust: as for `mien.load_network`. progress: show a bar on stderr.
 
     Data are a data set, or the path of one, which `mien.data.open_for` opens as format and labels say.

@@ -1,10 +1,8 @@
 """A network as an ONNX file, for any engine."""
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 from torch.export import ExportedProgram
 
-from mien.checkpoint import KEY, check_header
+from mien.checkpoint import KEY, check_header, tensor_names
 from mien.export.program import BATCH, to_program
 from mien.export.quantize import quantize
 from mien.files import whole
@@ -31,7 +29,8 @@ def export_onnx(
     half: bool = True,
     calibration: np.ndarray | None = None,
 ) -> None:
-    """Write a network as ONNX: `faces` uint8 (batch, S, S, 3) RGB -> `logits`, `probs` (batch, C) fp32.
+    """Write a network as ONNX: `faces` uint8 (batch, S, S, 3) RGB -> `logits` (batch, C) of the first output, and every
+    output by its name, fp32. With a header of version 1 there are `logits` and `probs`.
 
     S is the `input_size` of the header's `preprocess`, mostly 112. Normalisation and temperature are in the graph.
 
@@ -53,7 +52,7 @@ def make_onnx(
     network: nn.Module, header: Mapping[str, Any], *, half: bool = True, calibration: np.ndarray | None = None
 ) -> onnx.ModelProto:
     """The model that `export_onnx` writes, without its header."""
-    model = to_onnx(to_program(network, header))
+    model = to_onnx(to_program(network, header), tensor_names(header))
     if calibration is not None:
         model = quantize(model, calibration)
     if half:
@@ -61,17 +60,15 @@ def make_onnx(
     return model
 
 
-def to_onnx(program: ExportedProgram) -> onnx.ModelProto:
-    """A program of `to_program` as an ONNX model, its weights in fp32."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+def to_onnx(program: ExportedProgram, names: Sequence[str] = ("logits", "probs")) -> onnx.ModelProto:
+    """A program of `to_program` as an ONNX model, its weights in fp32; names: what its outputs are called."""
+    with torch.no_grad():
         done = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=OPSET,
             input_names=["faces"],
-            output_names=["logits", "probs"],
+            output_names=list(names),
             dynamic_shapes={"faces": {0: BATCH}},
             verbose=False,
         )

@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch.func import functional_call
 
 from mien.checkpoint import KEY, check_header
 from mien.files import whole
-from mien.networks import Deployed
+from mien.networks import deploy
 
 BATCH = torch.export.Dim("batch", min=1)
 
@@ -24,7 +23,7 @@ BATCH = torch.export.Dim("batch", min=1)
 def export_program(
     path: str | os.PathLike[str], network: nn.Module, header: Mapping[str, Any], *, half: bool = True
 ) -> None:
-    """Write a network as a .pt2 file of torch.export, whole or not at all. Inputs and outputs are those of `export_onnx`.
+    """Write a network as a .pt2 file of torch.export, whole or not at all. Inputs and outputs are as of `export_onnx`.
 
     path, network, header, half: as for `export_onnx`.
 
@@ -38,10 +37,9 @@ def export_program(
 def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = False) -> ExportedProgram:
     """The program of `mien.networks.Deployed`, for batches of any size, that names no paths of this machine."""
     size = header["preprocess"]["input_size"]
-    module = Deployed(network, header["preprocess"], header.get("temperature", 1.0)).eval()
+    module = deploy(network, header)
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+    with torch.no_grad():
         program = torch.export.export(
             Halved(module) if half else module, (faces,), dynamic_shapes=({0: BATCH},), strict=False
         )

@@ -67,7 +67,7 @@ class YuNet:
     It looks as closely as the faces need: at the picture made so small that faces of `min_face` pixels are 13 wide
     (it misses half of those 12 wide and none 16 wide). One such look is enough for most pictures. Where it finds
     nothing, or is so large that a face may be too large for it, the picture is looked at once more, brought to 320
-    pixels. A picture that one look of 960×736 pixels does not hold is looked at as a whole first and then in
+    pixels. A picture that one look of 1024×768 pixels does not hold is looked at as a whole first and then in
     overlapping tiles: see `reach`. A face narrower than 48 pixels in its look is looked at once more, alone and
     enlarged: of faces 16 to 44 pixels wide, in 640×480, aligned crops lay 6 pixels of 112 off without that, and 3 with.
 
@@ -112,15 +112,15 @@ class YuNet:
         if tiles:
             more = self._look_through(near, tiles, image, faces)
             faces, seen = _better(np.concatenate([faces, more]), np.concatenate([seen, more[:, 2] * scale]))
-        faces = [
-            self._look_alone(image, face) if width < _SMALL else face for face, width in zip(faces, seen, strict=True)
-        ]
+        for i in np.flatnonzero(seen < _SMALL):
+            faces[i] = self._look_alone(image, faces[i])
+        faces = faces[_suppress(faces, faces[:, 14])]  # two that turned out to be one
         found = [Detection(as_box(f[:4]), float(f[14]), f[4:14].reshape(5, 2)) for f in faces]
         return sorted(found, key=lambda face: -face.box[2] * face.box[3])
 
     def confirm(self, image: np.ndarray, face: Detection) -> bool:
         """Whether a face that was found is one: what scores below 0.85 is looked at again, in grey and without its
-        surroundings, and has to score 0.45.
+        surroundings, and has to score 0.45, or `threshold` where that is less.
 
         image: (H, W, 3) uint8, in which the face stands upright. The square about its box is brought to 112 pixels in
         a black border of 72. A galaxy, lamps and cats score 0.42 at most there; 2 in 100 faces of FER2013 less than
@@ -132,7 +132,7 @@ class YuNet:
         scale = 112 / len(alone)
         grey = cv2.cvtColor(resize(alone, [{"size": 112}]), cv2.COLOR_RGB2GRAY)
         framed = cv2.copyMakeBorder(grey, 72, 72, 72, 72, cv2.BORDER_CONSTANT)
-        seen = self.look(cv2.cvtColor(framed, cv2.COLOR_GRAY2RGB), _CONFIRMED)
+        seen = self.look(cv2.cvtColor(framed, cv2.COLOR_GRAY2RGB), min(_CONFIRMED, self.threshold))
         x, y, w, h = face.box
         box = np.array([(x - left) * scale + 72, (y - top) * scale + 72, w * scale, h * scale])
         return bool((_overlap(seen[:, :4], box) > 0.3).any())

@@ -1,10 +1,12 @@
 """A face that was read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+
+from mien.outputs import EXPRESSION
 
 Box = tuple[float, float, float, float]
 """x, y, width and height, in pixels."""
@@ -31,6 +33,8 @@ class Face:
     probabilities: every label's, in the model's order.
     rotation: degrees clockwise, 0, 90, 180 or 270, by which the picture is turned to bring the face upright; 0 by
         default.
+    outputs: the answers to all that the model is asked, by the names of its outputs: "expression", the probabilities,
+        and whatever else it answers, a number ("valence") or a number for each label; see `mien.outputs.Output`.
     doubtful: whether the probability is below that from which the reader, or else the model, takes an answer for sure;
         such answers are marked "?" where people read them.
 
@@ -45,6 +49,7 @@ class Face:
     probabilities: dict[str, float]
     rotation: int = field(default=0, kw_only=True)
     doubtful: bool = field(default=False, kw_only=True)
+    outputs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, which JSON takes, under the names of a row of `mien read`: pixels to hundredths, the score to
@@ -57,6 +62,7 @@ class Face:
             "expression": self.expression,
             "probability": round(self.probability, 6),
             "probabilities": {label: round(prob, 6) for label, prob in self.probabilities.items()},
+            **{name: _rounded(answer) for name, answer in self.outputs.items() if name != EXPRESSION},
         }
 
     def __eq__(self, other: object) -> bool:
@@ -69,6 +75,13 @@ class Face:
 
     def __hash__(self) -> int:
         return hash((self.box, self.score, self.expression, self.probability))
+
+
+def _rounded(answer: Any) -> Any:
+    """Its numbers to six digits behind the point."""
+    if isinstance(answer, Mapping):
+        return {label: _rounded(value) for label, value in answer.items()}
+    return [_rounded(value) for value in answer] if isinstance(answer, tuple) else round(answer, 6)
 
 
 def _hundredths(values: Any) -> list[float]:

@@ -41,8 +41,11 @@ def flat(record: Record) -> Record:
             row |= {
                 f"landmark_{i}_{axis}": value[i][k] if value else None for i in range(5) for k, axis in enumerate("xy")
             }
-        elif name == "probabilities":
-            row |= {f"p_{label}": prob for label, prob in (value or {}).items()}
+        elif isinstance(value, dict):
+            first = "p" if name == "probabilities" else name
+            for label, part in value.items():
+                pair = zip(("_x", "_y"), part, strict=True) if isinstance(part, list) else [("", part)]
+                row |= {f"{first}_{label}{axis}": number for axis, number in pair}
         else:
             row[name] = value
     return row

@@ -58,20 +58,21 @@ def find_faces(
         raise ValueError(f"search is one of {', '.join(SEARCHES)}, not {search!r}")
     look = _Look(detector, confirm)
     found, rotation, stood = look(image, search), 0, image
-    best = _best(found)
+    best = _best(found, min_face)
     if turn and best <= getattr(detector, "sure", 0.0):
         height, width = image.shape[:2]
         scale = min(1.0, _TURNED / max(height, width))
         small = shrink(image, max(1, round(width * scale)), max(1, round(height * scale)))
         turns = (90, 180, 270)
         again = look if max(height, width) <= _FRAMED else look.once  # what is small may be all face
-        scores = [_best(again(turn_image(small, degrees), "fast")) for degrees in turns]
+        seen = [again(turn_image(small, degrees), "fast") for degrees in turns]
+        scores = [_best(faces, min_face * scale) for faces in seen]
         if max(scores) > (best + _SURER if best else 0):
-            rotation = turns[int(np.argmax(scores))]
-            stood = turn_image(image, rotation)
-            found = look(stood, search)
+            surest = int(np.argmax(scores))
+            rotation, stood = turns[surest], turn_image(image, turns[surest])
+            found = look(stood, search) or [moved(face, (0, 0), (1 / scale, 1 / scale)) for face in seen[surest]]
     kept = [turn_face(face, stood.shape, -rotation) for face in found if min(face.box[2:]) >= min_face]
-    return Detections(kept, note=_note(detector, image, min_face, search), rotation=rotation)
+    return Detections(kept, note=_note(detector, image, min_face, search), rotation=rotation if kept else 0)
 
 
 def find_known(detector: Detector, image: np.ndarray) -> Detections:
@@ -98,8 +99,8 @@ class _Look:
         return [face for face in faces if self._confirm is None or self._confirm(image, face)]
 
 
-def _best(faces: Sequence[Detection]) -> float:
-    return max((face.score for face in faces), default=0.0)
+def _best(faces: Sequence[Detection], min_face: float) -> float:
+    return max((face.score for face in faces if min(face.box[2:]) >= min_face), default=0.0)
 
 
 def _note(detector: Detector, image: np.ndarray, min_face: float, search: str) -> str | None:

@@ -15,7 +15,7 @@ from mien.networks.cait import (
     cait_xxs36,
 )
 from mien.networks.checkpoint import build, load_network, save_network
-from mien.networks.deploy import Deployed, Normalize
+from mien.networks.deploy import Deployed, Normalize, activate, deploy
 from mien.networks.ir50 import IR50
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
@@ -42,6 +42,7 @@ __all__ = [
     "Poster",
     "ViT",
     "acmil_mobile",
+    "activate",
     "apvit",
     "apvit_mobile",
     "arbex",
@@ -57,6 +58,7 @@ __all__ = [
     "cait_xxs24",
     "cait_xxs36",
     "deit_tiny",
+    "deploy",
     "guided_mobile",
     "hybrid_deit_tiny",
     "load_network",

@@ -39,6 +39,15 @@ class ARBEx(Network):
     `head="mlp"` puts ARBEx's classifier (`MlpHead`) in the place of the body's linear head; its batch norm cannot be
     trained with a single face. The paper's body is POSTER++, with both trunks frozen.
 
+    Args:
+        body: a network with one linear head.
+        head: "body" or "mlp"; body.
+        balancing: "none", "anchors" or "full"; none.
+        num_anchors, delta, attention, anchor_std, margin, detach_confidence, gather: of `ReliabilityBalancing`.
+        temperature: float above 0; 1.
+        trust: float in [0, 1], or None: it rises.
+        class_weight, anchor_weight, center_weight: float; 1.
+
     Paper: Wasi et al., ARBEx, arXiv 2305.01486. Reference: takihasan/ARBEx, b85c37b.
     """
 
@@ -116,6 +125,17 @@ class ARBEx(Network):
         own = {name.removeprefix("body."): t for name, t in tensors.items() if name.startswith("body.")}
         rest = {name: t for name, t in tensors.items() if not name.startswith("body.")}
         return rest | {f"body.{name}": t for name, t in self.body.fit(own).items()}
+
+    @property
+    def headed(self) -> nn.Module:
+        return self.body.headed
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        return (*super().head_names, *self.body.head_names)
+
+    def head_answers(self, features: Tensor) -> dict[str, Tensor]:
+        return self.body.head_answers(features) | super().head_answers(features)
 
     def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
         return self.body.forward_intermediates(images, **options)

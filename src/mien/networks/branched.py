@@ -1,5 +1,7 @@
 """A trunk, and a head that in training has further answers, each with a loss of its own."""
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from mien.networks.mobilefacenet import MobileFaceNet
@@ -9,6 +11,7 @@ from mien.nn.acmil import ACMILHead, ACMILPool
 from mien.nn.base import MakePool
 from mien.nn.grid import to_tokens
 from mien.nn.guided_attention import GuidedAttention
+from mien.outputs import Output
 
 
 class Branched(Network):
@@ -17,18 +20,22 @@ class Branched(Network):
         L = CE(logits) · loss_weights["logits"] + Σ_m CE(branch_m) · loss_weights["branch_m"] + aux_weight · aux_loss
 
     The published `aux_weight` (of the training task) is 1 for both kinds. There is no one vector that the answer is
-    read from, so nothing that asks for `forward_features` can be built around it.
+    read from, so nothing that needs `forward_features` can be built around it.
     """
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def add_heads(self, outputs: Iterable[Output]) -> None:
+        if outputs := list(outputs):
+            raise ValueError(f"{type(self).__name__} has no one vector of features that {outputs[0].name} could read")
+
+    def branches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, 112, 112) -> logits (B, C), branch logits (B, M, C)."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.answers(images)[0]
+        return self.branches(images)[0]
 
     def training_logits(self, images: Tensor) -> dict[str, Tensor]:
-        logits, branches = self.answers(images)
+        logits, branches = self.branches(images)
         _, *names = self.loss_weights
         return {"logits": logits} | dict(zip(names, branches.unbind(1), strict=True))
 
@@ -45,7 +52,7 @@ class ACMILClassifier(Branched):
         count = len(self.head.branch_heads)
         self.loss_weights = {"logits": 1.0} | {f"branch_{m}": 1 / count for m in range(count)}
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def branches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits, branches = self.head(to_tokens(self.image(images)[-1]))
         return logits, branches[:, : len(self.head.branch_heads)]
 
@@ -63,7 +70,7 @@ class GuidedClassifier(Branched):
         self.image, self.head = image, GuidedAttention(channels, num_classes, dim, level, init_values)
         self.loss_weights = {"logits": 0.0} | {f"branch_{m}": 1.0 for m in range(2 * len(channels))}
 
-    def answers(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def branches(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.head(self.image(images))
 
 

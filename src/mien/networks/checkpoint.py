@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from mien.checkpoint import KEY, check_header, read_header
+from mien.checkpoint import KEY, at_temperature, check_header, outputs_of, read_header
 from mien.errors import CheckpointError
 from mien.files import whole
 from mien.networks.network import Network
@@ -171,8 +171,10 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
     if Path(path).suffix != ".safetensors":
         raise CheckpointError(f"{path}: its weights are for engines; torch takes them from a .safetensors file")
     try:
-        network = build(header["model"], trust=trust, **overrides)
-    except CheckpointError as error:
+        network: Any = build(header["model"], trust=trust, **overrides)
+        if others := outputs_of(header)[1:]:
+            network.add_heads(others)
+    except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     fill(network, load_tensors(path), path)
     return network.eval()
@@ -233,9 +235,10 @@ def average_networks(
         raise CheckpointError("an average is of two checkpoints or more")
     headers = [read_header(path) for path in paths]
     for path, header in zip(paths, headers, strict=True):
-        for key in ("model", "id2label", "preprocess"):
-            if header[key] != headers[-1][key]:
-                raise CheckpointError(f"{path}: has another {key} than {paths[-1]}: they cannot be averaged")
+        header = at_temperature(header, 1.0)
+        for key in ("model", "outputs", "preprocess"):
+            if header[key] != at_temperature(headers[-1], 1.0)[key]:
+                raise CheckpointError(f"{path}: of another {key} than {paths[-1]}: they cannot be averaged")
     network = load_network(paths[-1], trust=trust)
     all_tensors = [load_tensors(path) for path in paths]
     mean = {
@@ -245,4 +248,4 @@ def average_networks(
     fill(network, mean, paths[-1])
     training = {key: value for key, value in headers[-1].get("training", {}).items() if key not in ("metrics", "steps")}
     training["average_of"] = [Path(path).name for path in paths]
-    return network, {**headers[-1], "training": training, "temperature": 1.0}
+    return network, {**at_temperature(headers[-1], 1.0), "training": training}

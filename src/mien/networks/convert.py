@@ -25,6 +25,7 @@ from mien.networks.published import (
     from_vit,
     under,
 )
+from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
@@ -35,7 +36,7 @@ class Kind:
 
     tensors: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
     network: str
-    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors tell them
+    arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors show them
     resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
     align: str = "none"
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
@@ -162,7 +163,7 @@ def convert(
     header = {
         "mien": VERSION,
         "model": model,
-        "id2label": {str(i): name for i, name in enumerate(names)},
+        "outputs": [{"name": EXPRESSION, "kind": "classes", "labels": list(names)}],
         "preprocess": {
             "align": how.align,
             "resize": steps,
@@ -183,7 +184,7 @@ def _is_head(name: str) -> bool:
 def _labels(count: int | None, labels: str | None, usual: tuple[str, str]) -> tuple[str, ...]:
     if count is None:
         if labels is not None:
-            raise CheckpointError("a trunk tells no classes apart: it takes no labels")
+            raise CheckpointError("a trunk has no classes: it takes no labels")
         return ("feature",)
     if labels is None:
         imagenet = tuple(f"imagenet {i}" for i in range(1000))

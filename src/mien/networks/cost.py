@@ -65,7 +65,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
     As torch's profiler saw it: every allocation and every release on the CPU, in order.
     """
     options = {"activities": [torch.profiler.ProfilerActivity.CPU], "profile_memory": True}
-    with silence(), torch.profiler.profile(**options) as profiler:  # its C++ tells of itself on stderr
+    with silence(), torch.profiler.profile(**options) as profiler:  # its C++ writes to stderr
         run()
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
@@ -105,7 +105,7 @@ def milliseconds(run: Callable[[], object], calls: int) -> float:
 
 
 def fitted(make: MakeMixer, grid: Grid) -> MakeMixer:
-    """The same maker, told the size of a grid without a prefix, where a mixer is made for one size."""
+    """The same maker, given the size of a grid without a prefix, where a mixer is made for one size."""
     tokens = grid[0] * grid[1]
     sizes = {"num_tokens": tokens, "num_prefix": 0, "max_length": tokens, "grid": grid}
     takes = inspect.signature(make).parameters
@@ -129,7 +129,7 @@ def compare(
     those of a mixer made for the grid, MACs those of one face, everything else is that of the batch. Skipped is what
     would take more than `most_gb`, were its memory to grow with N² from the grid before.
     """
-    told: dict[str, dict[str, Any]] = {name: {"grids": {}, "slopes": {}} for name in makers}
+    costs: dict[str, dict[str, Any]] = {name: {"grids": {}, "slopes": {}} for name in makers}
     before: dict[str, tuple[int, float]] = {}  # tokens, and bytes in training
     first = next(iter(makers))
     for grid in sorted(grids, key=math.prod):
@@ -153,14 +153,14 @@ def compare(
                 own, base = times[name, what], times[first, what]
                 measures[f"{what}_ms"] = statistics.median(own)
                 ratios[f"{what}_ms"] = statistics.median(a / b for a, b in zip(own, base, strict=True))
-            told[name]["grids"][f"{grid[0]},{grid[1]}"] = {"tokens": size} | {
+            costs[name]["grids"][f"{grid[0]},{grid[1]}"] = {"tokens": size} | {
                 measure: {"value": measures[measure], "ratio": ratios[measure]} for measure in MEASURES
             }
-    for mixer in told.values():
+    for mixer in costs.values():
         ends = list(mixer["grids"].values())
         if len(ends) > 1 and ends[0]["tokens"] < ends[-1]["tokens"]:
             mixer["slopes"] = {measure: slope(ends[0], ends[-1], measure) for measure in MEASURES}
-    return told
+    return costs
 
 
 def side_by_side(runs: Mapping[Any, Callable[[], object]], rounds: int) -> dict[Any, list[float]]:

@@ -1,10 +1,15 @@
-"""A network as it is used: uint8 faces in, logits and probabilities out."""
+"""A network as it is used: uint8 faces in, answers out."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mien.checkpoint import outputs_of
+from mien.errors import CheckpointError
+from mien.outputs import Output
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -37,17 +42,59 @@ def to_float(faces: Tensor) -> Tensor:
     return faces.permute(0, 3, 1, 2).float() / 255
 
 
-class Deployed(nn.Module):
-    """Faces uint8 (B, S, S, 3) RGB -> logits (B, C), probs (B, C), with `probs = softmax(logits / temperature)`.
+def activate(output: Output, values: Tensor) -> Tensor:
+    """What a head gives, (B, width) -> what a person reads, (B, …) of the shape that `output` has.
 
-    S is `input_size` of the `preprocess`: 112 for most networks.
-    This is what an ONNX file of mien computes, and what an engine runs.
+    classes  softmax(z / temperature)          binary  σ(z / temperature)
+    range    low + (high - low) · σ(z)         angles  degrees(z), wrapped to [-180, 180)
+    points   z as it is, (B, P, 2)
+    """
+    match output.kind:
+        case "classes":
+            return (values / output.temperature).softmax(-1)
+        case "binary":
+            return (values / output.temperature).sigmoid()
+        case "range":
+            return output.low + (output.high - output.low) * values.sigmoid()
+        case "angles":
+            return torch.remainder(values * (180 / math.pi) + 180, 360) - 180
+        case _:
+            return values.unflatten(-1, (-1, 2))
+
+
+class Deployed(nn.Module):
+    """Faces uint8 (B, S, S, 3) RGB -> logits (B, C) of the first output, then the answer of every output, as a tuple.
+
+    S is `input_size` of the `preprocess`: 112 for most networks. This is what a model file computes for other engines.
+    outputs: the questions that the network answers; without any it is one, of classes, of that `temperature`:
+    `probs = softmax(logits / temperature)`.
+
+    Raises CheckpointError where the network has no head for an output.
     """
 
-    def __init__(self, network: nn.Module, preprocess: Mapping[str, Any], temperature: float = 1.0):
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocess: Mapping[str, Any],
+        temperature: float = 1.0,
+        outputs: Sequence[Output] = (),
+    ):
         super().__init__()
-        self.network, self.normalize, self.temperature = network, Normalize(preprocess), temperature
+        self.network: Any = network
+        self.normalize = Normalize(preprocess)
+        self.temperature = outputs[0].temperature if outputs else temperature
+        self.others = tuple(outputs[1:])
+        heads = getattr(network, "head_names", ())
+        if missing := [output.name for output in self.others if output.name not in heads]:
+            raise CheckpointError(f"the network has no head for {', '.join(missing)}")
 
-    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(self.normalize(to_float(faces)))
-        return logits, (logits / self.temperature).softmax(-1)
+    def forward(self, faces: Tensor) -> tuple[Tensor, ...]:
+        images = self.normalize(to_float(faces))
+        values = self.network.answers(images) if self.others else {"logits": self.network(images)}
+        probs = (values["logits"] / self.temperature).softmax(-1)
+        return values["logits"], probs, *(activate(output, values[output.name]) for output in self.others)
+
+
+def deploy(network: nn.Module, header: Mapping[str, Any]) -> Deployed:
+    """The network of a checkpoint as it is used, in eval mode; its header names what comes out (`tensor_names`)."""
+    return Deployed(network, header["preprocess"], outputs=outputs_of(header)).eval()

@@ -1,9 +1,11 @@
 """What every network has in common."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+
+from mien.outputs import Output
 
 
 class Network(nn.Module):
@@ -13,6 +15,8 @@ class Network(nn.Module):
     In eval mode the logits of a face never depend on the other faces of its batch. The one exception is `ARBEx` with
     `balancing="full"` and `attention="batch"`, which is not the default. In training `training_logits` gives every set
     of logits that is part of the loss, and `loss_weights` their weights.
+
+    A network answers one question, its first output; `add_heads` gives it more, which read the same features.
     """
 
     loss_weights: Mapping[str, float] = {"logits": 1.0}
@@ -31,6 +35,41 @@ class Network(nn.Module):
         As little as will do, such as a map that was pooled. Raises ValueError for a network that has no such place.
         """
         raise NotImplementedError
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleDict()
+
+    def add_heads(self, outputs: Iterable[Output]) -> None:
+        """A linear layer, which begins at 0, for each output that the network has no head for yet.
+
+        Raises ValueError for a network without one vector of features.
+        """
+        for output in outputs:
+            if output.name not in self.head_names:
+                head = nn.Linear(self.width, output.width)
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
+                self.heads[output.name] = head
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The outputs beside the first that there are heads for."""
+        return tuple(self.heads)
+
+    def answers(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, 112, 112) -> "logits" (B, C) of the first output, and (B, width) of every other by its name.
+
+        `mien.networks.activate` makes what a person reads of them.
+        """
+        if not self.head_names:
+            return {"logits": self(images)}
+        features = self.forward_features(images)
+        return {"logits": self.forward_head(features), **self.head_answers(features)}
+
+    def head_answers(self, features: Tensor) -> dict[str, Tensor]:
+        """(B, D) -> what every head beside the first answers, (B, width) each."""
+        return {name: head(features) for name, head in self.heads.items()}
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(B, 3, 112, 112) -> the vector (B, D) that the head reads."""
@@ -69,6 +108,13 @@ class Network(nn.Module):
         """
         return self.training_pass(images)[1]
 
+    def training_answers(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """`training_logits`, and what `heads` answer, in one pass."""
+        if not self.heads:
+            return self.training_logits(images), {}
+        features, logits = self.training_pass(images)
+        return logits, {name: head(features) for name, head in self.heads.items()}
+
     def begin_step(self, done: float) -> None:
         """Called before every batch of training, of which the share `done` is over, from 0 to 1.
 
@@ -79,3 +125,9 @@ class Network(nn.Module):
     def headed(self) -> nn.Module:
         """The part whose `head` is the linear layer from features to logits."""
         return self
+
+    @property
+    def width(self) -> int:
+        """D, of the features."""
+        head: Any = self.headed.head
+        return next(part for part in head.modules() if isinstance(part, nn.Linear)).in_features

@@ -14,10 +14,10 @@ class Attend(Stages):
 
     q (B, heads, N, head_dim), k and v (B, heads, M, head_dim), bias broadcastable to (B, heads, N, M)
     -> (B, heads, N, head_dim), multiplied by `gates` (B, heads, N, 1) if there are some. Fused as long as nobody looks.
-    Within `mien.nn.observe` or `intervene` the same is computed step by step, and `layout` tells what its axes are.
+    Within `mien.nn.observe` or `intervene` the same is computed step by step, and `layout` says what its axes are.
 
     Args:
-        dropout: the share of attn, from 0 to 1, that is dropped in training; 0.
+        dropout: the fraction of attn, from 0 to 1, that is dropped in training; 0.
         scale: of the scores; head_dim^-1/2.
 
     Paper: Vaswani et al., Attention Is All You Need, 2017.
@@ -100,7 +100,7 @@ class Attend(Stages):
         self,
         windows: Tensor,
         of_prefix: Tensor,
-        places: tuple[Tensor, Tensor],
+        cells: tuple[Tensor, Tensor],
         grid: tuple[int, int],
         v: Tensor,
         gates: Tensor | None = None,
@@ -110,10 +110,10 @@ class Attend(Stages):
         """`gather` of scores that are known by windows of planes, for whoever looks: heads (B, heads, N, head_dim).
 
         windows: (Z · C, heads, n, P + m), of n queries and the prefix's and m other keys in each of C windows of
-        Z = B · k planes. of_prefix: (B, heads, P, N). places: of these queries (C, n) and keys (C, m) on the grid,
+        Z = B · k planes. of_prefix: (B, heads, P, N). cells: of these queries (C, n) and keys (C, m) on the grid,
         counted from 1; 0 is padding. padding: whether it takes part, of `padding_value` (heads, head_dim), or 0.
         """
-        size, first, (queries, keys) = grid[0] * grid[1], of_prefix.shape[2], places
+        size, first, (queries, keys) = grid[0] * grid[1], of_prefix.shape[2], cells
         batch, heads, n = v.shape[:3]
         windows = windows.unflatten(0, (-1, queries.shape[0])).transpose(1, 2)  # (Z, heads, C, n, P + m)
         hidden = windows.new_full((windows.shape[0], heads, size + 1, first + size + 1), -math.inf)

@@ -33,6 +33,14 @@ class Grassmann(nn.Module):
     before the planes, so that with 'past' it sees but the prefix before it, and with 'future' is not seen by them.
     `num_heads` is ignored. It replaces attention and the skip around it: a is that skip. After it the paper has a norm.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        rank: int from 2 on, width of z; 32.
+        direction: "past", "future" or "both"; both.
+        lags: int from 1 on each, distances of partners in a sequence; (1, 2, 4, 8, 12, 16).
+        offsets: (rows, columns) each, ahead in reading order, of partners on a grid; eight of them.
+        bias_alone: bool, a token without a partner has proj's bias as g; True.
+
     Paper: Attention Is Not What You Need, arXiv 2512.19428.
     Reference: youdie006/grassmann, 7a10f87; Adipks/sparse_grassmann_llm, 813dbf6 (no bias alone).
     """
@@ -64,11 +72,11 @@ class Grassmann(nn.Module):
         self.gate = nn.Linear(2 * dim, dim)
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
-        place, offsets = ((1, tokens.shape[1]), self.lags) if grid is None else (grid, self.offsets)
+        plane, offsets = ((1, tokens.shape[1]), self.lags) if grid is None else (grid, self.offsets)
         z = self.reduce(tokens)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
-        prefix, planes = split_planes(z, place, "Grassmann")
-        total, count = self.near(planes.unflatten(1, place), offsets)
+        prefix, planes = split_planes(z, plane, "Grassmann")
+        total, count = self.near(planes.unflatten(1, plane), offsets)
         total = total.unflatten(0, (z.shape[0], -1)).flatten(1, 2)  # (B, k · H · W, rank)
         count = count.repeat(total.shape[1] // count.shape[0], 1)
         if prefix.shape[1]:

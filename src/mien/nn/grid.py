@@ -56,7 +56,7 @@ def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:
 
 
 def to_windows(planes: Tensor, grid: Grid, window: Grid, spread: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Planes (B, H · W, D) -> their n windows (B · n, h · w, D), and which places lie on the grid (n, h · w), bool.
+    """Planes (B, H · W, D) -> their n windows (B · n, h · w, D), and which positions lie on the grid (n, h · w), bool.
 
     A grid that the window does not divide is padded with 0 below and to the right; where nothing is padded the second
     is None. `spread`: not neighbours share a window, but tokens as far apart as the grid allows: window (r, c) of
@@ -121,8 +121,8 @@ def take(planes: Tensor, grid: Grid, rows: list[list[int]], columns: list[list[i
 
 def select(maps: Tensor, rows: list[int], columns: list[int]) -> Tensor:
     """(Z, H, W, E) -> (Z, rows, columns, E)."""
-    for axis, places in ((1, rows), (2, columns)):
-        maps = maps.index_select(axis, torch.tensor(places, device=maps.device))
+    for axis, positions in ((1, rows), (2, columns)):
+        maps = maps.index_select(axis, torch.tensor(positions, device=maps.device))
     return maps
 
 
@@ -145,6 +145,6 @@ def offset_index(grid: Grid, size: Grid, device: torch.device | None = None) -> 
     """
     if any(n > most for n, most in zip(grid, size, strict=True)):
         raise ValueError(f"offsets are known for grids up to {size[0]}×{size[1]}, not for {grid[0]}×{grid[1]}")
-    places = (torch.arange(n, device=device) for n in grid)
-    y, x = (place - place[:, None] + most - 1 for place, most in zip(places, size, strict=True))
+    positions = (torch.arange(n, device=device) for n in grid)
+    y, x = (position - position[:, None] + most - 1 for position, most in zip(positions, size, strict=True))
     return (y[:, None, :, None] * (2 * size[1] - 1) + x[None, :, None, :]).flatten(2).flatten(0, 1)

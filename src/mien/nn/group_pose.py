@@ -29,6 +29,11 @@ class GroupSelfAttention(nn.Module):
     place, so it is part of values and residual; with `pos_in_values=False`, ours, it is in queries and keys alone.
     `across=False`, ours, leaves the second step out: with n = 1 it would only be a linear layer.
 
+    Args:
+        dim, num_heads: int, width of the queries and number of heads, which divides it.
+        across: bool, whether there is the second step; True.
+        pos_in_values: bool; True.
+
     Paper: Liu et al., Group Pose, arXiv 2308.07313. Reference: Michel-liu/GroupPose, 127fe0e.
     """
 
@@ -68,6 +73,11 @@ class DeformableAttention(nn.Module):
 
     As `mien.nn.observe` sees it, the keys are the points of all levels, (B, heads, Q, levels · points).
 
+    Args:
+        dim, num_heads: int, width of the queries and number of heads, which divides it.
+        num_points: int from 1 on, points of a head and level; 4.
+        num_levels: int from 1 on, maps; 1.
+
     Paper: Zhu et al., Deformable DETR, arXiv 2010.04159. Reference: Michel-liu/GroupPose, 127fe0e (ops).
     """
 
@@ -76,8 +86,8 @@ class DeformableAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads, self.num_points, self.num_levels = num_heads, num_points, num_levels
-        places = num_heads * num_levels * num_points
-        self.sampling_offsets, self.attention_weights = nn.Linear(dim, 2 * places), nn.Linear(dim, places)
+        points = num_heads * num_levels * num_points
+        self.sampling_offsets, self.attention_weights = nn.Linear(dim, 2 * points), nn.Linear(dim, points)
         self.value, self.proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
         angle = torch.arange(num_heads) * (2 * math.pi / num_heads)
         way = torch.stack([angle.cos(), angle.sin()], dim=-1)
@@ -99,7 +109,7 @@ class DeformableAttention(nn.Module):
             reference = reference[:, :, None].expand(-1, -1, self.num_levels, -1)
         if reference.shape[2] != self.num_levels:
             raise ValueError(f"reference has points of {reference.shape[2]} levels, and there are {self.num_levels}")
-        exact = torch.promote_types(queries.dtype, torch.float32)  # places are finer than bf16
+        exact = torch.promote_types(queries.dtype, torch.float32)  # points are finer than bf16
         offsets = self.sampling_offsets(queries).to(exact).unflatten(-1, (self.num_heads, -1, self.num_points, 2))
         layout = Layout("cross", planes=self.num_levels)
         scores = self.attention_weights(queries).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -126,6 +136,12 @@ class GroupPoseLayer(nn.Module):
     `cross_attn` takes queries (B, Q, dim) and what they attend to, `seen`: for `DeformableAttention`, as published,
     their reference points and the maps. `pos_in_values=False` keeps `pos` out of the residual here, too. Paper and
     reference: `GroupSelfAttention`.
+
+    Args:
+        dim, num_heads: int, width of the queries and number of heads, which divides it.
+        cross_attn: the module that attends to what is seen.
+        hidden: int, width of the feed-forward part; 2048.
+        across, pos_in_values: bool, as for `GroupSelfAttention`; True.
     """
 
     def __init__(

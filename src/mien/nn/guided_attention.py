@@ -1,4 +1,4 @@
-"""Multi-scale self-guided attention: maps of several levels, refined twice as what they share guides them."""
+"""Multi-scale self-guided attention: maps of several levels, refined twice, guided by what they have in common."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ class MultiConv(nn.Sequential):
 
 
 class SemanticModule(nn.Module):
-    """An encoder and decoder: maps x (B, dim, H, W) -> code (B, 4 · dim, H / 4, W / 4), x told again (B, dim, H, W).
+    """An encoder and decoder: maps x (B, dim, H, W) -> code (B, 4 · dim, H / 4, W / 4), x rebuilt (B, dim, H, W).
 
     Two encoders of two 3×3 convolutions (batch norm, ReLU) and a 2×2 max pool; two decoders of two such convolutions
     and a transposed one; between the decoders the map is resized to the first encoder's. Ours: where H or W is no
@@ -105,12 +105,19 @@ class GuidedAttention(OwnLoss):
         A_s = attend([D_s; F]);   R_s = refine([D_s; A_s · F])
         side logits: S of the D_s, then S of the R_s;   logits: the mean of those of the R_s
         L = Σ_2S CE(side logits) + aux_loss
-        aux_loss = 0.25 · Σ_S MSE(codes of both rounds) + 0.1 · Σ_2S MSE(x, x told again)
+        aux_loss = 0.25 · Σ_S MSE(codes of both rounds) + 0.1 · Σ_2S MSE(x, x rebuilt)
 
     `attend` and `refine` are a `GuidedRound` each. All maps are brought to the grid of map number `level`; published is
     the largest, 0. `aux_loss` is that of the last training forward, None in eval; `loss` is the sum of the CE. Ours: a
-    face has one label, so logits of a place become those of a map's mean; any number of scales. Modules that published
-    code builds and never calls are left out. A network with it is `mien.networks.guided_mobile`.
+    face has one label, so there are logits of a map's mean instead of each position; any number of scales. Modules that
+    published code builds and never calls are left out. A network with it is `mien.networks.guided_mobile`.
+
+    Args:
+        channels: int for each of S maps.
+        num_classes: int, C.
+        dim: int, width of all maps; 64.
+        level: int in [0, S), of the map whose grid is used; 0.
+        init_values: float at which gamma of PAM and CAM starts; 0.
 
     Paper: Sinha and Dolz, Multi-scale self-guided attention, arXiv 1906.02849. Reference:
     sinAshish/Multi-Scale-Attention, 96d76f2.
@@ -142,6 +149,6 @@ class GuidedAttention(OwnLoss):
 
     @staticmethod
     def loss(side_logits: Tensor, target: Tensor) -> Tensor:
-        """`Σ_2S CE(side logits (B, 2 · S, C), target)`: indices (B,) or shares (B, C) -> a scalar."""
+        """`Σ_2S CE(side logits (B, 2 · S, C), target)`: indices (B,) or probs (B, C) -> a scalar."""
         first, *rest = (F.cross_entropy(logits, target) for logits in side_logits.unbind(1))
         return sum(rest, first)

@@ -65,12 +65,12 @@ class LocalAttention(nn.Module):
         """The same for whoever looks: scores of all tokens against all, (B, N, E) -> (B, N, ·)."""
         q, k, v = self.split(qkv)
         of_prefix = self.attend.scores(q[:, :, : prefix.shape[1]], k)
-        windows, places = self.window_scores(prefix, planes, grid), self.places(grid, qkv.device)
+        windows, cells = self.window_scores(prefix, planes, grid), self.cells(grid, qkv.device)
         padding = not getattr(self, "mask_padding", True)
         value = self.padding_value() if padding else None
-        return merge_heads(self.attend.in_planes(windows, of_prefix, places, grid, v, None, padding, value))
+        return merge_heads(self.attend.in_planes(windows, of_prefix, cells, grid, v, None, padding, value))
 
-    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    def cells(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         """Which tokens of a plane the queries (C, n) and keys (C, m) of its windows are, from 1; 0 is padding."""
         numbers = torch.arange(1, grid[0] * grid[1] + 1, device=device)[None, :, None]
         return self.queries(numbers, grid)[..., 0], self.keys(numbers, grid)[..., 0]

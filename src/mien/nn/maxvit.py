@@ -17,9 +17,15 @@ class MaxViTBlockAttention(LocalAttention):
         R[i, j] = relative_bias[:, y_j - y_i + h - 1, x_j - x_i + w - 1]
 
     `relative_bias` (heads, 2h - 1, 2w - 1) lies as in the published TensorFlow weights, and `qkv` gives q of all heads,
-    then k, then v. The paper asks for a grid that the block divides; here others are padded below and to the right, no
+    then k, then v. The paper needs a grid that the block divides; here others are padded below and to the right, no
     token attends to padding, and a block is never larger than the grid. The prefix is seen by and sees all, which is
     ours. In the paper a layer with this stands before each with `MaxViTGridAttention`: after two, all have seen all.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        window_size: int from 1 on, or (rows, columns), tokens along the sides of a block; 7.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
 
     Paper: Tu et al., MaxViT: Multi-Axis Vision Transformer, 2022. Reference: huggingface/pytorch-image-models 1.0.31,
     `PartitionAttentionCl` with rel_pos_type="bias_tf" and head_first=False.
@@ -54,8 +60,8 @@ class MaxViTBlockAttention(LocalAttention):
 
     def bias(self, q: Tensor, grid: Grid) -> Tensor:
         window = self.window(grid)
-        places = (torch.arange(size, device=q.device) for size in window)
-        offsets = [(x - x[:, None] + size - 1)[None] for x, size in zip(places, self.window_size, strict=True)]
+        positions = (torch.arange(size, device=q.device) for size in window)
+        offsets = [(x - x[:, None] + size - 1)[None] for x, size in zip(positions, self.window_size, strict=True)]
         bias = relative_bias(self.relative_bias, *offsets)  # (1, heads, h · w, h · w)
         inside = to_windows(q.new_ones(1, grid[0] * grid[1], 1), grid, window, self.spread)[1]
         if inside is not None:

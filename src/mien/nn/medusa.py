@@ -1,4 +1,4 @@
-"""MEDUSA: one body looks at the whole picture, and light heads tell several levels of a trunk what it saw."""
+"""MEDUSA: one body looks at the whole picture, and light heads gate several levels of a trunk with it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -38,7 +38,7 @@ class MedusaBody(nn.Module):
 
 
 class MedusaHead(nn.Module):
-    """What the body says to one level: maps f (B, channels, h, w), guide (B, guide, H, W) -> gated maps as f.
+    """Gates one level with the body's guide: maps f (B, channels, h, w), guide (B, guide, H, W) -> gated maps as f.
 
         a = sigmoid(gate(relu(bn(conv3x3([f; average(guide)])))));   f ⊙ a,   or with `residual` f ⊙ (1 + a)
 
@@ -67,6 +67,12 @@ class Medusa(nn.Module):
     layer list was not published: **all layers here are ours**. *Inferred* from the published code's two inputs is that
     the body sees the picture rather than a trunk's maps. `width` and `hidden` size body and heads; `residual`,
     ours, lets a head leave its map as it is.
+
+    Args:
+        channels: int for each level; (64, 128, 512).
+        in_channels: int, of the pictures; 3.
+        width, guide, hidden: int, channels of the body, of its guide, and in the heads; 16, 16 and 32.
+        residual: bool; False.
 
     Paper: Aboutalebi et al., MEDUSA: Multi-scale Encoder-Decoder Self-Attention, arXiv 2110.06063. Reference: none.
     """

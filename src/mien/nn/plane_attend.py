@@ -35,8 +35,8 @@ def attend_planes(
     if attend.open:
         scores = attend.scores(inside_q, inside_k)
         scores = scores if bias is None else scores + bias.to(q.dtype)
-        places = torch.arange(1, grid[0] * grid[1] + 1, device=q.device)[None]
-        return attend.in_planes(scores, attend.scores(q[:, :, :prefix], of_prefix), (places, places), grid, v, gates)
+        cells = torch.arange(1, grid[0] * grid[1] + 1, device=q.device)[None]
+        return attend.in_planes(scores, attend.scores(q[:, :, :prefix], of_prefix), (cells, cells), grid, v, gates)
     planes = attend(inside_q, inside_k, inside_v, bias)
     heads = planes.unflatten(0, (q.shape[0], -1)).transpose(1, 2).flatten(2, 3)  # (B, heads, n · H · W, head_dim)
     if prefix:

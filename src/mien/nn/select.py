@@ -10,10 +10,10 @@ Criterion = Literal["abs", "sum", "max", "square", "max_abs", "random", "lanet"]
 
 
 class LANet(nn.Module):
-    """A learned worth for every token: `sigmoid(bn2(conv2(relu(bn1(conv1(x))))))`, (B, N, dim) -> (B, N) in (0, 1).
+    """A learned weight for every token: `sigmoid(bn2(conv2(relu(bn1(conv1(x))))))`, (B, N, dim) -> (B, N) in (0, 1).
 
-    Both convolutions are 1×1, so they are linear layers here: dim to dim / 16, and that to 1. The paper speaks of no
-    sigmoid; its code has one.
+    Both convolutions are 1×1, so they are linear layers here: dim to dim / 16, and that to 1. The paper has no
+    sigmoid; its code does.
 
     Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
     """
@@ -45,6 +45,13 @@ class AttentiveSelect(nn.Module):
     Published code sorts the same map once for each of D channels, and keeps every token of a batch that happens to have
     as many faces as tokens; here neither happens.
 
+    Args:
+        keep: int from 1 on, tokens to keep, or None: `rate` says it.
+        rate: float in (0, 1], fraction to keep; 1.
+        criterion: abs, sum, max, square, max_abs, random or lanet; abs.
+        dim: int, E, which lanet needs.
+        soft: bool; False.
+
     Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
     """
 
@@ -73,7 +80,7 @@ class AttentiveSelect(nn.Module):
 
     @property
     def keep(self) -> int | None:
-        """How many tokens are kept; None: a share of them, `rate`."""
+        """How many tokens are kept; None: a fraction of them, `rate`."""
         return self._keep
 
     @keep.setter
@@ -86,7 +93,7 @@ class AttentiveSelect(nn.Module):
 
     @property
     def rate(self) -> float:
-        """The share of the tokens that is kept, where `keep` is None."""
+        """The fraction of the tokens that is kept, where `keep` is None."""
         return self._rate
 
     @rate.setter

@@ -26,6 +26,11 @@ class SpectralGate(nn.Module):
 
     The published spectral block has no skip around the gate: `x + mlp(norm2(gate(norm1(x))))`.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        grid: (rows, columns) that K is made for; (14, 14).
+        zero_pad: bool, planes are padded to twice their sides; False.
+
     Paper: Patro et al., SpectFormer, arXiv 2304.06446.
     Reference: badripatro/SpectFormers, b6cf487, `SpectralGatingNetwork`.
     """
@@ -79,7 +84,7 @@ def convolve(planes: Tensor, weight: Tensor, size: Grid) -> Tensor:
     """
     rows, columns = (
         (torch.arange(n, device=weight.device)[:, None] * torch.arange(count, device=weight.device) % n).to(weight) / n
-        for n, count in zip(size, weight.shape, strict=False)  # place · frequency, in turns
+        for n, count in zip(size, weight.shape, strict=False)  # position · frequency, in turns
     )
     phase = 2 * math.pi * (rows[:, None, :, None] + columns[:, None, :]).flatten(2)  # (H, W, frequencies)
     # all but the first and, of an even number, the last column stand for their mirror image as well
@@ -95,5 +100,5 @@ def convolve(planes: Tensor, weight: Tensor, size: Grid) -> Tensor:
 
 def between(before: int, after: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Where frequencies of `after` tokens lie among those of `before`: (count,) of the one below, and how far above."""
-    place = torch.arange(count, device=like.device) * before
-    return place // after, ((place % after) / after).to(like.dtype)
+    position = torch.arange(count, device=like.device) * before
+    return position // after, ((position % after) / after).to(like.dtype)

@@ -28,6 +28,16 @@ class TiC(LocalAttention):
     The prefix is ours: tokens see it in the same softmax, it sees everything, and passes the convolution as though the
     whole kernel lay on it.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        kernel_size: odd int; 3.
+        dilation: int from 1 on; 1.
+        mask_padding: bool, padding has no mass; True.
+        conv: bool, the published convolution in the place of proj; False.
+        stride, out_dim, conv_bias: int from 1 on, int, bool, of that convolution; 1, dim, False.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Zhang et al., TiC: Exploring Vision Transformer in Convolution, arXiv 2310.04134.
     Reference: zs670980918/MSA-Conv, 2d96f54.
     """
@@ -69,7 +79,7 @@ class TiC(LocalAttention):
         prefix = F.linear(prefix, self.conv.weight.sum((2, 3)), self.conv.bias)
         return join_planes(prefix, self.conv(planes.mT.unflatten(2, grid)).flatten(2).mT).relu()
 
-    def places(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
+    def cells(self, grid: Grid, device: torch.device) -> tuple[Tensor, Tensor]:
         numbers = torch.arange(1, grid[0] * grid[1] + 1, device=device)[:, None]
         return numbers, torch.cat(self.around(numbers[None, None], grid), -1)[0, 0]
 

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -10,6 +11,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from mien.outputs import Output
 from mien.service.apidocs import page
 from mien.service.bodies import pictures_in
 from mien.service.dispatch import Dispatcher
@@ -17,7 +19,7 @@ from mien.service.gate import GUARDED, Gate
 from mien.service.keys import Keys
 from mien.service.limits import Limits, Refused
 from mien.service.metrics import Metrics
-from mien.service.schema import EXAMPLE, Health, Labels, Problem, Reading, Unreadable, Upload
+from mien.service.schema import Health, Labels, Problem, Upload, answers, example
 from mien.service.worker import Job
 
 PAGE_POLICY = (
@@ -31,7 +33,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "too_large: the body has too many bytes."},
     415: {"model": Problem, "description": "unsupported_type: neither multipart/form-data nor application/json."},
     422: {
-        "model": Unreadable,
         "description": "unreadable: no picture could be read; too_long: not within the time for a request's pictures; "
         "too_many_pixels; bad_body, no_pictures, too_many_pictures.",
     },
@@ -39,8 +40,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     500: {"model": Problem, "description": "internal: the service made a mistake."},
     503: {"model": Problem, "description": "timeout, worker_died: try again after Retry-After seconds."},
 }
-
-_SHOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": EXAMPLE}}}}
 
 _UPLOAD = {
     "requestBody": {
@@ -61,9 +60,14 @@ _UPLOAD = {
 }
 
 
-def make_app(dispatcher: Dispatcher, *, limits: Limits, keys: Keys, labels: Labels, version: str) -> Gate:
+def make_app(
+    dispatcher: Dispatcher, *, limits: Limits, keys: Keys, labels: Labels, outputs: Sequence[Output], version: str
+) -> Gate:
     """The application behind its gate."""
     metrics = Metrics()
+    reading, unreadable = answers(outputs)
+    refusals = REFUSALS | {422: REFUSALS[422] | {"model": unreadable}}
+    shown: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": example(outputs)}}}}
     app = FastAPI(title="mien", version=version, docs_url=None, redoc_url=None)
     app.description = "Reads facial expressions from photographs. Pictures are kept in memory only, until answered."
 
@@ -75,19 +79,19 @@ def make_app(dispatcher: Dispatcher, *, limits: Limits, keys: Keys, labels: Labe
         metrics.count(answered)
         return Response(answered.body, answered.status, media_type="application/json")
 
-    @app.post("/v1/read", response_model=Reading, responses=_SHOWN | REFUSALS, openapi_extra=_UPLOAD, tags=["pictures"])
+    @app.post("/v1/read", response_model=reading, responses=shown | refusals, openapi_extra=_UPLOAD, tags=["pictures"])
     async def read(request: Request) -> Response:
         """Find the faces in photographs and read their expressions. Every part with a file name is a picture."""
         return await answer(request, aligned=False)
 
-    @app.post("/v1/classify", response_model=Reading, responses=REFUSALS, openapi_extra=_UPLOAD, tags=["pictures"])
+    @app.post("/v1/classify", response_model=reading, responses=refusals, openapi_extra=_UPLOAD, tags=["pictures"])
     async def classify(request: Request) -> Response:
         """Read the expressions of faces that were cut out already: each picture is taken as one face."""
         return await answer(request, aligned=True)
 
     @app.get("/v1/labels", response_model=Labels, tags=["service"])
     async def get_labels() -> Response:
-        """The expressions that the model distinguishes."""
+        """The expressions that the model distinguishes, and all else that it answers."""
         return JSONResponse(labels.model_dump())
 
     @app.get("/healthz", response_model=Health, responses={503: {"model": Health}}, tags=["service"])

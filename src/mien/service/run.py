@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 
 from mien import __version__
-from mien.checkpoint import labels_of, read_header
+from mien.checkpoint import outputs_of, read_header
 from mien.classifier import DEFAULT_MODEL, find_model
 from mien.errors import MienError
 from mien.service.app import make_app
@@ -17,7 +17,7 @@ from mien.service.connections import IDLE_SECONDS, protocol
 from mien.service.dispatch import Dispatcher
 from mien.service.keys import Keys
 from mien.service.limits import Limits
-from mien.service.schema import Labels
+from mien.service.schema import Labels, Question
 
 
 def serve(
@@ -41,9 +41,11 @@ def serve(
     """
     path = find_model(options.get("model"))
     header = read_header(path)
+    outputs = outputs_of(header)
     labels = Labels(
         model=str(options.get("model") or DEFAULT_MODEL),
-        labels=labels_of(header),
+        labels=list(outputs[0].labels),
+        outputs=[Question(name=o.name, kind=o.kind, labels=list(o.labels), meaning=o.meaning) for o in outputs],
         licence=header.get("training", {}).get("licence"),
     )
     threads = max(1, min(4, (os.cpu_count() or 1) // workers))
@@ -53,7 +55,7 @@ def serve(
     try:
         with _listen(host, port) as listening:
             dispatcher.start()
-            app = make_app(dispatcher, limits=limits, keys=keys, labels=labels, version=__version__)
+            app = make_app(dispatcher, limits=limits, keys=keys, labels=labels, outputs=outputs, version=__version__)
             server = uvicorn.Server(
                 uvicorn.Config(
                     app,

@@ -1,10 +1,15 @@
 """What comes in and goes out, as OpenAPI describes it."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel, Field
+import numpy as np
+from pydantic import BaseModel, Field, create_model
 
-_FACE = {
+from mien.faces.columns import entries
+from mien.outputs import Output
+
+_FACE: dict[str, Any] = {
     "source": "hopper.jpg",
     "face": 0,
     "box": [175.25, 111.64, 175.43, 213.13],
@@ -16,14 +21,6 @@ _FACE = {
     "probabilities": {"neutral": 0.904447, "happiness": 0.002318, "sadness": 0.073503, "surprise": 8.2e-05}
     | {"fear": 0.000131, "disgust": 0.004004, "anger": 0.002853, "contempt": 0.012661},
 }
-
-EXAMPLE: dict[str, Any] = {
-    "pictures": [
-        {"source": "hopper.jpg", "faces": [_FACE]},
-        {"source": "notes.txt", "error": {"code": "unreadable", "reason": "not a picture"}},
-    ]
-}
-"""An answer about examples/hopper.jpg, and about a file that is no picture."""
 
 
 class UploadedPicture(BaseModel):
@@ -44,55 +41,69 @@ class Problem(BaseModel):
     error: Failure
 
 
-class FaceRow(BaseModel):
-    """A face, as `mien read` writes it."""
+class Question(BaseModel):
+    """An output of the model."""
 
-    source: str = Field(description="The picture's name.")
-    face: int = Field(description="The face's number in the picture, from 0; the largest first.")
-    box: list[float] | None = Field(
-        description="x, y, width, height in pixels of the upright picture; null for a crop."
-    )
-    score: float | None = Field(description="How sure the detector is that it is a face, 0 to 1; null for a crop.")
-    landmarks: list[list[float]] | None = Field(
-        description="x and y of the eye on the left, the eye on the right, the nose and the mouth's left and right "
-        "corners, as seen with the face upright."
-    )
-    rotation: int = Field(
-        description="Degrees clockwise, 0, 90, 180 or 270, by which the picture is turned to bring the face upright."
-    )
-    expression: str = Field(description='The likeliest label, or "uncertain".')
-    probability: float = Field(description="How probable the likeliest label is, 0 to 1.")
-    probabilities: dict[str, float] = Field(description="How probable each label is, 0 to 1.")
-
-
-class PictureAnswer(BaseModel):
-    """`faces`, empty where there is none, or `error`."""
-
-    source: str
-    faces: list[FaceRow] | None = None
-    note: str | None = Field(None, description="What was not searched for, such as small faces in a large picture.")
-    error: Failure | None = None
-
-
-class Reading(BaseModel):
-    """An answer for each picture, in the order sent."""
-
-    pictures: list[PictureAnswer]
-
-
-class Unreadable(BaseModel):
-    """No picture could be read (then `pictures` says why, one by one), or the request was not understood."""
-
-    error: Failure
-    pictures: list[PictureAnswer] | None = None
+    name: str
+    kind: str = Field(description="classes, binary, range, angles or points.")
+    labels: list[str]
+    meaning: str = Field(description="What a value is.")
 
 
 class Labels(BaseModel):
     model: str = Field(description="The model's name.")
-    labels: list[str] = Field(description="In the order of the model's outputs.")
+    labels: list[str] = Field(description="The expressions, in the model's order.")
+    outputs: list[Question] = Field(description="All that the model answers, the expression first.")
     licence: str | None
 
 
 class Health(BaseModel):
     status: str = Field(description='"ok", or "starting" while no worker is ready.')
     workers: int = Field(description="Worker processes that are alive.")
+
+
+def answers(outputs: Sequence[Output]) -> tuple[type[BaseModel], type[BaseModel]]:
+    """What the service answers with a model of these outputs: where something was read, and where nothing was."""
+    kinds = {"text": str, "integer": int, "number": float, "numbers": list[float], "points": list[list[float]]}
+    fields: dict[str, Any] = {}
+    for entry in entries(outputs):
+        kind = dict[str, kinds[entry.kind]] if entry.labels else kinds[entry.kind]  # type: ignore[misc]
+        kind = kind | None if entry.name in ("box", "score", "landmarks") else kind
+        described = "; null for a crop" if entry.name in ("box", "score", "landmarks") else ""
+        fields[entry.name] = (kind, Field(description=entry.description.rstrip(".") + described + "."))
+    del fields["note"]
+    face = create_model("FaceRow", __doc__="A face, as `mien read` writes it.", **fields)
+    note = Field(None, description="What was not searched for, such as small faces in a large picture.")
+    picture = create_model(
+        "PictureAnswer",
+        __doc__="`faces`, empty where there is none, or `error`.",
+        source=(str, ...),
+        faces=(list[face] | None, None),
+        note=(str | None, note),
+        error=(Failure | None, None),
+    )
+    reading = create_model(
+        "Reading", __doc__="An answer for each picture, in the order sent.", pictures=(list[picture], ...)
+    )
+    nothing = "No picture could be read (then `pictures` says why, one by one), or the request was not understood."
+    unreadable = create_model(
+        "Unreadable", __doc__=nothing, error=(Failure, ...), pictures=(list[picture] | None, None)
+    )
+    return reading, unreadable
+
+
+def example(outputs: Sequence[Output]) -> dict[str, Any]:
+    """An answer about examples/hopper.jpg, and about a file that is no picture; of another model than the default one
+    values are made up."""
+    face = dict(_FACE)
+    if outputs[0].labels != tuple(_FACE["probabilities"]):
+        first, *rest = outputs[0].labels
+        sure = 0.9 if rest else 1.0
+        probs = {first: sure} | {label: round((1 - sure) / len(rest), 6) for label in rest}
+        face |= {"expression": first, "probability": sure, "probabilities": probs}
+    for output in outputs[1:]:
+        low, high = output.limits
+        middle = np.full(output.shape, 1 / len(output.labels) if output.kind == "classes" else (low + high) / 2)
+        face[output.name] = output.decode(middle)
+    unread = {"source": "notes.txt", "error": {"code": "unreadable", "reason": "not a picture"}}
+    return {"pictures": [{"source": "hopper.jpg", "faces": [face]}, unread]}

@@ -47,10 +47,15 @@ def check_run(task: Task, trainer: Namespace, faces: Faces) -> None:
         )
     if units and units != len(data.units):
         raise MienError(f"the network tells of {units} action units, and {data} of {len(data.units)}")
-    if data.units and (task.mixup or task.cutmix or task.teachers):
+    further = [output.name for output in data.outputs[1:]]
+    if further and (task.mixup or task.cutmix or task.teachers):
         raise MienError(
-            "faces with action units are neither mixed nor taught: no --task.mixup, no --task.cutmix, no --teachers"
+            f"faces with {' and '.join(further)} are neither mixed nor taught: "
+            "no --task.mixup, no --task.cutmix, no --teachers"
         )
+    moving = [output.name for output in task.heads if output.kind in ("angles", "points")]
+    if moving and (task.augment is not None or task.flip_consistency):
+        raise MienError(f"{moving[0]} moves with the face: no --augment, no --task.flip_consistency")
     if task.augment is not None:
         side = faces.train_size or size
         made = task.augment(torch.zeros(1, 3, side, side)).shape[-1]

@@ -36,7 +36,8 @@ LABEL_SHARES = {"votes": 0.0, "both": 0.5, "label": 1.0}
 
 
 class Crops(Dataset):
-    """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64), and the action units float32 (U,) if any.
+    """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64), and with `further` what that says of a row:
+    targets of further outputs by name, float32, NaN where nobody said.
 
     An item is asked for by its number, or by that and a chance in [0, 1). Where a row has landmarks and the chance is
     below `aligned` the crop is aligned to them, otherwise it is the whole picture.
@@ -49,9 +50,10 @@ class Crops(Dataset):
         landmarks: np.ndarray | None = None,
         aligned: float = 0.0,
         label_share: float = 0.0,
+        further: Callable[[Row], dict[str, np.ndarray]] | None = None,
     ):
         self.rows, self.preprocess, self.landmarks = rows, preprocess, landmarks
-        self.aligned, self.label_share = aligned, label_share
+        self.aligned, self.label_share, self.further = aligned, label_share, further
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,8 +74,8 @@ class Crops(Dataset):
     def truth(self, i: int) -> tuple[Any, ...]:
         """All of an item but the face."""
         row = self.rows[i]
-        units = () if row.units is None else (torch.from_numpy(row.units),)
-        return torch.from_numpy(self.target(row)), row.label, *units
+        further = (self.further(row),) if self.further else ()
+        return torch.from_numpy(self.target(row)), row.label, *further
 
     def target(self, row: Row) -> np.ndarray:
         """(C,) float32, what is learned of a row."""
@@ -217,7 +219,8 @@ class Faces(LightningDataModule):
         shown = self.preprocess
         if self.train_size is not None:
             shown = shown | {"resize": [{"size": self.train_size, "interpolation": "auto"}]}
-        self.train_faces = Crops(rows, shown, landmarks, self.aligned, self.label_share)
+        further = self.data.targets if len(self.data.outputs) > 1 else None
+        self.train_faces = Crops(rows, shown, landmarks, self.aligned, self.label_share, further)
         self.validation_faces = Crops(self._judged(), self.preprocess, label_share=self.label_share)
         if self.cache is not None:
             first = self.cache.views[:1]
@@ -290,6 +293,11 @@ class Faces(LightningDataModule):
         """(C,), what part of all that is learned is of each class, of the training rows as they are."""
         counts = self._targets().sum(0, dtype=np.float64)
         return counts / max(counts.sum(), 1e-12)
+
+    def zeros_to_ones(self, name: str) -> np.ndarray:
+        """How many training rows say no for one that says yes, of each label of a binary output, (U,), 0.01 to 100."""
+        said = np.stack([self.data.targets(row)[name] for row in self.train_faces.rows])
+        return ((said == 0).sum(0) / np.maximum((said == 1).sum(0), 1)).clip(0.01, 100)
 
     def _targets(self) -> np.ndarray:
         return np.stack([self.train_faces.target(row) for row in self.train_faces.rows])

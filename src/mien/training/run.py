@@ -3,15 +3,14 @@
 import ctypes
 import datetime
 import json
-import logging
 import re
 import resource
 import signal
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from mien.data.heldout import HELD_OUT, HeldOut
 from mien.engines import computes_bf16
 from mien.errors import MienError
 from mien.networks import Network
+from mien.outputs import EXPRESSION, Output
 from mien.training.augment import Augment, Augmentation
 from mien.training.cache import LIMIT, VIEWS, Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
@@ -39,16 +39,6 @@ from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
 from mien.training.vouching import Vouching
-
-# What lightning says that does not matter to a run of mien's.
-_IRRELEVANT = (
-    "The number of training batches .* is smaller than the logging interval",
-    "The '.*' does not have many workers",  # decoding small pictures takes no time
-    "You're resuming from a checkpoint that ended before the epoch ended",  # mien.training.faces.Order knows where
-    "Found .* module\\(s\\) in eval mode at the start of training",  # frozen landmarks
-    "You have overridden `on_after_batch_transfer` in `LightningModule`",  # and nowhere else
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning's own
-)
 
 _NO_BF16 = "this CPU computes bf16 in software, some ten times slower than fp32: --trainer.precision 32-true"
 
@@ -72,6 +62,12 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--freeze", type=list[str], default=[], help="beginnings of the names of parameters that are left as they are"
+    )
+    parser.add_argument(
+        "--heads",
+        type=dict[str, float],
+        default={},
+        help="outputs that the data has beside the expression and the network learns: {NAME: weight of its loss}",
     )
     parser.add_argument(
         "--vouching", action="store_true", help="say of every epoch who vouches for whom in BTN's batch: vouching.csv"
@@ -117,7 +113,7 @@ def parser() -> ArgumentParser:
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
     parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
-    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "cache", "seed"}
+    elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "heads", "cache", "seed"}
     parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")
     parser.add_class_arguments(Trainer, "trainer", skip={"logger", "callbacks", "default_root_dir"})
@@ -135,14 +131,6 @@ def train(arguments: Sequence[str]) -> Path:
     Raises SystemExit(2) for options that are none, KeyboardInterrupt when interrupted, and MienError: for a folder that
     holds a finished run, or one of other labels, data or preprocessing; and where nothing was kept.
     """
-    with warnings.catch_warnings():
-        for message in _IRRELEVANT:
-            warnings.filterwarnings("ignore", message)
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and advertisements are INFO
-        return _train(arguments)
-
-
-def _train(arguments: Sequence[str]) -> Path:
     options = parser()
     config, given = _parse(options, arguments)
     folder = Path(config.out or Path("runs") / config.name)
@@ -167,12 +155,15 @@ def _train(arguments: Sequence[str]) -> Path:
     rest(network, config.rest)
     torch.manual_seed(config.seed)
     faces = Faces(data, seed=config.seed, **vars(made.faces))
+    heads = add_heads(network, data, config.heads)
+    weighted = {output.name: output for output in heads}
+    asked = [output for output in data.outputs if output.name in (EXPRESSION, *network.head_names)]
+    answered = [weighted.get(output.name, output) for output in asked]
     header = {
         "mien": VERSION,
         "model": plain(config.model),
-        "id2label": {str(i): label for i, label in enumerate(data.labels)},
+        "outputs": [output.to_json() for output in answered],
         "preprocess": faces.preprocess,
-        "temperature": 1.0,
         "training": {
             "data": f"{type(data).__name__}, {faces.train_split}",
             "recipe": config.name,
@@ -180,7 +171,6 @@ def _train(arguments: Sequence[str]) -> Path:
             "version": __version__,
             "seed": config.seed,
             "licence": config.licence,
-            **({"action_units": list(data.units)} if data.units else {}),
             **({"numbered_from": data.first} if data.first is not None else {}),
             **({"held_out": " of ".join(map(str, data.counts()))} if isinstance(data, HeldOut) else {}),
             **config.notes,
@@ -194,7 +184,7 @@ def _train(arguments: Sequence[str]) -> Path:
         faces.cache = Cache(
             config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
         )
-    parts = {"augment": made.augment, "teachers": teachers, "cache": faces.cache, "seed": config.seed}
+    parts = {"augment": made.augment, "teachers": teachers, "heads": heads, "cache": faces.cache, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
     check_run(task, made.trainer, faces)
@@ -311,6 +301,22 @@ def _decay(network: Network, trainer: Namespace) -> Decay:
     if trainer.max_epochs in (None, -1):
         raise MienError("--pooling gradual counts epochs: it needs --trainer.max_epochs")
     return Decay(network)
+
+
+def add_heads(network: Network, data: DataSet, weights: Mapping[str, float]) -> list[Output]:
+    """Give the network a head for each output of the data that is named, with the weight of its loss."""
+    known = {output.name: output for output in data.outputs[1:]}
+    if unknown := [name for name in weights if name not in known]:
+        there = f"beside the expression only of {', '.join(known)}" if known else "of the expression alone"
+        raise MienError(f"--heads: {data} does not tell of {unknown[0]}, {there}")
+    if taken := [name for name in weights if name in network.head_names]:
+        raise MienError(f"--heads: the network has a head for {taken[0]} already")
+    try:
+        heads = [replace(known[name], weight=float(weight)) for name, weight in weights.items()]
+        network.add_heads(heads)
+    except ValueError as error:
+        raise MienError(f"--heads: {error}") from error
+    return heads
 
 
 def plain(config: Namespace) -> dict[str, Any]:

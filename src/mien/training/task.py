@@ -1,23 +1,25 @@
 """One training step and one validation step, for any network."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from mien.errors import MienError
-from mien.losses import adjust_logits, flip_divergence, weighted_cross_entropy
+from mien.losses import adjust_logits, flip_divergence, output_loss, weighted_cross_entropy
 from mien.networks import Network, Normalize
 from mien.networks.deploy import to_float
 from mien.nn import BatchTransformer
+from mien.outputs import Output
 from mien.training.augment import Augmentation, cut_mix, mix_up
 from mien.training.cache import Cache
 from mien.training.sam import SAM
@@ -73,6 +75,8 @@ class Task(LightningModule):
         `mien.training.augment`. With both, each batch is mixed in one of these ways, as a coin says.
     flip_consistency: above 0 every face is learned beside its mirror image, at twice the cost, and the loss has so much
         of `mien.losses.flip_divergence` more.
+    heads: outputs that the network has heads for beside its own; each adds its `mien.losses.output_loss`, times its
+        weight. binary_weights: "balanced" has the ones of a binary output weigh as much as its zeros.
     teachers, teach: the share `teach` of every target is what the teachers answer to the very image that is learned.
     cache: where there is one, batches are its features, and networks and teachers are not asked about faces.
     seed: with the number of the batch it decides all that is drawn, so that a resumed run draws what it would have.
@@ -99,6 +103,8 @@ class Task(LightningModule):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         flip_consistency: float = 0.0,
+        heads: Sequence[Output] = (),
+        binary_weights: Literal["none", "balanced"] = "none",
         teachers: Teachers | None = None,
         teach: float = 0.5,
         cache: Cache | None = None,
@@ -124,6 +130,7 @@ class Task(LightningModule):
             raise MienError(f"--task.teach lies between 0 and 1, not {teach}")
         self.mixup, self.cutmix, self.teachers, self.teach = mixup, cutmix, teachers, teach
         self.flip_consistency, self.logit_adjustment, self.shares = flip_consistency, logit_adjustment, None
+        self.heads, self.binary_weights, self.balance = tuple(heads), binary_weights, {}
         if not isinstance(class_weights, str):
             if len(class_weights) != num_classes or not (min(class_weights) >= 0 < max(class_weights)):
                 raise MienError(f"--task.class_weights: {num_classes} numbers of 0 or more, not {class_weights}")
@@ -169,6 +176,10 @@ class Task(LightningModule):
         if isinstance(self.class_weights, str) and self.class_weights != "none":
             weights = self.trainer.datamodule.class_weights(POWERS[self.class_weights])
             self.weights = torch.from_numpy(weights).float()
+        if self.binary_weights == "balanced":
+            names = [output.name for output in self.heads if output.kind == "binary"]
+            ratio = self.trainer.datamodule.zeros_to_ones
+            self.balance = {name: torch.from_numpy(ratio(name)).float() for name in names}
         if self.logit_adjustment:
             self.shares = torch.from_numpy(self.trainer.datamodule.class_shares()).float()
 
@@ -200,11 +211,13 @@ class Task(LightningModule):
             part.past, part.latest = checkpoint.get("memories", {}).get(name), None
 
     def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor:
-        images, target, _, *units = batch
+        images, target, _, *others = batch
+        further = others[0] if others else {}
         if self.flip_consistency:
             images, target = torch.cat([images, images.flip(3)]), torch.cat([target, target])
-            units = [torch.cat([each, each]) for each in units]
-        logits = judged = self.network.training_logits(images)
+            further = {name: torch.cat([each, each]) for name, each in further.items()}
+        logits, answers = self.network.training_answers(images)
+        judged = logits
         if self.shares is not None:
             judged = adjust_logits(logits, self.shares.to(images.device), self.logit_adjustment)
         loss, parts = weighted_cross_entropy(
@@ -213,9 +226,15 @@ class Task(LightningModule):
             self.network.loss_weights,
             None if self.weights is None else self.weights.to(target.device),
             self.label_smoothing,
-            units[0] if units else None,
+            further["action_units"].nan_to_num(-1) if "action_units" in logits else None,
             self._over_processes,
+            partial=bool(further),
         )
+        for output in self.heads:
+            said, balance = further[output.name], self.balance.get(output.name)
+            balance = None if balance is None else balance.to(said)
+            parts[output.name] = output_loss(output, answers[output.name], said, balance, self._over_processes)
+            loss = loss + output.weight * parts[output.name]
         aux = [part.aux_loss for part in self.network.modules() if getattr(part, "aux_loss", None) is not None]
         if aux:
             parts["aux"] = torch.stack(aux).mean()
@@ -233,9 +252,7 @@ class Task(LightningModule):
         """The mean of it over all processes."""
         if self.trainer.world_size == 1:
             return value
-        total = value.clone()
-        torch.distributed.all_reduce(total)
-        return total / self.trainer.world_size
+        return all_reduce(value.clone()) / self.trainer.world_size  # with its gradient
 
     def validation_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         images, target, label, *_ = batch

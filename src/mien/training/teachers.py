@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mien.checkpoint import labels_of, read_header
+from mien.checkpoint import labels_of, outputs_of, read_header
 from mien.classifier import find_checkpoint
 from mien.errors import MienError
 from mien.networks import load_network
@@ -41,7 +41,7 @@ class Teachers:
                 if header["preprocess"][key] != preprocess[key]:
                     raise MienError(f"--teachers: {model} is shown faces with another {key}")
             network = load_network(path, trust=trust).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-            self.networks.append((network, header.get("temperature", 1.0)))
+            self.networks.append((network, outputs_of(header)[0].temperature))
         self.digest = digest.hexdigest()  # of their files
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mien.classifier import Answer
 from mien.errors import ReadError
 from mien.faces import Detection, Detector, Face, find_faces
 from mien.faces.face import as_box
@@ -115,7 +116,7 @@ def _read(
 
     def submit() -> None:
         crops = [crop for seen in batch for crop in seen.crops]
-        busy.append((batch.copy(), pool.submit(lambda: classifier.run(np.stack(crops)) if crops else np.empty(0))))
+        busy.append((batch.copy(), pool.submit(lambda: classifier.read(np.stack(crops)) if crops else [])))
         batch.clear()
 
     with ThreadPoolExecutor(1, "mien") as pool, closing(pictures):
@@ -248,27 +249,39 @@ class _Smoother:
 
     def __init__(self, reader: Reader, smooth: float, track: bool):
         self.reader, self._smooth, self._track = reader, smooth, track
-        self._before: dict[int, tuple[float, np.ndarray]] = {}  # by track: when it was seen, and its smoothed probs
+        self._before: dict[int, tuple[float, Answer]] = {}  # by track: when it was seen, and its smoothed answers
+        outputs = reader.classifier.outputs
+        self._first, self._turns = outputs[0].name, {output.name for output in outputs if output.kind == "angles"}
 
-    def __call__(self, batch: Sequence[_Seen], answer: Future[np.ndarray]) -> Iterator[VideoFrame]:
+    def __call__(self, batch: Sequence[_Seen], answer: Future[list[Answer]]) -> Iterator[VideoFrame]:
         answers = iter(answer.result())
         for seen in batch:
             time = seen.frame.time
             for detection, id in seen.detections:
-                probs = next(answers)
-                face = self.reader.face(detection, self._smoothed(id, time, probs) if self._track else probs)
-                raw = dict(zip(face.probabilities, map(float, probs), strict=True)) if self._track else None
+                said = next(answers)
+                face = self.reader.face(detection, self._smoothed(id, time, said) if self._track else said)
+                raw = dict(zip(face.probabilities, map(float, said[self._first]), strict=True)) if self._track else None
                 values = (face.expression, face.probability, face.probabilities, id, raw)
-                marks = {"rotation": face.rotation, "doubtful": face.doubtful}
+                marks = {"rotation": face.rotation, "doubtful": face.doubtful, "outputs": face.outputs}
                 seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values, **marks))
             for id in [id for id, (at, _) in self._before.items() if time - at > 10]:
                 del self._before[id]
             yield seen.frame
 
-    def _smoothed(self, id: int, time: float, probs: np.ndarray) -> np.ndarray:
-        """s + (1 - exp(-Δt / smooth)) (p - s): as fast whatever the frame rate, and less after a gap."""
-        at, before = self._before.get(id, (-math.inf, probs))
-        weight = 1 - math.exp(-max(0.0, time - at) / self._smooth) if self._smooth else 1.0
-        smoothed = before + np.float32(weight) * (probs - before)
+    def _smoothed(self, id: int, time: float, answer: Answer) -> Answer:
+        """s + (1 - exp(-Δt / smooth)) (p - s): as fast whatever the frame rate, and less after a gap.
+
+        Of angles, the difference is the way round that is shorter.
+        """
+        at, before = self._before.get(id, (-math.inf, answer))
+        weight = np.float32(1 - math.exp(-max(0.0, time - at) / self._smooth) if self._smooth else 1.0)
+        smoothed = {}
+        for name, values in answer.items():
+            step = values - before[name]
+            if name in self._turns:
+                step = (step + 180) % 360 - 180
+            smoothed[name] = before[name] + weight * step
+            if name in self._turns:
+                smoothed[name] = (smoothed[name] + 180) % 360 - 180
         self._before[id] = time, smoothed
         return smoothed

@@ -5,15 +5,17 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from mien.errors import require
+from mien.faces.columns import answer_entry
 from mien.faces.palette import ink_on, palette
 from mien.faces.record import path_text
+from mien.outputs import Output
 from mien.video.read import VideoFrame
 
 _FINEST, _BINS = 0.04, 1200  # seconds of a bin of the timeline, and how many a video has at most
@@ -26,7 +28,8 @@ _HIGH = 48  # pixels of a strip before it is scaled
 class Person:
     """A track. first, last: when it was seen, in seconds; seconds: for how long, all together, gaps not counted.
 
-    times: seconds by (smoothed) expression. total: (C,) the sum of unsmoothed probabilities × seconds.
+    times: seconds by (smoothed) expression. total: (C,) the sum of unsmoothed probabilities × seconds. others: the sum
+    of the values of every other output × seconds, as arrays.
     bins: the same of the smoothed ones, by the number of the bin of the timeline.
     """
 
@@ -39,6 +42,19 @@ class Person:
     times: Counter[str] = field(default_factory=Counter)
     total: np.ndarray | float = 0.0
     bins: dict[int, np.ndarray] = field(default_factory=dict)
+    others: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def _values(output: Output, answer: Any) -> np.ndarray:
+    """What is summed up of an answer: its numbers, (L,); of angles their directions, (L,) complex."""
+    values = np.array(list(answer.values()) if isinstance(answer, Mapping) else [answer])
+    return np.exp(1j * np.deg2rad(values)) if output.kind == "angles" else values
+
+
+def _mean(output: Output, values: np.ndarray) -> Any:
+    values = np.rad2deg(np.angle(values)) if output.kind == "angles" else values
+    answer = output.decode(values)
+    return {name: round(v, 6) for name, v in answer.items()} if isinstance(answer, dict) else round(answer, 6)
 
 
 class Summary:
@@ -48,8 +64,8 @@ class Summary:
     frames passed over change the shares. What is kept grows with the number of people, not with the length.
     """
 
-    def __init__(self, labels: Sequence[str]):
-        self.labels = list(labels)
+    def __init__(self, labels: Sequence[str], others: Sequence[Output] = ()):
+        self.labels, self.others = list(labels), [output for output in others if output.kind != "points"]
         self._colours = palette(labels)
         self.people: list[Person] = []
         self.widths: dict[str, float] = {}  # seconds of a bin, by source
@@ -89,6 +105,9 @@ class Summary:
             person.times[face.expression] += seconds
             person.total = person.total + seconds * self._probs(face.unsmoothed)
             part = max(seconds, 1e-6) / len(bins) * self._probs(face.probabilities)
+            for output in self.others:
+                values = _values(output, face.outputs[output.name])
+                person.others[output.name] = person.others.get(output.name, 0.0) + seconds * values
             for at in bins:
                 person.bins[at] = person.bins.get(at, 0.0) + part
 
@@ -105,7 +124,8 @@ class Summary:
 
     def rows(self) -> list[dict[str, Any]]:
         """One a person: source, track, first, last, frames, seconds, expression (the one seen for longest), shares (of
-        the seconds, by expression) and mean (unsmoothed probabilities, by label)."""
+        the seconds, by expression), mean (unsmoothed probabilities, by label), and of every other output its mean; of
+        angles it is the direction between, and points have none."""
         rows = []
         for person in self.people:
             names = [*self.labels, *(name for name in person.times if name not in self.labels)]  # "uncertain"
@@ -122,6 +142,7 @@ class Summary:
                     "expression": max(person.times, key=person.times.get),
                     "shares": {name: round(person.times[name] / whole, 6) for name in names},
                     "mean": {label: round(float(p), 6) for label, p in zip(self.labels, mean, strict=True)},
+                    **{output.name: _mean(output, person.others[output.name] / whole) for output in self.others},
                 }
             )
         return rows
@@ -136,10 +157,13 @@ class Summary:
         names = [*self.labels, *sorted({name for row in rows for name in row["shares"]} - set(self.labels))]
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow([*plain, *(f"share_{name}" for name in names), *(f"mean_{label}" for label in self.labels)])
+        means = [f"mean_{label}" for label in self.labels]
+        others = [f"mean_{column.name}" for output in self.others for column in answer_entry(output).columns]
+        table.writerow([*plain, *(f"share_{name}" for name in names), *means, *others])
         for row in rows:
             shares = [row["shares"].get(name, 0.0) for name in names]
-            table.writerow([*(row[name] for name in plain), *shares, *row["mean"].values()])
+            more = [cell for output in self.others for cell in answer_entry(output).cells(row[output.name])]
+            table.writerow([*(row[name] for name in plain), *shares, *row["mean"].values(), *more])
         file.write(text.getvalue().encode())
 
     def plot(self, file: BinaryIO) -> None:
