@@ -650,7 +650,7 @@ def test_of_two_video_streams_the_default_is_read_and_the_other_named(here, mien
         for stream in streams:
             for i in range(4):
                 picture = av.VideoFrame.from_ndarray(np.full((stream.height, stream.width, 3), 40 * i, np.uint8))
-                picture.pts, picture.time_base = i, stream.codec_context.time_base
+                picture.pts, picture.time_base = i, Fraction(1, 10)
                 container.mux(stream.encode(picture))
             container.mux(stream.encode())
     code, out, err = mien("two.mp4")
