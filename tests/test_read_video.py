@@ -176,7 +176,8 @@ def test_a_file_opens_no_connection(here, reader):
 @pytest.mark.parametrize(
     "name, moving",
     [("0", True), ("12", True), ("/dev/video3", True), ("a.mp4", True), ("A.MKV", True), ("a.ts", True)]
-    + [("rtsp://user:word@host/x", True), ("http://host/a.jpg?x=1", True), ("a.jpg", False), ("a", False)]
+    + [("rtsp://user:word@host/x", True), ("http://host/a.mp4?x=1", True), ("http://host/a.jpg?x=1", False)]
+    + [("a.jpg", False), ("a", False)]
     + [("*.mp4", False), ("file:///a.mp4x", False), ("folder.mp4", False), ("5", False)],
 )
 def test_what_is_taken_for_a_video(here, name, moving):
@@ -425,12 +426,13 @@ def test_folders_and_globs(here):
     assert find_sources(["both"]) == (
         ["both/a.jpg"],
         ["both: a video beside the pictures not read; name them to have them read"],
+        [],
     )
-    assert find_sources(["films"]) == (["films/d.mov", "films/deep/c.mp4"], [])
-    assert find_sources(["none"]) == (["none"], [])
-    assert find_sources(["both/*.mp4", "films/*"]) == (["both/b.mp4", "films/d.mov", "films/deep/c.mp4"], [])
-    assert find_sources(["both/b.mp4", "both/a.jpg", "0"]) == (["both/b.mp4", "both/a.jpg", "0"], [])
-    assert find_sources(["*.mp4", "rtsp://x/?a=*.mp4"]) == (["*.mp4", "rtsp://x/?a=*.mp4"], [])
+    assert find_sources(["films"]) == (["films/d.mov", "films/deep/c.mp4"], [], [])
+    assert find_sources(["none"]) == (["none"], [], [])
+    assert find_sources(["both/*.mp4", "films/*"]) == (["both/b.mp4", "films/d.mov", "films/deep/c.mp4"], [], [])
+    assert find_sources(["both/b.mp4", "both/a.jpg", "0"]) == (["both/b.mp4", "both/a.jpg", "0"], [], [])
+    assert find_sources(["*.mp4", "rtsp://x/?a=*.mp4"]) == (["*.mp4", "rtsp://x/?a=*.mp4"], [], [])
 
 
 @pytest.mark.parametrize(

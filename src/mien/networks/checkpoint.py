@@ -171,7 +171,7 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
     if Path(path).suffix != ".safetensors":
         raise CheckpointError(f"{path}: its weights are for engines; torch takes them from a .safetensors file")
     try:
-        network = build(header["model"], trust=trust, **overrides)
+        network: Any = build(header["model"], trust=trust, **overrides)
         if others := outputs_of(header)[1:]:
             cast(Any, network).add_heads(others)
     except (CheckpointError, ValueError) as error:

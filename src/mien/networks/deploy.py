@@ -80,7 +80,8 @@ class Deployed(nn.Module):
         outputs: Sequence[Output] = (),
     ):
         super().__init__()
-        self.network, self.normalize = network, Normalize(preprocess)
+        self.network: Any = network
+        self.normalize = Normalize(preprocess)
         self.temperature = outputs[0].temperature if outputs else temperature
         self.others = tuple(outputs[1:])
         heads = getattr(network, "head_names", ())

@@ -1,7 +1,7 @@
 """What every network has in common."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -129,6 +129,5 @@ class Network(nn.Module):
     @property
     def width(self) -> int:
         """D, of the features."""
-        return next(
-            part for part in cast(nn.Module, self.headed.head).modules() if isinstance(part, nn.Linear)
-        ).in_features
+        head: Any = self.headed.head
+        return next(part for part in head.modules() if isinstance(part, nn.Linear)).in_features
