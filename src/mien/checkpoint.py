@@ -38,6 +38,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             text = readers[path.suffix](file, os.fstat(file.fileno()).st_size).get(KEY)
+        if text is not None and not isinstance(text, str):
+            raise ValueError("its metadata is not text")
         header = None if text is None else json.loads(text)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
