@@ -126,7 +126,7 @@ def labels_of(header: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _check_labels(header: Mapping[str, Any], need: Callable[[Any, str], None]) -> None:
-    labels = header.get("id2label")
+    labels: Any = header.get("id2label")
     need(isinstance(labels, dict) and labels, 'has no "id2label"')
     need(set(labels) == {str(i) for i in range(len(labels))}, 'does not number its "id2label" from 0 up')
     need(all(isinstance(label, str) and label for label in labels.values()), 'has an "id2label" without a name')
