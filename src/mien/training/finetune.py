@@ -21,6 +21,7 @@ from mien.errors import MienError
 from mien.evaluation.measure import measure
 from mien.evaluation.report import Report
 from mien.networks import build
+from mien.networks.checkpoint import write_header
 from mien.networks.trunk import Trunk
 from mien.training.resume import goes_on
 from mien.training.run import train
@@ -146,6 +147,9 @@ def finetune(
     train([str(file), *(["--fresh"] if fresh else [])])
     if isinstance(whole, HeldOut):
         whole.write_list(out / HELD_OUT)
+    if align == "detect":  # what the run read as it is was aligned before
+        made = read_header(best := out / "best.safetensors")
+        write_header(best, made | {"preprocess": made["preprocess"] | {"trained_on": ["arcface112"]}})
     return _judge(out / "best.safetensors", faces, int(counts.sum()), trust)
 
 
