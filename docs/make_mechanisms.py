@@ -127,7 +127,8 @@ def page(name: str, kind: type, names: set[str], bench: dict[str, Any], folder: 
     is_mixer = name in mixers()
     paragraphs = [linked(p, names - {name}) for p in (inspect.getdoc(kind) or "").split("\n\n")]
     sources = [p for p in paragraphs if re.match(r"Papers?\b|Reference\b", p)]
-    first, *others = [p for p in paragraphs if p not in sources]
+    arguments = [p for p in paragraphs if p.startswith("Args:")]
+    first, *others = [p for p in paragraphs if p not in sources + arguments]
     parts = [f"# {name}", first]
     if is_mixer:
         reached = draw(kind, folder / f"{name}.png")
@@ -143,12 +144,17 @@ def page(name: str, kind: type, names: set[str], bench: dict[str, Any], folder: 
     parts += [p for p in others if not departs(p)]
     if any(map(departs, others)):
         parts += ["## Beside the paper: departures, what was inferred, what is ours", *filter(departs, others)]
-    parts += ["## In a network" if is_mixer else "## Built with", *use(name, kind, is_mixer)]
+    parts += ["## In a network" if is_mixer else "## Built with", *use(name, kind, is_mixer), *map(listed, arguments)]
     if is_mixer:
         parts += ["## Cost", *cost(name, bench)]
     source = Path(inspect.getfile(kind)).name
     parts += ["## Source", *sources, f"Code: [src/mien/nn/{source}](../../src/mien/nn/{source})"]
     (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+
+
+def listed(arguments: str) -> str:
+    """The arguments of a docstring as a list."""
+    return re.sub(r"^ {4}(?=\S)", "- ", arguments.partition("\n")[2], flags=re.MULTILINE).replace("\n        ", "\n  ")
 
 
 def use(name: str, kind: type, is_mixer: bool) -> list[str]:

@@ -37,6 +37,7 @@ from mien.networks import (
 from mien.networks.convert import KINDS, _labels, convert
 from mien.networks.published import from_apvit, from_timm_vit
 from mien.nn import AttentiveSelect, Block, ClassAttentionPool, SelfAttention, observe
+from mien.nn.observe import attentions
 from mien.nn.select import Criterion
 from mien.training.run import start_from
 
@@ -263,7 +264,7 @@ def test_in_training(run):
 
 def flops(network, size=112, batch=1):
     """As fvcore counts: a product is one; what is fused counts as nothing, so attention is opened."""
-    with warnings.catch_warnings(), observe(network):
+    with warnings.catch_warnings(), observe(network) if attentions(network) else nullcontext():
         warnings.simplefilter("ignore")  # of the tracer
         count = FlopCountAnalysis(network.eval(), torch.zeros(batch, 3, size, size))
         return count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()

@@ -3,6 +3,7 @@
 import copy
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ MIXERS = {  # every family, at the size of a test
     "halo": partial(Halo, block_size=2, halo_size=1),
     "neighborhood": partial(Neighborhood, kernel_size=2, rel_pos_bias=True),
 }
-WITHOUT = {"gate": partial(SpectralGate, grid=GRID), "grassmann": partial(Grassmann, rank=4)}
+WITHOUT = {"gate": partial(SpectralGate, grid=GRID), "grassmann": partial(Grassmann, rank=4, offsets=((0, 1), (1, 0)))}
 
 
 def same(stage, tensor, layout):
@@ -355,3 +356,8 @@ def test_a_network_by_block():
         with intervene(network, uniform):
             assert (network(images) - expected).abs().max() > 0
         assert torch.equal(network(images), expected)
+
+
+def test_the_page_on_attention():
+    page = (Path(__file__).parents[1] / "docs" / "attention.md").read_text()
+    exec(page.partition("```python\n")[2].partition("```")[0], {})

@@ -52,7 +52,7 @@ class Attention:
         if not attentions(network):
             raise MienError(f"{type(network).__name__} has no attention to look at")
         with observe(network, stages=["attn"]) as seen:
-            logits, _ = self.deployed(torch.from_numpy(crop)[None])
+            logits = self.deployed(torch.from_numpy(crop)[None])[0]
         for look in reversed(seen.values()):
             if (found := class_map(look)) is not None:
                 return logits, *found

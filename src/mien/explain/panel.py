@@ -11,8 +11,9 @@ SIDE = 224
 """Pixels of a panel."""
 
 _MARGIN, _TITLE, _LETTERS = 12, 26, 15
-_WHITE = 0.86  # how much of a dropped place is white
+_WHITE = 0.86  # how much of a dropped token is white
 _SHADOW = 0.45  # of a map's light, what the darkest pixel of the face below leaves
+_FACE = 0.2  # of a map is the face itself, so that it is seen where the map is dark
 _LINE = (90, 90, 90)
 
 
@@ -30,25 +31,25 @@ def face(crop: np.ndarray) -> np.ndarray:
     return np.array(Image.fromarray(crop).resize((SIDE, SIDE), how))
 
 
-def kept(crop: np.ndarray, places: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """The face with all of it whitened but the places (K,) of the grid, row-major."""
-    return _whiten(face(crop), _cells(_mask(places, grid)))
+def kept(crop: np.ndarray, index: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """The face with all of it whitened but the tokens `index` (K,) of the grid, row-major."""
+    return _whiten(face(crop), _cells(_mask(index, grid)))
 
 
 def heat(
-    crop: np.ndarray, places: np.ndarray, values: np.ndarray, grid: tuple[int, int], most: float | None = None
+    crop: np.ndarray, index: np.ndarray, values: np.ndarray, grid: tuple[int, int], most: float | None = None
 ) -> np.ndarray:
-    """The face in the colours of values (K,) at places (K,) of the grid, the rest grey and whitened.
+    """The face in the colours of values (K,) of the tokens `index` (K,) of the grid, the rest grey and whitened.
 
     0 is dark, and `most`, by default the greatest value, is bright.
     """
     shown = np.zeros(grid, np.uint8)
-    shown.flat[places] = np.rint(255 * values / max(values.max() if most is None else most, 1e-12))
+    shown.flat[index] = np.rint(255 * values / max(values.max() if most is None else most, 1e-12))
     colours = cv2.applyColorMap(_cells(shown), cv2.COLORMAP_INFERNO)[..., ::-1]
     grey = face(crop) @ np.array((0.299, 0.587, 0.114), np.float32)[:, None]  # (SIDE, SIDE, 1)
     light = (grey - grey.min()) / max(np.ptp(grey), 1)
-    lit = np.rint(colours * (_SHADOW + (1 - _SHADOW) * light))
-    stays = _cells(_mask(places, grid))
+    lit = np.rint((1 - _FACE) * colours * (_SHADOW + (1 - _SHADOW) * light) + _FACE * grey)
+    stays = _cells(_mask(index, grid))
     return _whiten(np.where(stays[..., None], lit, grey).astype(np.uint8), stays)
 
 
@@ -76,9 +77,9 @@ def sheet(rows: Sequence[Sequence[Panel]], title: str = "") -> Image.Image:
     return page
 
 
-def _mask(places: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+def _mask(index: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(grid, bool)
-    mask.flat[places] = True
+    mask.flat[index] = True
     return mask
 
 

@@ -69,6 +69,21 @@ class APViT(Network):
     `num_action_units` adds a second head on the same feature: `training_logits` then gives "expression" and
     "action_units", weighted 10 to 1. Heads start at 0.
 
+    Args:
+        image: a trunk, or None: squares of pixels.
+        num_classes: int, C.
+        level: int, of the trunk's maps, negative ones from the end; -1.
+        img_size, patch_size: int, pixels along the side of the images and of a square; 112 and 16.
+        embed_dim, depth, num_heads: int, of the transformer; 768, 8 and 8.
+        mlp_ratio: float, hidden width of its mlp over embed_dim; 3.
+        qkv_bias, qk_scale, mixer, token_criterion: as for `PooledViT`.
+        keep_patches: int in [1, N], or None: all.
+        keep_rate: float in (0, 1], or one for each block; 1.
+        patch_criterion: of `AttentiveSelect`; abs.
+        soft: bool; False.
+        pool: "class", "mean" or what makes a pool of a width; class.
+        num_action_units: int from 0 on; 0.
+
     Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
     """
 

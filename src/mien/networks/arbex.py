@@ -39,6 +39,15 @@ class ARBEx(Network):
     `head="mlp"` puts ARBEx's classifier (`MlpHead`) in the place of the body's linear head; its batch norm cannot be
     trained with a single face. The paper's body is POSTER++, with both trunks frozen.
 
+    Args:
+        body: a network with one linear head.
+        head: "body" or "mlp"; body.
+        balancing: "none", "anchors" or "full"; none.
+        num_anchors, delta, attention, anchor_std, margin, detach_confidence, gather: of `ReliabilityBalancing`.
+        temperature: float above 0; 1.
+        trust: float in [0, 1], or None: it rises.
+        class_weight, anchor_weight, center_weight: float; 1.
+
     Paper: Wasi et al., ARBEx, arXiv 2305.01486. Reference: takihasan/ARBEx, b85c37b.
     """
 

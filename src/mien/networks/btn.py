@@ -30,6 +30,17 @@ class BTN(Poster):
     `LevelAttention`, `BatchTransformer` and `ClassEncoding` say of themselves. `mla="none"` leaves the levels alone,
     `bt=False` leaves the batch alone.
 
+    Args:
+        num_classes: int, C.
+        dims, head_dim: as for `Poster`, which takes all further arguments.
+        mla: "levels" or "none"; levels.
+        mla_residual, mla_gate_lower, mla_init_values: of `LevelAttention`; both, False, None.
+        vit_tokens: "levels147" or "fused49"; levels147.
+        bt: bool, whether there is a batch branch; True.
+        bt_encoding, bt_shared, bt_value_softmax, bt_detach_value, bt_gather, bt_memory: of `BatchTransformer`; learned,
+            False, False, False, False, 0.
+        vit_loss_weight: float, λ; 2.
+
     Paper: Her et al., Batch Transformer, arXiv 2407.04218; IEEE Access 13, 2025. Reference: README of
     SeoulTech-HCIRLab/BTN.
     """

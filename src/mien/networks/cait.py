@@ -29,6 +29,16 @@ class CaiT(Network):
     class attention has none. Another `mixer` than the paper's, one for all blocks or a list with one a block, has
     options of its own: `qkv_bias` is then the class attention's alone.
 
+    Args:
+        num_classes: int, C.
+        img_size, patch_size: int, pixels along the side of the images and of a patch; 224 and 16.
+        embed_dim, depth, class_depth, num_heads: int; 192, 24, 2 and 4.
+        mlp_ratio: float, hidden width of the mlp over embed_dim; 4.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        init_values: float at which layer scales start, or None: by depth.
+        drop_path: float in [0, 1), rate of stochastic depth; 0.
+        mixer: makes that of every block, or a list with one a block; None is talking heads.
+
     Paper: Touvron et al., Going deeper with Image Transformers, 2021. Reference: huggingface/pytorch-image-models
     1.0.31, whose released XXS36 starts at 1e-5, and so does `cait_xxs36`.
     """

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,8 @@ class Deployed(nn.Module):
         outputs: Sequence[Output] = (),
     ):
         super().__init__()
-        self.network, self.normalize = network, Normalize(preprocess)
+        self.network: Any = network
+        self.normalize = Normalize(preprocess)
         self.temperature = outputs[0].temperature if outputs else temperature
         self.others = tuple(outputs[1:])
         heads = getattr(network, "head_names", ())
@@ -89,7 +90,7 @@ class Deployed(nn.Module):
 
     def forward(self, faces: Tensor) -> tuple[Tensor, ...]:
         images = self.normalize(to_float(faces))
-        values = self.network.answers(images) if self.others else {"logits": self.network(images)}
+        values = cast(Any, self.network).answers(images) if self.others else {"logits": self.network(images)}
         probs = (values["logits"] / self.temperature).softmax(-1)
         return values["logits"], probs, *(activate(output, values[output.name]) for output in self.others)
 

@@ -129,4 +129,5 @@ class Network(nn.Module):
     @property
     def width(self) -> int:
         """D, of the features."""
-        return next(part for part in self.headed.head.modules() if isinstance(part, nn.Linear)).in_features
+        head: Any = self.headed.head
+        return next(part for part in head.modules() if isinstance(part, nn.Linear)).in_features

@@ -33,6 +33,16 @@ class PooledViT(nn.Module):
     and `qk_scale` are. Blocks are given the square grid as long as all patches are there: a mixer that needs it cannot
     stand behind pooling, and one without `with_class_scores` cannot drop tokens.
 
+    Args:
+        num_tokens: int, patches that there are at most; 196.
+        embed_dim, depth, num_heads: int; 768, 8 and 8.
+        mlp_ratio: float, hidden width of the mlp over embed_dim; 3.
+        qkv_bias: bool, whether q, k and v have biases; False.
+        qk_scale: float above 0, or None: head_dim^-1/2.
+        keep_rate: float in (0, 1], of the second half of the blocks, or one for each; 0.9.
+        token_criterion: of `AttentiveSelect`, but lanet; sum.
+        mixer: makes that of every block, or a list with one a block; None is self-attention.
+
     Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
     """
 

@@ -44,6 +44,18 @@ class Poster(Network):
 
     With the trunk and the head of a `PlainClassifier` as `image` and `trunk_head` the first answers are those.
 
+    Args:
+        image, landmarks: trunks of three levels.
+        num_classes: int, C.
+        dims: int for each level, channels; (64, 128, 256).
+        head_dim: int, width of a head of cross attention; 32.
+        adapt_kernel: odd int, of the convolutions from trunks to levels; 3.
+        key_strides: int from 1 on for each level; (1, 1, 1).
+        embed_dim, depth, num_heads, num_tokens: int, of the ViT; 768, 2, 8 and 147.
+        drop_path: float in [0, 1) for each level, rate of stochastic depth; (0, 0.125, 0.25).
+        freeze_landmarks, landmark_bn_train, trunk_logits: bool; True, False, False.
+        mixer, pool: of the ViT; self-attention and the class token.
+
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
 

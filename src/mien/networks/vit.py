@@ -33,6 +33,15 @@ class ViT(nn.Module):
     `mixer` makes that of every block, or is a list with one a block; None is self-attention. Where the tokens fill
     planes of `grid`, row-major, mixers are given that grid.
 
+    Args:
+        num_classes, num_tokens: int, C and N; 7 and 147.
+        embed_dim, depth, num_heads: int; 768, 2 and 8.
+        mlp_ratio: float, hidden width of the mlp over embed_dim; 4.
+        drop_path: float in [0, 1), rate of stochastic depth of the last block, rising to it; 0.
+        mixer: makes that of every block, or a list with one a block; None is self-attention.
+        grid: (rows, columns) of the planes, or None: there is none; (7, 7).
+        pool: "class", or what makes a pool of a width; class.
+
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559 (models/vit_model.py),
     without the parameters there that no forward pass reads.
     """

@@ -123,6 +123,13 @@ class ACMILPool(BranchPool):
     V and U, dim to `hidden`, are shared by the branches; tokens are gathered as they are. With one branch and
     `mask_ratio` 0 it is ABMIL. The published network narrows its tokens first: `ACMILHead`. Masking, paper and
     reference: `BranchPool`; ABMIL: Ilse et al., arXiv 1802.04712.
+
+    Args:
+        dim: int, width of the tokens.
+        num_branches: int from 1 on, M; 5.
+        hidden: int, width of the gated attention; 128.
+        top_k: int from 1 on, tokens of which some are hidden; 10.
+        mask_ratio: float in [0, 1), fraction of these that is hidden; 0.6.
     """
 
     def __init__(self, dim: int, num_branches: int = 5, hidden: int = 128, top_k: int = 10, mask_ratio: float = 0.6):
@@ -146,6 +153,11 @@ class ACMILQueryPool(BranchPool):
     A learned query against projected keys is one vector w for each branch and head, and w is what is learned here: the
     same functions, of dim · heads numbers a branch instead of dim · (2 · dim + 1). Masking, paper and reference:
     `BranchPool`.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads; 8 heads.
+        num_branches, top_k, mask_ratio: as for `ACMILPool`.
+        dropout: float in [0, 1], of the output in training; 0.1.
     """
 
     def __init__(
@@ -180,6 +192,11 @@ class ACMILHead(nn.Module):
     Only `logits` are an answer. `loss` is the sum of the CE; `aux_loss` is kept on the pool. A single branch is the
     answer itself, and has no head and no loss of its own. Published for one bag at a time; here for
     batches of any size. A network with it is `mien.networks.acmil_mobile`. Paper and reference: `BranchPool`.
+
+    Args:
+        dim, num_classes: int, width of the tokens, and C.
+        width: int, of z; 256.
+        pool: makes a pool of a width; `ACMILPool`.
     """
 
     def __init__(self, dim: int, num_classes: int, width: int = 256, pool: MakePool = ACMILPool):

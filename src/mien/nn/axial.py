@@ -23,6 +23,14 @@ class Axial(nn.Module):
     grid, added to x first), and the prefix, which is seen in every line and sees all, once in each of the two. The
     paper's causal decoders are left out.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        combine: "sum" or "sequential"; sum.
+        share_qkv: bool, one qkv for columns and rows; False.
+        positions: grid (rows, columns) of learned positions, or None.
+        qkv_bias: bool, whether q, k and v have biases; False.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Ho et al., Axial Attention in Multidimensional Transformers, arXiv 1912.12180.
     Reference: lucidrains/axial-attention, eff2c10, whose to_q and to_kv are our qkv, and to_out our proj.
     """

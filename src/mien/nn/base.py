@@ -16,23 +16,22 @@ from torch import Tensor, nn
 Grid = tuple[int, int]
 
 
-class Mixer(Protocol):
-    """Mixes tokens with one another: `(B, N, D), grid -> (B, N, D)`.
+class MakeMixer(Protocol):
+    """Builds a mixer for a width and a number of heads; a mixer's class is one.
 
-    One that cannot do without the grid says so by `needs_grid = True`. N may then be several planes of H · W tokens
-    behind P prefix tokens (`mien.nn.grid.split_planes`): every plane is mixed alone, and the prefix with all.
+    dim: int, width of the tokens. num_heads: int, which divides dim. Most mixers also have qkv_bias: bool, whether q, k
+    and v have biases; attn_drop, proj_drop: float in [0, 1], what fraction of attn and of outputs training drops, 0.
 
-    One that attends may also have `with_class_scores`, which takes the same and gives besides the scores of the first
-    token (B, heads, N) before the softmax: a block can only drop tokens behind such a mixer.
+    A mixer mixes tokens with one another: `(B, N, D), grid -> (B, N, D)`. One that cannot do without the grid has
+    `needs_grid = True`. N may then be several planes of H · W tokens behind P prefix tokens
+    (`mien.nn.grid.split_planes`): every plane is mixed alone, and the prefix with all.
+
+    One that attends may also have `with_class_scores`, which takes the same and also gives the scores of the first
+    token (B, heads, N) before the softmax: a block can only drop tokens behind such a mixer. Its attention passes three
+    stages in a `mien.nn.observe.Stages`, of which `mien.nn.Attend` is one.
 
     One with a loss of its own keeps that of its last forward in training as `aux_loss`: see `OwnLoss`.
     """
-
-    def __call__(self, tokens: Tensor, grid: Grid | None = None) -> Tensor: ...
-
-
-class MakeMixer(Protocol):
-    """Builds a mixer for a width and a number of heads; a mixer's class is one."""
 
     def __call__(self, dim: int, num_heads: int) -> nn.Module: ...
 
@@ -42,7 +41,7 @@ MakeMixers = MakeMixer | Sequence[MakeMixer]
 
 
 def is_mixer(made: Any) -> bool:
-    """Whether a class is built and called as a `Mixer` is; a block around one is none."""
+    """Whether a class is built and called as a mixer is (`MakeMixer`); a block around one is none."""
     if not (inspect.isclass(made) and issubclass(made, nn.Module)):
         return False
     build, call = (list(inspect.signature(what).parameters.values()) for what in (made, made.forward))
@@ -68,14 +67,8 @@ class Select(Protocol):
         ...
 
 
-class Pool(Protocol):
-    """Gathers tokens into one vector a face: `(B, N, D) -> (B, D)`."""
-
-    def __call__(self, tokens: Tensor) -> Tensor: ...
-
-
 class MakePool(Protocol):
-    """Builds a pool for a width; a pool's class is one."""
+    """Builds a pool for a width; a pool's class is one. A pool gives one vector a face: `(B, N, D) -> (B, D)`."""
 
     def __call__(self, dim: int) -> nn.Module: ...
 
@@ -108,13 +101,11 @@ class OwnLoss(nn.Module):
         return self.__dict__ | {"aux_loss": None}
 
 
-class BatchBranch(Protocol):
-    """Looks across the batch, in training only: `features, logits (B, C) -> further logits for the loss`, by name."""
-
-    def __call__(self, features: Tensor, logits: Tensor) -> dict[str, Tensor]: ...
-
-
 class MakeBatchBranch(Protocol):
-    """Builds a batch branch for a width of maps and a number of classes; `mien.nn.BatchTransformer` is one."""
+    """Builds a batch branch for a width of maps and a number of classes; `mien.nn.BatchTransformer` is one.
+
+    A branch attends across the batch, in training only: `features, logits (B, C) -> further logits for the loss`, by
+    name.
+    """
 
     def __call__(self, dim: int, num_classes: int) -> nn.Module: ...

@@ -60,6 +60,15 @@ class Block(nn.Module):
     With `select` tokens leave between the two: the first, the class token, stays, and the others are judged by its
     scores in the mixer, one a head, before the softmax. All of them are attended to; the mlp sees those that are left:
     (B, 1 + N, D) -> (B, 1 + K, D). The mixer then needs `with_class_scores`.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        mlp_ratio: float, hidden width of the mlp over dim; 4.
+        drop_path: float in [0, 1), rate of stochastic depth; 0.
+        mixer: makes the mixer of a width and a number of heads; `SelfAttention`.
+        eps: float, of the norms; 1e-6.
+        init_values: float at which layer scales start, or None: there are none.
+        select: keeps some of the tokens, or None: all.
     """
 
     def __init__(

@@ -15,6 +15,11 @@ class ClassAttention(nn.Module):
 
     attn is (B, heads, 1, 1 + N), so time grows with N, not with N². Names as in timm.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Touvron et al., Going deeper with Image Transformers, 2021. Reference: huggingface/pytorch-image-models
     1.0.31.
     """
@@ -65,6 +70,13 @@ class ClassAttentionPool(nn.Module):
 
     The tokens may be those of any network, and of any number. `init_values` starts the layer scales: 0.1 is the paper's
     for networks of up to 18 blocks; `CaiT` passes its own. Paper and reference: `ClassAttention`.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads; 8 heads.
+        depth: int from 1 on, blocks; 2.
+        mlp_ratio: float, hidden width of the mlp over dim; 4.
+        init_values: float at which layer scales start; 0.1.
+        qkv_bias: bool, whether q, k and v have biases; True.
     """
 
     def __init__(

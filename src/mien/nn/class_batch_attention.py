@@ -83,6 +83,13 @@ class BatchTransformer(nn.Module):
     `memory`: faces also attend to so many faces of past batches, of all processes, as they were, without gradients.
     A batch is past once `remember` is called (`Network.begin_step` does), so SAM's second pass sees the same set.
 
+    Args:
+        dim, num_classes: int, channels of the map, and C.
+        features: int, h · w; 49.
+        encoding: kind of `ClassEncoding`; learned.
+        shared, value_softmax, detach_value, gather: bool; False.
+        memory: int from 0 on, faces of past batches; 0.
+
     Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
     """
 

@@ -33,6 +33,14 @@ class CMHA(nn.Module):
     equals, holds all N · N · head_dim / 2 cosines. Ours: δ starts at 1 (published: normal, of variance
     2 / head_dim, with `rope_start = False`); the angles are kept in at least fp32, where f is rounded to bf16 there.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads; twice these divide it.
+        causal: bool, no token sees a later one; False.
+        base: float above 0 of the frequencies, or None: positions do not count; 10000.
+        rope_start: bool, δ starts at 1; True.
+        axial: bool, rows and columns of a grid have frequencies of their own; False.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: ComplexFormer, arXiv 2505.10222 (withdrawn). Reference: shaojintian/complexFormer, f91ac74.
     """
 

@@ -17,6 +17,13 @@ class WindowAttention(LocalAttention):
     divide the grid it is padded below and to the right. Departure: padding has no mass. With `mask_padding=False`, as
     published, it takes part as tokens of 0, whose k and v are the biases. The prefix is seen by and sees all (ours).
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        window_size: int from 1 on, tokens along the side of a window; 7.
+        mask_padding: bool, padding has no mass; True.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Ding et al., DaViT: Dual Attention Vision Transformers, arXiv 2204.03645.
     Reference: huggingface/pytorch-image-models 1.0.31; dingmyu/davit, fc79470.
     """
@@ -79,6 +86,12 @@ class ChannelAttention(nn.Module):
     `v2`, as in Florence-2: `A = softmax(N^-1/2 · qᵀ k)`, `out = proj((A vᵀ)ᵀ)`; the first form's scores grow with N,
     the second's do not. The roles of q, k and v are those of the published code, so that its weights fit. It needs no
     grid: all tokens, of the prefix and of every plane, contribute to A, and A is applied to each.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        v2: bool, Florence-2's form; False.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
 
     Paper: Ding et al., DaViT: Dual Attention Vision Transformers, arXiv 2204.03645.
     Reference: huggingface/pytorch-image-models 1.0.31; dingmyu/davit, fc79470.

@@ -41,6 +41,11 @@ class PAM(DualAttention):
     (B, dim, H, W); as a mixer of tokens (B, N, dim) it treats a prefix as tokens like others, ignores `grid`, and keeps
     its residual, which a block then adds to its own. More than one head is ours.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads; 1 head.
+        reduction: int from 1 on, dim over the width of q and k; 8.
+        init_values: float at which gamma starts; 0.
+
     Paper: Sinha and Dolz, Multi-scale self-guided attention, arXiv 1906.02849; after Fu et al., Dual Attention Network,
     arXiv 1809.02983. Reference: sinAshish/Multi-Scale-Attention, 96d76f2.
     """
@@ -63,6 +68,11 @@ class CAM(DualAttention):
     maximum changes nothing, so this is `softmax(-E)`. E grows with N, and with `power` 0, as published, attention is
     nearly one-hot on larger maps; ½ or 1, ours, keep it soft. Several heads, ours, are groups of dim / num_heads
     channels that attend among themselves. On tokens (B, N, dim) a prefix is one more position; `grid` is ignored.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads; 1 head.
+        power: float, of N in the scores; 0.
+        init_values: float at which gamma starts; 0.
 
     Paper and reference: `PAM`.
     """

@@ -31,6 +31,14 @@ class GAAM(nn.Module):
     Nothing is carried from token to token but μ, σ and the softmax's sum: a class token sees the others through these
     alone. `grid` is ignored. All stages of `mien.nn.observe` are (B, N, dim): the logarithm of the density, w, w · x.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        num_gaussians: int from 1 on, K; 1.
+        axis, heads: "tokens" or "channels", along which the softmax runs and heads are chunks; tokens and channels.
+        mixture: bool, a sum of densities instead of their product; False.
+        padding_value: float that marks padding, or None.
+        rescale: bool, weights times the length of the axis; False.
+
     Paper: Ioannides et al., Gaussian Adaptive Attention Is All You Need, 2024. Reference:
     gioannides/Gaussian-Adaptive-Attention, 145d1bc.
     """

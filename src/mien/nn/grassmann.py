@@ -33,6 +33,14 @@ class Grassmann(nn.Module):
     before the planes, so that with 'past' it sees but the prefix before it, and with 'future' is not seen by them.
     `num_heads` is ignored. It replaces attention and the skip around it: a is that skip. After it the paper has a norm.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        rank: int from 2 on, width of z; 32.
+        direction: "past", "future" or "both"; both.
+        lags: int from 1 on each, distances of partners in a sequence; (1, 2, 4, 8, 12, 16).
+        offsets: (rows, columns) each, ahead in reading order, of partners on a grid; eight of them.
+        bias_alone: bool, a token without a partner has proj's bias as g; True.
+
     Paper: Attention Is Not What You Need, arXiv 2512.19428.
     Reference: youdie006/grassmann, 7a10f87; Adipks/sparse_grassmann_llm, 813dbf6 (no bias alone).
     """

@@ -29,6 +29,11 @@ class GroupSelfAttention(nn.Module):
     place, so it is part of values and residual; with `pos_in_values=False`, ours, it is in queries and keys alone.
     `across=False`, ours, leaves the second step out: with n = 1 it would only be a linear layer.
 
+    Args:
+        dim, num_heads: int, width of the queries and number of heads, which divides it.
+        across: bool, whether there is the second step; True.
+        pos_in_values: bool; True.
+
     Paper: Liu et al., Group Pose, arXiv 2308.07313. Reference: Michel-liu/GroupPose, 127fe0e.
     """
 
@@ -67,6 +72,11 @@ class DeformableAttention(nn.Module):
     Xavier-uniform, without biases.
 
     As `mien.nn.observe` sees it, the keys are the points of all levels, (B, heads, Q, levels · points).
+
+    Args:
+        dim, num_heads: int, width of the queries and number of heads, which divides it.
+        num_points: int from 1 on, points of a head and level; 4.
+        num_levels: int from 1 on, maps; 1.
 
     Paper: Zhu et al., Deformable DETR, arXiv 2010.04159. Reference: Michel-liu/GroupPose, 127fe0e (ops).
     """
@@ -126,6 +136,12 @@ class GroupPoseLayer(nn.Module):
     `cross_attn` takes queries (B, Q, dim) and what they attend to, `seen`: for `DeformableAttention`, as published,
     their reference points and the maps. `pos_in_values=False` keeps `pos` out of the residual here, too. Paper and
     reference: `GroupSelfAttention`.
+
+    Args:
+        dim, num_heads: int, width of the queries and number of heads, which divides it.
+        cross_attn: the module that attends to what is seen.
+        hidden: int, width of the feed-forward part; 2048.
+        across, pos_in_values: bool, as for `GroupSelfAttention`; True.
     """
 
     def __init__(

@@ -112,6 +112,13 @@ class GuidedAttention(OwnLoss):
     face has one label, so there are logits of a map's mean instead of each position; any number of scales. Modules that
     published code builds and never calls are left out. A network with it is `mien.networks.guided_mobile`.
 
+    Args:
+        channels: int for each of S maps.
+        num_classes: int, C.
+        dim: int, width of all maps; 64.
+        level: int in [0, S), of the map whose grid is used; 0.
+        init_values: float at which gamma of PAM and CAM starts; 0.
+
     Paper: Sinha and Dolz, Multi-scale self-guided attention, arXiv 1906.02849. Reference:
     sinAshish/Multi-Scale-Attention, 96d76f2.
     """

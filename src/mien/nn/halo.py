@@ -26,6 +26,18 @@ class Halo(LocalAttention):
     divide the grid). The published mixer has no `proj`: `proj=False` leaves it out. `head_dim` of queries and
     keys is dim / num_heads, and `value_dim`, the width before `proj`, is dim, unless given. The prefix is ours.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        block_size: int from 1 on, b; 7.
+        halo_size: int from 0 on, r; 3.
+        mask_padding: bool, padding has no mass; True.
+        scale_pos_embed: bool, the relative part is scaled, too; False.
+        head_dim: int, of q and k; dim / num_heads.
+        value_dim: int, of v of all heads; dim.
+        qkv_bias: bool, whether q, k and v have biases; False.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+        proj: bool, whether there is a projection; without one the width that comes out is value_dim; True.
+
     Paper: Vaswani et al., Scaling Local Self-Attention for Parameter Efficient Visual Backbones, 2021.
     Reference: huggingface/pytorch-image-models 1.0.31, `HaloAttn`; masked and with `proj`: halonet-pytorch 0.0.5.
     """

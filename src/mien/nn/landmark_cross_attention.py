@@ -24,6 +24,13 @@ class LandmarkCrossAttention(nn.Module):
     every level is one window, so there are none here. `key_stride` is ours: `pool` averages the image over squares of
     that side before keys and values are made (1: not at all). All queries stay, and the cost is divided by its square.
 
+    Args:
+        dim, num_heads: int, width of the maps and number of heads, which divides it.
+        size: int, rows and columns of the maps.
+        mlp_ratio: float, hidden width of the mlp over dim; 4.
+        drop_path: float in [0, 1), rate of stochastic depth; 0.
+        key_stride: int from 1 on; 1.
+
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
 

@@ -40,6 +40,11 @@ class LandmarkQueryPool(nn.Module):
     Ours: Group Pose looks for the points of many bodies; here one face is one instance, so there is no attention across
     instances. Queries and their positions are learned, not made of reference points, and they attend to all tokens, not
     to sampled points. Tokens must carry their position, as a ViT's do. Paper and reference: `GroupSelfAttention`.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads; 8 heads.
+        num_landmarks, depth: int from 1 on, K and number of layers; 5 and 2.
+        mlp_ratio: float, hidden width of the mlp over dim; 4.
     """
 
     def __init__(self, dim: int, num_heads: int = 8, num_landmarks: int = 5, depth: int = 2, mlp_ratio: float = 4.0):

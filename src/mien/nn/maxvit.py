@@ -21,6 +21,12 @@ class MaxViTBlockAttention(LocalAttention):
     token attends to padding, and a block is never larger than the grid. The prefix is seen by and sees all, which is
     ours. In the paper a layer with this stands before each with `MaxViTGridAttention`: after two, all have seen all.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        window_size: int from 1 on, or (rows, columns), tokens along the sides of a block; 7.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Tu et al., MaxViT: Multi-Axis Vision Transformer, 2022. Reference: huggingface/pytorch-image-models 1.0.31,
     `PartitionAttentionCl` with rel_pos_type="bias_tf" and head_first=False.
     """

@@ -68,6 +68,12 @@ class Medusa(nn.Module):
     the body sees the picture rather than a trunk's maps. `width` and `hidden` size body and heads; `residual`,
     ours, lets a head leave its map as it is.
 
+    Args:
+        channels: int for each level; (64, 128, 512).
+        in_channels: int, of the pictures; 3.
+        width, guide, hidden: int, channels of the body, of its guide, and in the heads; 16, 16 and 32.
+        residual: bool; False.
+
     Paper: Aboutalebi et al., MEDUSA: Multi-scale Encoder-Decoder Self-Attention, arXiv 2110.06063. Reference: none.
     """
 

@@ -34,6 +34,14 @@ class MoH(OwnLoss):
     and their share of the N² part is saved. (Published code computes all heads, and so do training, `torch.export`, and
     whoever looks.) The paper's r is p within T; its code divides by their sum, and so do we.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        num_shared: int in [0, num_heads], heads that all tokens use; num_heads // 4.
+        top_k: int in [1, routed heads], routed heads that a token uses; half of them, 2 at least.
+        skip: bool, whether eval mode computes only what is used; False.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Jin et al., MoH: Multi-Head Attention as Mixture-of-Head Attention, 2024. Reference: SkyworkAI/MoH, 2cefd57
     (MoH-DiT).
     """
@@ -129,6 +137,12 @@ class CosineMoH(MoH):
     τ (heads), e (heads, head_dim); Δ (2) is of the offset from key j to query i, and 0 along an axis of one place. It
     is computed in the precision of the input, at least fp32. Every plane is mixed alone, with the prefix; there is no
     bias between the prefix and others.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        num_shared, top_k: int, as for `MoH`.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
 
     Paper: Shi, TransNeXt, 2024; and `MoH`. Reference: SkyworkAI/MoH, 2cefd57 (MoH-ViT).
     """

@@ -24,6 +24,15 @@ class LevelAttention(nn.Module):
     learnable scalar that starts at 0, and `init_values` starts ls1 and ls2: with a gate and 1e-5 training can start
     from a POSTER++ checkpoint. Without `init_values` there is no layer scale.
 
+    Args:
+        low, dim: int, channels of the lower and of the upper map.
+        num_heads: int, which divides dim.
+        mlp_ratio: float, hidden width of the mlp over dim; 4.
+        residual: "both" or "query"; both.
+        gate_lower: bool; False.
+        init_values: float at which layer scales start, or None: there are none.
+        drop_path: float in [0, 1), rate of stochastic depth; 0.
+
     Paper: Her et al., Batch Transformer, arXiv 2407.04218.
     """
 

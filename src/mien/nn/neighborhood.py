@@ -31,6 +31,17 @@ class Neighborhood(LocalAttention):
     `tile_size`² queries and the union of their windows, so that time grows with N. On CUDA natten's kernel is used
     where it is installed and able to (no prefix, no R, k · D ≤ n, a head_dim that 8 divides, no fp64).
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        kernel_size: int from 1 on, or (rows, columns), tokens along the sides of a window; 7.
+        dilation: int from 1 on, or two; 1.
+        causal: bool, or two; False.
+        rel_pos_bias: bool, whether there is R; False.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+        dense_tokens: int, tokens of a plane up to which all pairs are computed; 400.
+        tile_size: int from 1 on, tokens along the side of a tile; 8.
+
     Paper: Hassani et al., Neighborhood Attention Transformer, 2023, and Faster Neighborhood Attention, 2024.
     Reference: SHI-Labs/NATTEN 0.17.5, where `relative_bias` is called `rpb`.
     """

@@ -31,6 +31,14 @@ class RCMHA(nn.Module):
 
     E is gathered for every pair, N² · dim numbers whatever the batch.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        causal: bool, no token sees a later one; False.
+        conv_causal: bool, the convolution covers past tokens only; as `causal`.
+        max_length: int, tokens of a sequence at most, memory included; 256.
+        grid: (rows, columns) of the largest grid, or None: a sequence.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Sugiharto et al., RCMHA, arXiv 2308.03429. Reference: hermansh-id/rcmha, 87df49b, whose tables have 8192
     offsets whatever the length.
     """

@@ -45,6 +45,15 @@ class ReliabilityBalancing(nn.Module):
     everything is computed as logarithms), and has two linear layers in a row before q, k and v, which are one. As
     there, c(p) has a gradient: `detach_confidence` takes it away.
 
+    Args:
+        dim, num_classes: int, width of the features, and C, 2 at least.
+        num_anchors: int from 1 on, anchors of a class; 1.
+        delta: float above 0, of the distances; 1.
+        attention: "batch", "alone" or "none"; batch.
+        anchor_std: float, standard deviation of anchors at the start; 0.02.
+        margin: float above 0, or None: no bound; 1.
+        detach_confidence, gather: bool; False.
+
     Paper: Wasi et al., ARBEx, arXiv 2305.01486. Reference: takihasan/ARBEx, b85c37b.
     """
 

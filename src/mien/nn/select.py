@@ -45,6 +45,13 @@ class AttentiveSelect(nn.Module):
     Published code sorts the same map once for each of D channels, and keeps every token of a batch that happens to have
     as many faces as tokens; here neither happens.
 
+    Args:
+        keep: int from 1 on, tokens to keep, or None: `rate` says it.
+        rate: float in (0, 1], fraction to keep; 1.
+        criterion: abs, sum, max, square, max_abs, random or lanet; abs.
+        dim: int, E, which lanet needs.
+        soft: bool; False.
+
     Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
     """
 

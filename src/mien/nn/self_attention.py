@@ -13,6 +13,12 @@ class SelfAttention(nn.Module):
     `scale` is head_dim^-1/2 unless another is given. `grid` is ignored. Names as in timm, so that published ViT weights
     fit.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+        scale: float above 0, of the scores; head_dim^-1/2.
+
     Paper: Dosovitskiy et al., An Image is Worth 16x16 Words, 2021. Reference: huggingface/pytorch-image-models.
     """
 

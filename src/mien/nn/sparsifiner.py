@@ -29,6 +29,19 @@ class Sparsifiner(OwnLoss):
     is the mean over it. `dense` keeps attention full in training, as in the published first phase, where S without
     thresholds makes the mask; published code trains S in that phase alone.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        num_tokens: int, N; 197.
+        keep: float in (0, 1], fraction of the tokens that each attends to; 0.25.
+        rank: int, of the guess; num_tokens // 6, 2 at least.
+        num_prefix: int, tokens that attend to all; 1.
+        basis_threshold: float, of |U|; 0.02.
+        coef_top_k: int, coefficients of a token that count; 8.
+        dense: bool, full attention in training; False.
+        detach_attn: bool, no gradient through the layer's own A; False.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Wei et al., Sparsifiner: Learning Sparse Instance-Dependent Attention for Efficient Vision Transformers,
     2023. Reference: lim142857/Sparsifiner, 9a11e26.
     """

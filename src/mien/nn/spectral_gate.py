@@ -26,6 +26,11 @@ class SpectralGate(nn.Module):
 
     The published spectral block has no skip around the gate: `x + mlp(norm2(gate(norm1(x))))`.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        grid: (rows, columns) that K is made for; (14, 14).
+        zero_pad: bool, planes are padded to twice their sides; False.
+
     Paper: Patro et al., SpectFormer, arXiv 2304.06446.
     Reference: badripatro/SpectFormers, b6cf487, `SpectralGatingNetwork`.
     """

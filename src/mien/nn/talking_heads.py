@@ -17,6 +17,11 @@ class TalkingHeads(nn.Module):
     proj_l and proj_w are linear over the heads, with a bias each, so rows of attn need not sum to 1. The softmax does
     not see proj_l's bias, which is here for the published weights. No fused attention can do this. `grid` is ignored.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Shazeer et al., Talking-Heads Attention, 2020; Touvron et al., Going deeper with Image Transformers, 2021.
     Reference: huggingface/pytorch-image-models 1.0.31.
     """

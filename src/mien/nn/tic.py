@@ -28,6 +28,16 @@ class TiC(LocalAttention):
     The prefix is ours: tokens see it in the same softmax, it sees everything, and passes the convolution as though the
     whole kernel lay on it.
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        kernel_size: odd int; 3.
+        dilation: int from 1 on; 1.
+        mask_padding: bool, padding has no mass; True.
+        conv: bool, the published convolution in the place of proj; False.
+        stride, out_dim, conv_bias: int from 1 on, int, bool, of that convolution; 1, dim, False.
+        qkv_bias: bool, whether q, k and v have biases; True.
+        attn_drop, proj_drop: float in [0, 1], fraction of attn and of outputs that training drops; 0.
+
     Paper: Zhang et al., TiC: Exploring Vision Transformer in Convolution, arXiv 2310.04134.
     Reference: zs670980918/MSA-Conv, 2d96f54.
     """
