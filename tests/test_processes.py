@@ -79,6 +79,10 @@ def test_threads_of_models_that_were_freed_are_not_waited_for(stand_in):
         freed.pop()
     assert in_a_fork(lambda: probabilities(freed[0])) == wanted[0]
     assert in_a_fork(lambda: probabilities(mien.Reader.from_pretrained(stand_in))) == wanted[0]
+    crops = np.random.default_rng(0).integers(0, 256, (11, 112, 112, 3), np.uint8)
+    engine = freed[0].classifier.engine
+    for work in (lambda: engine(crops)["probs"], lambda: open_model(stand_in / "model.onnx")(crops)["probs"]):
+        np.testing.assert_allclose(in_a_fork(work), engine(crops)["probs"], atol=1e-6)
 
 
 def test_a_fork_of_a_fork(reader):
