@@ -632,3 +632,27 @@ def test_progress_of_a_video(capsys, monkeypatch):
         progress.update(7.5)
         err = capsys.readouterr().err
         assert "0: 7.5 s [" in err and "%" not in err
+
+
+# several streams
+
+
+def test_of_two_video_streams_the_default_is_read_and_the_other_named(here, mien):
+    import av
+
+    with av.open("two.mp4", "w") as container:
+        streams = [container.add_stream("mpeg4", rate=10) for _ in range(2)]
+        for stream, side in zip(streams, (64, 160), strict=True):
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+        streams[0].disposition = 0
+        streams[1].disposition = av.stream.Disposition.default
+        for stream in streams:
+            for i in range(4):
+                picture = av.VideoFrame.from_ndarray(np.full((stream.height, stream.width, 3), 40 * i, np.uint8))
+                picture.pts, picture.time_base = i, Fraction(1, 10)
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+    code, out, err = mien("two.mp4")
+    assert (code, len(out)) == (0, 4)
+    assert err == ["mien: two.mp4: only its default video stream is read, not stream 0, 64×64"]
