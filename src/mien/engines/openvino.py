@@ -21,6 +21,11 @@ from mien.errors import CheckpointError
 STREAMS = 4
 """How many requests run at once, each on one thread, where there are as many cores; memory grows with each."""
 
+SIDE_BY_SIDE = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": STREAMS, "INFERENCE_NUM_THREADS": STREAMS}
+ALONE = {"NUM_STREAMS": 0, "INFERENCE_NUM_THREADS": 1}
+"""With 0 streams a request runs on the thread that asks. In a process that a fork made nothing else will do: OpenVINO
+keeps the threads of freed models for the next with the same settings, and there would wait for those of the parent."""
+
 CHUNK = 4
 """Rows of a request: each takes 10 MB while it runs, and longer requests are no faster."""
 
@@ -29,6 +34,7 @@ WEIGHTS_CHECK = "mien_weights"
 
 _importing = threading.Lock()
 _core: Any = None
+_forked = False
 
 
 class OpenVINOEngine(FileEngine):
@@ -37,7 +43,7 @@ class OpenVINOEngine(FileEngine):
     One thread spends the least CPU time on a picture: two that wait for each other took 13 ms together where one took
     10. Cores are put to use by rows of a batch, and by threads that share the engine, running side by side.
 
-    It may be carried over a fork, and pickled: see `FileEngine`.
+    It may be carried over a fork, where it then computes on the threads that ask, and pickled: see `FileEngine`.
     """
 
     def __init__(
@@ -52,16 +58,14 @@ class OpenVINOEngine(FileEngine):
         model = self._get().model
         taken = model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.precision = "bf16" if taken == "bf16" else "fp32"  # a CPU without bf16 takes fp32, whatever is asked for
-        self._streams = int(model.get_property("NUM_STREAMS"))
+        self._streams = max(1, int(model.get_property("NUM_STREAMS")))
         self._names = [sorted(port.get_names()) for port in model.outputs]
         self._splits = model.input(0).get_partial_shape()[0].is_dynamic
         self.outputs = tuple(name for names in self._names for name in names)
 
     def _open(self, path: Path, options: dict[str, Any]) -> tuple["_Compiled", int]:
         settings = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "NUM_STREAMS": STREAMS,
-            "INFERENCE_NUM_THREADS": STREAMS,
+            **(ALONE if _forked else SIDE_BY_SIDE),
             "ENABLE_CPU_PINNING": False,
             # left alone, OpenVINO takes bf16 wherever the CPU has it
             "INFERENCE_PRECISION_HINT": "bf16" if options["precision"] == "bf16" else "f32",
@@ -224,8 +228,8 @@ def shared_core() -> Any:
 
 def _after_fork() -> None:
     """The parent's core has its threads there, and another thread may have held the lock."""
-    global _core, _importing
-    _importing = threading.Lock()
+    global _core, _importing, _forked
+    _importing, _forked = threading.Lock(), True
     if _core is not None:
         leak(_core)
         _core = None
