@@ -128,7 +128,8 @@ async def load(server: Server, clients: int, seconds: float, raw: bytes) -> tupl
 def processor_seconds(pid: int) -> list[float]:
     """Of a process, and of each below it."""
     ticks = sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [child for task in tasks for child in task.read_text().split()]
     below = (seconds for child in children for seconds in processor_seconds(int(child)))
     return [ticks / os.sysconf("SC_CLK_TCK"), *below]
 

@@ -205,7 +205,13 @@ def test_a_page(pages, monkeypatch, tmp_path):
     made = {path.name: path for path in (tmp_path / "out").iterdir()}
     assert made.keys() == {"README.md", "TalkingHeads.md", "TalkingHeads.png"}
     text = made["TalkingHeads.md"].read_text()
-    for part in ("scores = proj_l(head_dim^-1/2", "mixer: mien.nn.TalkingHeads", "196 from the middle", "| 4×4 |", "Shazeer"):
+    for part in (
+        "scores = proj_l(head_dim^-1/2",
+        "mixer: mien.nn.TalkingHeads",
+        "196 from the middle",
+        "| 4×4 |",
+        "Shazeer",
+    ):
         assert part in text
     assert "| [TalkingHeads](TalkingHeads.md) | Self-attention whose" in made["README.md"].read_text()
     with Image.open(made["TalkingHeads.png"]) as image:

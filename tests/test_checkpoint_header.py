@@ -157,3 +157,17 @@ def test_every_order_has_every_label_once():
     assert (
         ORDERS["rafdb"][3] == "happiness" and ORDERS["ferplus"][2] == "surprise" and ORDERS["fer2013"][6] == "neutral"
     )
+
+
+@pytest.mark.parametrize("value", [7, 1.5, None, [], {}, True])
+def test_metadata_that_is_not_text(tmp_path, value):
+    path = write_safetensors(tmp_path / "model.safetensors")
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + length])
+    table["__metadata__"]["mien"] = value
+    text = json.dumps(table).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    with pytest.raises(CheckpointError, match="damaged or cut short|not one of mien's checkpoints") as error:
+        read_header(path)
+    assert "\n" not in str(error.value)

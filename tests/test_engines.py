@@ -111,7 +111,7 @@ def test_another_shape():
 
 
 def test_bf16_is_asked_for_and_never_taken(path, crops):
-    settings = [open_model(path, precision=name)._model.get_property("INFERENCE_PRECISION_HINT").to_string()
+    settings = [open_model(path, precision=name)._get().model.get_property("INFERENCE_PRECISION_HINT").to_string()
                 for name in ("auto", "fp32", "bf16")]  # fmt: skip
     assert settings == ["f32", "f32", "bf16" if engines.computes_bf16() else "f32"]
     exact = TorchEngine(torch_twin(path), device="cpu")(crops)["logits"]

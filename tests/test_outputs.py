@@ -1,6 +1,7 @@
 """Outputs as data: what is refused, how values are read, what they cost, and how they get through a network."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from mien.errors import CheckpointError
 from mien.faces import Face
 from mien.faces.columns import answer_entry, entries
 from mien.faces.record import flat, record
+from mien.labels import EXPRESSIONS
 from mien.losses import output_loss
 from mien.networks import activate, deploy, load_network, mobilefacenet, save_network
 from mien.networks.branched import acmil_mobile
-from mien.outputs import Output
+from mien.outputs import VALENCE_AROUSAL, Output, expression_output
 
 EXPRESSION = Output("expression", "classes", ("calm", "glad", "cross"))
 UNITS = Output("action_units", "binary", ("AU1", "AU12"))
@@ -294,3 +296,11 @@ def test_any_values_become_answers(output):
     if output.kind != "points":
         output.check(answers)
     assert answers.shape == (50, *output.shape)
+
+
+def test_the_page_about_outputs_prints_the_table():
+    page = (Path(__file__).parents[1] / "docs/outputs.md").read_text()
+    outputs = (expression_output(EXPRESSIONS), UNITS, *VALENCE_AROUSAL)
+    for entry in entries(outputs, moving=True):
+        assert f"| `{entry.name}` | `{entry.columns[0].name}`" in page and f"| {entry.description} |" in page
+        assert f"`{entry.columns[-1].name}` | {entry.description} |" in page

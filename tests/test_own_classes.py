@@ -121,6 +121,19 @@ def test_a_misnamed_folder_is_told_of_in_one_line(tmp_path, call):
     assert any(line.split() == ["left", "out", "9"] for line in out)
 
 
+def test_check_prints_the_classes_and_what_was_read_otherwise(tmp_path, call):
+    folder(tmp_path / "pictures", happy=2, sad=1)
+    for name, note in (
+        ("sad", "read happy as happiness, sad as sadness"),
+        ("pain", "names of classes stay as they are"),
+    ):
+        code, out, err = call("data", "check", "folder", tmp_path / "pictures", "--out", tmp_path / "out", "--strict")
+        assert (code, err) == (0, []) and [line for line in out if line.startswith(f"note: {note}")], out
+        assert any(line.split() == [{"sad": "sadness"}.get(name, name), "1"] for line in out)
+        if name == "sad":
+            (tmp_path / "pictures/sad").rename(tmp_path / "pictures/pain")
+
+
 def test_kaggles_tree_names_the_option_that_helps(tmp_path, call):
     for split in ("train", "test"):
         folder(tmp_path / split, angry=2, happy=2)

@@ -176,7 +176,8 @@ def test_a_file_opens_no_connection(here, reader):
 @pytest.mark.parametrize(
     "name, moving",
     [("0", True), ("12", True), ("/dev/video3", True), ("a.mp4", True), ("A.MKV", True), ("a.ts", True)]
-    + [("rtsp://user:word@host/x", True), ("http://host/a.jpg?x=1", True), ("a.jpg", False), ("a", False)]
+    + [("rtsp://user:word@host/x", True), ("http://host/a.mp4?x=1", True), ("http://host/a.jpg?x=1", False)]
+    + [("a.jpg", False), ("a", False)]
     + [("*.mp4", False), ("file:///a.mp4x", False), ("folder.mp4", False), ("5", False)],
 )
 def test_what_is_taken_for_a_video(here, name, moving):
@@ -425,12 +426,13 @@ def test_folders_and_globs(here):
     assert find_sources(["both"]) == (
         ["both/a.jpg"],
         ["both: a video beside the pictures not read; name them to have them read"],
+        [],
     )
-    assert find_sources(["films"]) == (["films/d.mov", "films/deep/c.mp4"], [])
-    assert find_sources(["none"]) == (["none"], [])
-    assert find_sources(["both/*.mp4", "films/*"]) == (["both/b.mp4", "films/d.mov", "films/deep/c.mp4"], [])
-    assert find_sources(["both/b.mp4", "both/a.jpg", "0"]) == (["both/b.mp4", "both/a.jpg", "0"], [])
-    assert find_sources(["*.mp4", "rtsp://x/?a=*.mp4"]) == (["*.mp4", "rtsp://x/?a=*.mp4"], [])
+    assert find_sources(["films"]) == (["films/d.mov", "films/deep/c.mp4"], [], [])
+    assert find_sources(["none"]) == (["none"], [], [])
+    assert find_sources(["both/*.mp4", "films/*"]) == (["both/b.mp4", "films/d.mov", "films/deep/c.mp4"], [], [])
+    assert find_sources(["both/b.mp4", "both/a.jpg", "0"]) == (["both/b.mp4", "both/a.jpg", "0"], [], [])
+    assert find_sources(["*.mp4", "rtsp://x/?a=*.mp4"]) == (["*.mp4", "rtsp://x/?a=*.mp4"], [], [])
 
 
 @pytest.mark.parametrize(
@@ -630,3 +632,27 @@ def test_progress_of_a_video(capsys, monkeypatch):
         progress.update(7.5)
         err = capsys.readouterr().err
         assert "0: 7.5 s [" in err and "%" not in err
+
+
+# several streams
+
+
+def test_of_two_video_streams_the_default_is_read_and_the_other_named(here, mien):
+    import av
+
+    with av.open("two.mp4", "w") as container:
+        streams = [container.add_stream("mpeg4", rate=10) for _ in range(2)]
+        for stream, side in zip(streams, (64, 160), strict=True):
+            stream.width = stream.height = side
+            stream.pix_fmt = "yuv420p"
+        streams[0].disposition = 0
+        streams[1].disposition = av.stream.Disposition.default
+        for stream in streams:
+            for i in range(4):
+                picture = av.VideoFrame.from_ndarray(np.full((stream.height, stream.width, 3), 40 * i, np.uint8))
+                picture.pts, picture.time_base = i, Fraction(1, 10)
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode())
+    code, out, err = mien("two.mp4")
+    assert (code, len(out)) == (0, 4)
+    assert err == ["mien: two.mp4: only its default video stream is read, not stream 0, 64×64"]

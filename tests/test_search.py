@@ -336,10 +336,14 @@ def test_a_turned_photograph_is_read_as_the_upright_one(stand_in, tmp_path):
 
 def test_a_face_without_landmarks_is_turned_as_well(stand_in_loose, cuts):
     """A model that is shown the box, and not an aligned face, sees it upright."""
-    reader = Reader(stand_in_loose, YuNet())
-    shown = []
-    run = reader.classifier.run
-    reader.classifier.run = lambda crops: shown.append(crops) or run(crops)
+    reader, shown = Reader(stand_in_loose, YuNet()), []
+    crop = reader.classifier.crop
+
+    def spy(*values):
+        shown.append(crop(*values))
+        return shown[-1]
+
+    reader.classifier.crop = spy
     image = open_picture(EXAMPLES / "hopper.jpg")
     reader(image)
     reader(turn_image(image, 90))

@@ -116,7 +116,8 @@ class Served:
 
     def descendants(self, pid=None):
         pid = pid or self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        tasks = Path(f"/proc/{pid}/task").glob("*/children")  # a thread's children are no other's
+        children = [child for task in tasks for child in task.read_text().split()]
         return [*map(int, children), *(below for child in children for below in self.descendants(int(child)))]
 
     def end(self, number, group=False):

@@ -76,12 +76,13 @@ def words(command: str, model: str) -> list[str]:
         "calibrate": [file, "--data", "data"],
         "explain": ["data/train", "--aligned", "--model", file, "--output", "drawn"],
         "export": ["out.pt2", "--model", file, "--check", "data"],
+        "finetune": ["data", "--out", "run", "--align", "as-is", "--epochs", "1", "--model", file],
         "average": ["mean.safetensors", file, file],
     }[command]
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("command", ["read", "batch", "eval", "calibrate", "explain", "export", "average"])
+@pytest.mark.parametrize("command", ["read", "batch", "eval", "calibrate", "explain", "export", "average", "finetune"])
 def test_every_command_takes_it_with_trust(here, call, command, model):
     *_, name = MODELS[model][0], "my_faces_of_mine." + model.title()
     code, out, err = call(*words(command, model))

@@ -4,9 +4,10 @@ const [ACCENT, WHITE, DARK] = ["#2dd4bf", "#ffffff", "rgb(8 20 18 / 0.82)"];
 
 /**
  * source: an ImageBitmap or a video, `width` by `height` pixels large; it fills the canvas, which is made as wide as what
- * surrounds it or `limit` CSS pixels high. mirrored: as in a mirror, the labels readable all the same.
+ * surrounds it or `limit` CSS pixels high. mirrored: as in a mirror, the labels readable all the same. uncertain: the
+ * probability below which an answer is marked "?".
  */
-export function draw(canvas, { source, width, height, faces, chosen, mirrored }, limit) {
+export function draw(canvas, { source, width, height, faces, chosen, mirrored, uncertain = 0 }, limit) {
   const scale = Math.min(canvas.parentElement.clientWidth / width, limit / height);
   const [wide, high] = [Math.round(width * scale), Math.round(height * scale)];
   const dense = window.devicePixelRatio || 1;
@@ -31,7 +32,7 @@ export function draw(canvas, { source, width, height, faces, chosen, mirrored },
   }
   const taken = faces.map(({ box: [x, y, w, h] }) => [mirrored ? at(x + w) : at(x), y * scale, w * scale, h * scale]);
   for (const i of order.reverse()) {
-    const text = `${faces[i].expression} ${percent(faces[i].probability)}`;
+    const text = `${answer(faces[i], uncertain)} ${percent(faces[i].probability)}`;
     const place = labelPlace(context, text, taken[i], wide);
     const crowded = place[2] > 3 * taken[i][2] || taken.some((other, k) => k !== i && meet(place, other));
     if (crowded && i !== chosen) continue; // it would not be clear whose it is
@@ -59,6 +60,9 @@ export function drawCrop(canvas, { width, height, data }, grey) {
   [canvas.width, canvas.height] = [width, height];
   canvas.getContext("2d").putImageData(rgba, 0, 0);
 }
+
+/** The expression, marked "?" where the model is not sure enough. */
+export const answer = ({ expression, probability }, uncertain) => (probability < uncertain ? `${expression}?` : expression);
 
 /** In words that claim no certainty. */
 export function percent(share) {

@@ -1,6 +1,6 @@
 /** The page: where pictures come from, and how the answer is shown. The reading itself is done in worker.js. */
 
-import { draw, drawCrop, faceAt, percent } from "./draw.js";
+import { answer, draw, drawCrop, faceAt, percent } from "./draw.js";
 import { isScrambled, openPicture, pixels, ReadError } from "./picture.js";
 
 const part = (id) => document.getElementById(id);
@@ -207,7 +207,7 @@ function setView(next) {
   const face = faces[view.chosen];
   const unsure = face.probability < uncertain;
   part("canvas").setAttribute("aria-label", `The photograph with ${faces.length === 1 ? "one face" : `${faces.length} faces`} marked`);
-  part("expression").textContent = unsure ? `${face.expression}?` : face.expression;
+  part("expression").textContent = answer(face, uncertain);
   part("sureness").textContent = unsure ? `${percent(face.probability)}: the model is not sure` : percent(face.probability);
   drawCrop(part("seen"), face.crop, grey);
   showBars(labels.map((name) => [name, face.probabilities[name], name === face.expression]));
@@ -223,7 +223,7 @@ function numbers({ crop, ...fields }) {
 }
 
 function paint() {
-  if (view) draw(part("canvas"), view, Math.max(240, 0.72 * window.innerHeight));
+  if (view) draw(part("canvas"), { ...view, uncertain: header.uncertain }, Math.max(240, 0.72 * window.innerHeight));
 }
 
 function showBars(rows) {
@@ -263,7 +263,7 @@ function showFaces(faces, chosen) {
   }
   faces.forEach((face, i) => {
     const [input, canvas] = list.children[i].children;
-    input.setAttribute("aria-label", `Face ${i + 1}: ${face.expression}, ${percent(face.probability)}`);
+    input.setAttribute("aria-label", `Face ${i + 1}: ${answer(face, header.uncertain)}, ${percent(face.probability)}`);
     input.checked = i === chosen;
     drawCrop(canvas, face.crop, false);
   });

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mien.classifier import Classifier
     from mien.errors import MienError, MienWarning, ReadError
     from mien.faces.face import Face
+    from mien.faces.faces import Faces
     from mien.networks import load_network
     from mien.reader import Reader
     from mien.video import read_video
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Classifier",
     "Face",
+    "Faces",
     "MienError",
     "MienWarning",
     "ReadError",
@@ -37,6 +39,7 @@ __all__ = [
 _HOMES = {
     "Classifier": "mien.classifier",
     "Face": "mien.faces.face",
+    "Faces": "mien.faces.faces",
     "MienError": "mien.errors",
     "MienWarning": "mien.errors",
     "ReadError": "mien.errors",

@@ -38,6 +38,8 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             text = readers[path.suffix](file, os.fstat(file.fileno()).st_size).get(KEY)
+        if text is not None and not isinstance(text, str):
+            raise ValueError("its metadata is not text")
         header = None if text is None else json.loads(text)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
@@ -124,7 +126,7 @@ def labels_of(header: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _check_labels(header: Mapping[str, Any], need: Callable[[Any, str], None]) -> None:
-    labels = header.get("id2label")
+    labels: Any = header.get("id2label")
     need(isinstance(labels, dict) and labels, 'has no "id2label"')
     need(set(labels) == {str(i) for i in range(len(labels))}, 'does not number its "id2label" from 0 up')
     need(all(isinstance(label, str) and label for label in labels.values()), 'has an "id2label" without a name')

@@ -289,7 +289,7 @@ def _hub_errors(repo_id: str) -> Iterator[None]:
         raise MienError(f"{repo_id} on the Hub: {reason}") from error
 
 
-def _pictures(images: Any) -> Sequence[Source]:
+def _pictures(images: Any) -> Sequence[Source] | np.ndarray:
     """A list of pictures, out of all that `predict_proba` takes."""
     if isinstance(images, list | tuple):
         for image in images:

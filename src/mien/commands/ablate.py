@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         require(module, "train")
     from mien.training.ablate import ablate, ablation_table, settings, variants
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and advertisements are INFO
     if not Path(args.recipe).is_file():
         raise MienError(f"{args.recipe}: no such recipe")
     out = args.out or Path("runs") / f"ablate_{Path(args.recipe).stem}"

@@ -122,6 +122,7 @@ def _facts(
         "splits": splits,
         "problems": [problem.to_dict() for problem in checked.problems],
         "warnings": checked.warnings,
+        "notes": list(data.notes),
         "contact_sheets": list(map(str, sheets)),
     }
 
@@ -132,6 +133,8 @@ def _print(data: DataSet, checked: Checked) -> None:
         print(printable(str(problem)))
     for warning in checked.warnings:
         print(printable(f"warning: {warning}"))
+    for note in data.notes:
+        print(printable(f"note: {note}"))
     splits = list(checked.counts)
     rows = [(label, [checked.counts[split][i] for split in splits]) for i, label in enumerate(data.labels)]
     if any(checked.unlabelled.values()):
@@ -140,7 +143,7 @@ def _print(data: DataSet, checked: Checked) -> None:
     rows.append(("left out", [checked.left_out[split] for split in splits]))
     first = max(len(name) for name, _ in rows)
     widths = [max(10, len(split)) for split in splits]
-    print("\n" * bool(checked.problems or checked.warnings), end="")
+    print("\n" * bool(checked.problems or checked.warnings or data.notes), end="")
     print(" " * first, *(f"{split:>{width}}" for split, width in zip(splits, widths, strict=True)))
     for name, numbers in rows:
         print(f"{name:{first}}", *(f"{n:>{width},}" for n, width in zip(numbers, widths, strict=True)))

@@ -1,7 +1,11 @@
 """`mien export`: a checkpoint as the files that other engines run."""
 
 import argparse
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
 
 from mien.commands.labelled import add_format_arguments
 from mien.commands.options import add_reading_arguments, count
@@ -57,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     names = ("precision", "check", "calibrate", "measure", "split", "format", "labels", "limit", "trust")
     options = {name: getattr(args, name) for name in names}
     try:
-        exported = export_model(args.model, args.out, **options, progress=sys.stderr.isatty())
+        with root_silenced():
+            exported = export_model(args.model, args.out, **options, progress=sys.stderr.isatty())
     except AccuracyLost as error:
         print(error.checked)
         raise
@@ -66,3 +71,19 @@ def run(args: argparse.Namespace) -> int:
             print(found)
     print(exported.path)
     return 0
+
+
+@contextmanager
+def root_silenced() -> Iterator[None]:
+    """onnxruntime advises on the root logger, of what the exporter has done; mien's own warnings are still shown."""
+    root, own = logging.getLogger(), logging.getLogger("mien")
+    levels, handlers = (root.level, own.level), root.handlers[:]
+    root.setLevel(logging.ERROR)
+    own.setLevel(logging.WARNING)
+    root.addHandler(cast(logging.Handler, logging.lastResort))  # without one onnxruntime's call would add another
+    try:
+        yield
+    finally:
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])
+        root.handlers[:] = handlers

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from mien.commands.labelled import add_format_arguments
-from mien.commands.options import count, folder, share
+from mien.commands.options import add_reading_arguments, count, folder, share
 from mien.errors import require
 
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME|PATH", help="a model's name or file to start from (default: the best that came along)"
     )
+    add_reading_arguments(parser, "--trust")
     parser.add_argument(
         "--align",
         choices=("detect", "as-is"),
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from mien.classifier import DEFAULT_MODEL
     from mien.training.finetune import finetune
 
-    names = ("format", "labels", "align", "held_out", "epochs", "seed", "fresh")
+    names = ("format", "labels", "align", "held_out", "epochs", "seed", "fresh", "trust")
     made = finetune(
         args.data,
         args.out,

@@ -1,6 +1,7 @@
 """`mien train RECIPE`: the only command that imports lightning."""
 
 import argparse
+import logging
 import sys
 
 from mien.errors import require
@@ -18,6 +19,7 @@ def run(args: argparse.Namespace) -> int:
 
     from mien.training.run import train
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and advertisements are INFO
     folder = train(args.arguments)
     if rank_zero_only.rank == 0:
         print(folder, file=sys.stdout)

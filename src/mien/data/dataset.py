@@ -45,10 +45,9 @@ class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
     It may set `units`, the names of the action units that its rows tell of; `further`, outputs that rows have `targets`
-    of; `first`, what its first class is numbered
-    where it has numbers in place of names; `notes`, what it reads otherwise than it is written, which is logged when
-    the first split is read; and `published`: by split, how many rows its makers count of each label. A split that
-    differs is reported.
+    of; `first`, what its first class is numbered where it has numbers in place of names; `notes`, what it reads
+    otherwise than it is written, which is logged when the first split is read; and `published`: by split, how many rows
+    its makers count of each label. A split that differs is reported.
 
     check: decode each picture once when its split is first read, so that the unreadable are left out and logged, and
         repeated ones counted; without it an unreadable picture raises ReadError when it is used.

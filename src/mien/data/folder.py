@@ -23,7 +23,7 @@ class Folder(DataSet):
     Splits are folders that are called what anybody calls splits ("train", "val", "test", …), or of whose folders every
     one is called after an expression. The names of the other folders are the classes, read as
     `mien.data.spelling.match_names` says: expressions in any spelling where all are expressions, else as they are. A
-    folder of no class is malformed, and told once.
+    folder of no class is malformed, and reported once.
 
     path: the folder.
     labels: the classes in order, by name, or a data set of mien.labels.ORDERS ("rafdb"); numbered folders need it, and

@@ -54,7 +54,8 @@ class HeldOut(DataSet):
             raise MienError(f"{data}: of the splits {', '.join(data.splits)} nothing is to be held out")
         self.data, self.share, self.seed, self._learned = data, share, seed, learned
         self.whole = "train" if "train" in data.splits else data.splits[0]
-        self.labels, self.units, self.first, self.notes = data.labels, data.units, data.first, data.notes
+        self.labels, self.units, self.further = data.labels, data.units, data.further
+        self.first, self.notes = data.first, data.notes
         others = [split for split in data.splits if split != self.whole]
         self.splits = ("train", "validation", *others)
         self._items: list[tuple[Row | ReadError, str]] | None = None

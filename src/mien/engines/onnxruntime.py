@@ -27,17 +27,17 @@ class OnnxRuntimeEngine(FileEngine):
         self._input = session.get_inputs()[0].name
         self.outputs = tuple(output.name for output in session.get_outputs())
 
-    def _open(self, path: Path, *, device: str) -> tuple[Any, int]:
+    def _open(self, path: Path, options: dict[str, Any]) -> tuple[Any, int]:
         ort = require("onnxruntime", "export")
         providers = ["CPUExecutionProvider"]
-        if device == "cuda":
+        if options["device"] == "cuda":
             if "CUDAExecutionProvider" not in ort.get_available_providers():
                 raise MienError("cuda: no GPU that onnxruntime can use; it needs the package onnxruntime-gpu")
             providers.insert(0, "CUDAExecutionProvider")
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # its warnings go to stderr as they please; errors are raised anyway
+        how = ort.SessionOptions()
+        how.log_severity_level = 4  # its warnings go to stderr as they please; errors are raised anyway
         try:
-            session = ort.InferenceSession(os.fspath(path), options, providers=providers)
+            session = ort.InferenceSession(os.fspath(path), how, providers=providers)
             return session, zlib.crc32(path.read_bytes())
         except Exception as error:  # a class of its own for every kind of failure, with no base of their own
             reason = str(error).strip().splitlines()[-1]

@@ -57,16 +57,16 @@ class OpenVINOEngine(FileEngine):
         self._splits = model.input(0).get_partial_shape()[0].is_dynamic
         self.outputs = tuple(name for names in self._names for name in names)
 
-    def _open(self, path: Path, *, precision: str, cache: bool, shape: list[int] | None) -> tuple["_Compiled", int]:
+    def _open(self, path: Path, options: dict[str, Any]) -> tuple["_Compiled", int]:
         settings = {
             "PERFORMANCE_HINT": "THROUGHPUT",
             "NUM_STREAMS": STREAMS,
             "INFERENCE_NUM_THREADS": STREAMS,
             "ENABLE_CPU_PINNING": False,
             # left alone, OpenVINO takes bf16 wherever the CPU has it
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if options["precision"] == "bf16" else "f32",
         }
-        model, checksum = _compile(path, settings, cache, shape)
+        model, checksum = _compile(path, settings, options["cache"], options["shape"])
         return _Compiled(model), checksum
 
     def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,7 +4,6 @@ import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +22,16 @@ class FileEngine:
     Raises CheckpointError where the file is no longer there, or has changed.
     """
 
-    _open: Callable[..., tuple[Any, int]]
-    """Path and options -> what runs the file, and a checksum of the file."""
-
     def __init__(self, path: str | os.PathLike[str], **options: Any):
         self._path, self._options = Path(os.path.abspath(path)), options
         self._checksum: int | None = None
         self._forget()
         self._get(Path(path))
         _engines.add(self)
+
+    def _open(self, path: Path, options: dict[str, Any]) -> tuple[Any, int]:
+        """What runs the file, and a checksum of the file."""
+        raise NotImplementedError
 
     def _forget(self) -> None:
         self._lock, self._opened = threading.Lock(), None
@@ -42,7 +42,7 @@ class FileEngine:
             with self._lock:
                 if self._opened is None:
                     path = path or self._path
-                    opened, checksum = self._open(path, **self._options)
+                    opened, checksum = self._open(path, self._options)
                     if self._checksum not in (None, checksum):
                         raise CheckpointError(f"{path}: has changed since it was opened")
                     self._opened, self._checksum = opened, checksum

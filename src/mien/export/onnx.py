@@ -1,9 +1,7 @@
 """A network as an ONNX file, for any engine."""
 
 import json
-import logging
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,9 +62,7 @@ def make_onnx(
 
 def to_onnx(program: ExportedProgram, names: Sequence[str] = ("logits", "probs")) -> onnx.ModelProto:
     """A program of `to_program` as an ONNX model, its weights in fp32; names: what its outputs are called."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+    with torch.no_grad():
         done = torch.onnx.export(
             program,
             dynamo=True,

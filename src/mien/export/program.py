@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,8 +39,7 @@ def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = Fa
     size = header["preprocess"]["input_size"]
     module = deploy(network, header)
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+    with torch.no_grad():
         program = torch.export.export(
             Halved(module) if half else module, (faces,), dynamic_shapes=({0: BATCH},), strict=False
         )

@@ -1,7 +1,6 @@
 """Convolutions computed in 8 bits."""
 
 import copy
-import logging
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -35,27 +34,21 @@ def quantize(model: onnx.ModelProto, faces: np.ndarray) -> onnx.ModelProto:
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.batches, None)
 
-    level, handlers = logging.root.manager.disable, logging.root.handlers[:]
-    logging.disable(logging.WARNING)  # it advises what the exporter has done already
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "model.onnx")
-            tools.quantize_static(
-                copy.deepcopy(model),  # it would empty the weights of this one
-                path,
-                Reader(),
-                quant_format=tools.QuantFormat.QDQ,
-                op_types_to_quantize=["Conv"],
-                nodes_to_exclude=first_convolutions(model.graph, 2),
-                per_channel=True,
-                activation_type=tools.QuantType.QUInt8,
-                weight_type=tools.QuantType.QInt8,
-                extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"], "QuantizeBias": False},
-            )
-            return onnx.load(path)
-    finally:
-        logging.disable(level)
-        logging.root.handlers[:] = handlers
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        tools.quantize_static(
+            copy.deepcopy(model),  # it would empty the weights of this one
+            path,
+            Reader(),
+            quant_format=tools.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=first_convolutions(model.graph, 2),
+            per_channel=True,
+            activation_type=tools.QuantType.QUInt8,
+            weight_type=tools.QuantType.QInt8,
+            extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"], "QuantizeBias": False},
+        )
+        return onnx.load(path)
 
 
 def first_convolutions(graph: onnx.GraphProto, depth: int) -> list[str]:

@@ -62,9 +62,9 @@ def entries(outputs: Sequence[Output], moving: bool = False) -> list[Entry]:
         Entry(
             "box",
             "numbers",
-            "x, y, width and height in pixels of the upright picture.",
+            "x, y, width and height in pixels of the picture.",
             tuple(
-                Column(f"box_{side}", "number", 8, f"The box's {name}, in pixels of the upright picture.")
+                Column(f"box_{side}", "number", 8, f"The box's {name}, in pixels of the picture.")
                 for side, name in zip("xywh", ("left edge", "upper edge", "width", "height"), strict=True)
             ),
         ),

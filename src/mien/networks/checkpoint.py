@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -173,7 +173,7 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
     try:
         network: Any = build(header["model"], trust=trust, **overrides)
         if others := outputs_of(header)[1:]:
-            network.add_heads(others)
+            cast(Any, network).add_heads(others)
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     fill(network, load_tensors(path), path)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ class Deployed(nn.Module):
 
     def forward(self, faces: Tensor) -> tuple[Tensor, ...]:
         images = self.normalize(to_float(faces))
-        values = self.network.answers(images) if self.others else {"logits": self.network(images)}
+        values = cast(Any, self.network).answers(images) if self.others else {"logits": self.network(images)}
         probs = (values["logits"] / self.temperature).softmax(-1)
         return values["logits"], probs, *(activate(output, values[output.name]) for output in self.others)
 

@@ -240,16 +240,16 @@ class Bar(ProgressBar):
 
     def __init__(self, name: str):
         super().__init__()
-        self.name, self.bar, self.quiet = name, None, False
+        self.name, self.bar, self.silent = name, None, False
 
     def disable(self) -> None:
-        self.quiet = True
+        self.silent = True
 
     def enable(self) -> None:
-        self.quiet = False
+        self.silent = False
 
     def print(self, *words: Any, sep: str = " ", **_: Any) -> None:
-        if not self.quiet:
+        if not self.silent:
             tqdm.write(sep.join(map(str, words)), file=sys.stderr)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -259,7 +259,7 @@ class Bar(ProgressBar):
             unit="step",
             total=None if total == float("inf") else int(total),
             initial=trainer.global_step,
-            disable=self.quiet,
+            disable=self.silent,
             mininterval=0.1 if sys.stderr.isatty() else 60,
             dynamic_ncols=True,
         )

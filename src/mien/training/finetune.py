@@ -21,6 +21,7 @@ from mien.errors import MienError
 from mien.evaluation.measure import measure
 from mien.evaluation.report import Report
 from mien.networks import build
+from mien.networks.checkpoint import write_header
 from mien.networks.trunk import Trunk
 from mien.training.resume import goes_on
 from mien.training.run import train
@@ -100,6 +101,7 @@ def finetune(
     epochs: int | None = None,
     seed: int = 0,
     fresh: bool = False,
+    trust: bool = False,
     progress: bool = False,
 ) -> Finetuned:
     """Teach a model the classes of labelled pictures: what `mien finetune` does.
@@ -111,7 +113,8 @@ def finetune(
     - align: find the largest face in each picture and turn it upright, or take the pictures as they are, as crops.
     - held_out: the share of the pictures that is held out where the set has no validation split, 0 to 1 (default 0.2).
     - epochs: by default as suits the number of faces.
-    - seed: of all that is drawn. fresh: train anew, whatever run `out` holds. progress: show bars on stderr.
+    - seed: of all that is drawn. fresh: train anew, whatever run `out` holds. trust: as for `mien.load_network`.
+    - progress: show bars on stderr.
 
     A run that was cut goes on where it was. Raises MienError for data that are no use: of one class, without faces, or
     in `out`; and as `mien.training.run.train` does.
@@ -137,14 +140,17 @@ def finetune(
         raise MienError(f"{folder}: not one face to learn {' and '.join(map(repr, missing))} from")
     if "validation" not in faces.splits:
         raise MienError(f"{folder}: too few faces to hold some out: two of a class are the least")
-    recipe = _recipe(faces, counts, header, source, out, notes, epochs, seed)
+    recipe = _recipe(faces, counts, header, source, out, notes, epochs, seed, trust)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "finetune.yaml"
     file.write_text(yaml.safe_dump(recipe, sort_keys=False))
     train([str(file), *(["--fresh"] if fresh else [])])
     if isinstance(whole, HeldOut):
         whole.write_list(out / HELD_OUT)
-    return _judge(out / "best.safetensors", faces, int(counts.sum()))
+    if align == "detect":  # what the run read as it is was aligned before
+        made = read_header(best := out / "best.safetensors")
+        write_header(best, made | {"preprocess": made["preprocess"] | {"trained_on": ["arcface112"]}})
+    return _judge(out / "best.safetensors", faces, int(counts.sum()), trust)
 
 
 def _cut_out(
@@ -222,13 +228,14 @@ def _recipe(
     notes: Mapping[str, str],
     epochs: int | None,
     seed: int,
+    trust: bool,
 ) -> dict[str, Any]:
     """What `mien train` runs."""
     model = {
         "class_path": header["model"]["class_path"],
         "init_args": {**header["model"].get("init_args", {}), "num_classes": len(faces.labels)},
     }
-    network = build(model)
+    network = build(model, trust=trust)
     trunks = {name: part for name, part in network.named_modules() if isinstance(part, Trunk)}
     how = plan(int(counts.sum()), trunks)
     licence = header.get("training", {}).get("licence", "")
@@ -270,10 +277,10 @@ def _recipe(
     }
 
 
-def _judge(path: Path, faces: Parquet, learned: int) -> Finetuned:
+def _judge(path: Path, faces: Parquet, learned: int, trust: bool) -> Finetuned:
     """The checkpoint on a split that chose nothing, where there is one: "test", else "validation"."""
     split = "test" if "test" in faces.splits else "validation"
-    report = measure(Classifier.from_pretrained(path), faces, split).report
+    report = measure(Classifier.from_pretrained(path, trust=trust), faces, split).report
     commonest = max(report.support.values()) / report.count
     right = round(report.accuracy * report.count)
     return Finetuned(path, split, report, wilson(right, report.count), commonest, learned)

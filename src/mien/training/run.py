@@ -3,14 +3,12 @@
 import ctypes
 import datetime
 import json
-import logging
 import re
 import resource
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,16 +39,6 @@ from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
 from mien.training.vouching import Vouching
-
-# What lightning says that does not matter to a run of mien's.
-_IRRELEVANT = (
-    "The number of training batches .* is smaller than the logging interval",
-    "The '.*' does not have many workers",  # decoding small pictures takes no time
-    "You're resuming from a checkpoint that ended before the epoch ended",  # mien.training.faces.Order knows where
-    "Found .* module\\(s\\) in eval mode at the start of training",  # frozen landmarks
-    "You have overridden `on_after_batch_transfer` in `LightningModule`",  # and nowhere else
-    "`isinstance\\(treespec, LeafSpec\\)` is deprecated",  # lightning's own
-)
 
 _NO_BF16 = "this CPU computes bf16 in software, some ten times slower than fp32: --trainer.precision 32-true"
 
@@ -143,14 +131,6 @@ def train(arguments: Sequence[str]) -> Path:
     Raises SystemExit(2) for options that are none, KeyboardInterrupt when interrupted, and MienError: for a folder that
     holds a finished run, or one of other labels, data or preprocessing; and where nothing was kept.
     """
-    with warnings.catch_warnings():
-        for message in _IRRELEVANT:
-            warnings.filterwarnings("ignore", message)
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its hints and advertisements are INFO
-        return _train(arguments)
-
-
-def _train(arguments: Sequence[str]) -> Path:
     options = parser()
     config, given = _parse(options, arguments)
     folder = Path(config.out or Path("runs") / config.name)

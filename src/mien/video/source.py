@@ -5,6 +5,7 @@ import queue
 import re
 import stat
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mien.data.video import upright
-from mien.errors import ReadError, require
+from mien.errors import MienWarning, ReadError, require
 from mien.faces.picture import MAX_PIXELS
 from mien.faces.video import SCHEMES, camera, scheme
 
@@ -159,14 +160,18 @@ class Video:
         self.close()
 
     def _choose(self) -> Any:
-        from av.stream import Disposition
+        from av.stream import Discard, Disposition
 
         streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise ReadError(self.name, "sound only" if self._container.streams.audio else "no pictures in it")
-        [stream, *others] = streams
+        stream = next((s for s in streams if s.disposition & Disposition.default), streams[0])
+        others = [other for other in streams if other is not stream]
         for other in others:
-            other.discard = "all"
+            other.discard = Discard.all
+        if others:
+            left = ", ".join(f"stream {other.index}, {other.width}×{other.height}" for other in others)
+            warnings.warn(f"{self.name}: only its default video stream is read, not {left}", MienWarning, 3)
         if stream.codec_context is None:
             raise ReadError(self.name, "damaged, or of a kind that cannot be decoded")
         if stream.width * stream.height > MAX_PIXELS:
