@@ -345,7 +345,7 @@ def test_tiles_and_all_pairs_give_the_same(options, grid):
     dense = Neighborhood(WIDE, 2, **({"kernel_size": 3} | options)).double()
     tiled = Neighborhood(WIDE, 2, **({"kernel_size": 3} | options), dense_tokens=0, tile_size=3).double()
     tiled.load_state_dict(dense.state_dict())
-    assert [axis.count > 1 for axis in tiled.axes(grid)] == [True, True]
+    assert [len(axis.queries) > 1 for axis in tiled.axes(grid)] == [True, True]
     assert [len(axis.queries) for axis in dense.axes(grid)] == [1, 1]
     x = torch.randn(2, 1 + 2 * grid[0] * grid[1], WIDE, dtype=torch.float64, requires_grad=True)
     probe = torch.randn_like(x)
