@@ -8,6 +8,7 @@ from conftest import header
 from torch import nn
 
 from mien.checkpoint import outputs_of, read_header
+from mien.classifier import MODELS, Classifier
 from mien.errors import CheckpointError, MienError
 from mien.export import export_onnx
 from mien.losses import adjust_logits, flip_divergence, weighted_cross_entropy
@@ -248,3 +249,15 @@ def test_widening_is_exact_but_for_the_noise_that_parts_twins():
 def test_a_width_is_1_or_more(width):
     with pytest.raises(ValueError, match="width must be a whole number from 1 up"):
         mobilefacenet(width=width)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in MODELS.iterdir() if path.is_dir()))
+def test_an_answer_of_a_shipped_file_does_not_depend_on_its_batch(name):
+    """As BTN's paper promises of its own: the batch branch is of training alone."""
+    classifier = Classifier.from_pretrained(name, precision="fp32")
+    size = classifier.header["preprocess"]["input_size"]
+    faces = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), np.uint8)
+    together = classifier.run(faces)
+    alone = np.concatenate([classifier.run(face[None]) for face in faces])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
