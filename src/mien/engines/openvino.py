@@ -6,17 +6,19 @@ import io
 import os
 import re
 import sys
-import tempfile
 import threading
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mien.engines.graph import check_layers, external_files
 from mien.engines.process import FileEngine, leak
 from mien.errors import CheckpointError
+from mien.files import whole
 
 STREAMS = 4
 """How many requests run at once, each on one thread, where there are as many cores; memory grows with each."""
@@ -97,12 +99,22 @@ class OpenVINOEngine(FileEngine):
         while len(requests) < len(parts):
             requests.append(compiled.model.create_infer_request())
         busy = requests[: len(parts)]
-        for request, part in zip(busy, parts, strict=True):
-            request.set_input_tensor(tensor(part, shared_memory=True))
-            request.start_async()
-        for request in busy:
-            request.wait()
+        try:
+            for request, part in zip(busy, parts, strict=True):
+                request.set_input_tensor(tensor(part, shared_memory=True))
+                request.start_async()
+            for request in busy:
+                request.wait()
+        except RuntimeError as error:  # of its graph, which may hold whatever a stranger put there
+            raise self._cannot(error) from error
         return [[output.data.copy() for output in request.output_tensors] for request in busy]
+
+    def _cannot(self, error: Exception) -> CheckpointError:
+        return CheckpointError(f"{self._path}: cannot be run on these faces ({_last_line(error)})")
+
+
+def _last_line(error: Exception) -> str:
+    return next(filter(None, map(str.strip, reversed(str(error).splitlines()))), type(error).__name__)
 
 
 class _Compiled:
@@ -137,21 +149,25 @@ def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int]
         check = re.search(rb'<%b value="(\d+)"' % WEIGHTS_CHECK.encode(), data[0])
         if check and int(check[1]) != zlib.crc32(data[1]):
             raise CheckpointError(f"{path}: {weights.name} beside it is damaged, or of another model")
+        check_layers(path, data[0])
+    beside = external_files(path, data[0])
+    tensors = [_read(path, f"{file.name} is not beside it", file) for file in beside]
+    everything = b"".join([*data, *(len(one).to_bytes(8) + one for one in tensors)])
     core = shared_core()
-    kept = _kept_at(core, b"".join(data), settings, shape, path.stem) if cache else None
+    kept = _kept_at(core, everything, settings, shape, path.stem) if cache else None
     model = None if kept is None else _recall(core, kept, settings)
     if model is None:
         try:
-            network = core.read_model(*data)
+            # by its name where tensors lie beside it: of bytes OpenVINO looks for them in the working directory
+            network = core.read_model(os.path.abspath(path)) if beside else core.read_model(*data)
             if shape is not None:
                 network.reshape(shape)
             model = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
-            reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-            raise CheckpointError(f"{path}: no model that OpenVINO can run ({reason})") from error
+            raise CheckpointError(f"{path}: no model that OpenVINO can run ({_last_line(error)})") from error
         if kept is not None:
             _keep(model, kept)
-    return model, zlib.crc32(b"".join(data))
+    return model, zlib.crc32(everything)
 
 
 def _read(path: Path, missing: str, file: Path | None = None) -> bytes:
@@ -193,17 +209,11 @@ def _recall(core: Any, kept: Path, settings: dict[str, Any]) -> Any | None:
 def _keep(model: Any, kept: Path) -> None:
     """Write whole or not at all; a folder that cannot be written to costs a slower start, and nothing else."""
     data = model.export_model().getvalue()
-    part = None
-    try:
+    with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=kept.parent, prefix=".")
-        with os.fdopen(handle, "wb") as file:
+        with whole(kept) as file:
             file.write(zlib.crc32(data).to_bytes(4))
             file.write(data)
-        os.replace(part, kept)
-    except OSError:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
 
 
 def shared_core() -> Any:
