@@ -93,8 +93,8 @@ def test_many_pictures_in_order_whatever_the_batch(blocks, batch_size, workers, 
 
 def test_faces_of_many_pictures_share_batches(blocks, monkeypatch):
     sizes = []
-    run = Classifier.run
-    monkeypatch.setattr(Classifier, "run", lambda self, crops: sizes.append(len(crops)) or run(self, crops))
+    read = Classifier.read
+    monkeypatch.setattr(Classifier, "read", lambda self, crops: sizes.append(len(crops)) or read(self, crops))
     answers = list(blocks.read_many([picture("anger", "sadness", "anger")] * 7, batch_size=8))
     assert sizes == [8, 8, 5] and all(len(faces) == 3 for faces in answers)
 

@@ -1,9 +1,17 @@
 """`mien COMMAND ...`: find the command, run it, and say in one line what went wrong."""
 
-import argparse
-import importlib
 import os
 import sys
+
+from mien import console
+
+if __name__ == "__main__" or os.path.basename(sys.argv[0]) in ("mien", "mien.exe"):  # the process is the command's own
+    console.on_interrupt(console.leave)
+
+# ruff: noqa: E402, I001
+import argparse
+import errno
+import importlib
 import warnings
 from collections.abc import Sequence
 
@@ -30,6 +38,9 @@ COMMANDS = {
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }
 
+SERVICES = {"serve", "demo", "train", "finetune", "ablate", "bench", "batch"}
+"""Commands of several processes, whose stderr is what says how they end; in all others libraries in C keep silent."""
+
 NAMING = {"train", "finetune", "ablate", "bench", "eval", "choose", "data"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
@@ -44,8 +55,28 @@ class _Version(argparse.Action):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command: 0 if all went well, 1 if something could not be done, 2 for misuse, 130 if interrupted."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    """Run one command: 0 if all went well, 1 if something could not be done, 2 for misuse, 130 if interrupted.
+
+    argv: the words behind `mien`; None (default) for those of this process, which then is the command's own: its
+        streams and its signals are set up for that.
+    """
+    if argv is not None:
+        return _run(list(argv))
+    console.begin()
+    try:
+        console.on_interrupt(console.interrupt)
+        code = _run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = console.interrupted()
+    except SystemExit as end:  # of argparse, which may have printed its help
+        code = end.code
+    finally:
+        console.on_interrupt(console.leave)
+        lost = _flush()
+    return _fail(lost) if lost and not code else code  # type: ignore[return-value]
+
+
+def _run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="mien", description="Reads facial expressions from photographs.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -61,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always", MienWarning)
             warnings.showwarning = _show
             os.environ.setdefault("TORCH_LOGS", "-all")  # errors only, since torch raises as well what it warns of
+            if name not in SERVICES:
+                console.keep_stderr()
             command = _load(name)
             command.add_arguments(commands.choices[name])
             args = parser.parse_args(argv)
@@ -74,14 +107,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MienError as error:
         return _fail(error)
     except OSError as error:
-        if error.filename is None:  # stdout cannot take more: Python would try once again when it ends, and complain
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.filename is None:
+            _flush()
         if isinstance(error, BrokenPipeError):
             return 141
-        reason = (error.strerror or str(error)).lower()
-        return _fail(reason if error.filename is None else f"{error.filename}: {reason}")
+        return _fail(_reason(error) if error.filename is None else f"{error.filename}: {_reason(error)}")
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return console.interrupted()
+
+
+def _flush() -> str:
+    """Where stdout cannot take more, drop it, and say why: Python would try again when it ends, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _reason(error)
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    if error.filename is None and error.errno == errno.EBADF:
+        return "stdout is closed"
+    return (error.strerror or str(error)).lower()
 
 
 def _load(name: str):
@@ -99,7 +147,7 @@ def _show(message: Warning | str, *_: object) -> None:
 
 
 def _fail(reason: object, code: int = 1) -> int:
-    print("mien:", " ".join(str(reason).split("\n")), file=sys.stderr)
+    print("mien:", console.printable(" ".join(str(reason).split("\n"))), file=sys.stderr)
     return code
 
 

@@ -3,13 +3,14 @@
 import json
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mien.errors import CheckpointError
-from mien.outputs import Output, check_outputs, expression_output
+from mien.outputs import Output, check_outputs, expression_output, is_label
 
 KEY = "mien"
 """The key under which the metadata of a checkpoint holds the header, as JSON."""
@@ -17,6 +18,11 @@ KEY = "mien"
 VERSION = 2
 """Of the headers that are written. Those of version 1 are read: in the place of "outputs" they have "id2label", and
 "temperature" of the one question that they answer."""
+
+MAX_SIZE, MAX_STEPS = 4096, 8
+"""How many pixels wide a face is made at most, and in how many steps."""
+
+_LARGEST = 1_000_000  # of the numbers that a network is built of
 
 _LONGEST = 100_000_000  # bytes of a header; safetensors sets the same limit
 
@@ -36,11 +42,13 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     if path.suffix not in readers:
         raise CheckpointError(f"{path}: a checkpoint is a .safetensors, .onnx, .xml or .pt2 file")
     try:
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise CheckpointError(f"{path}: neither a file nor a folder")
         with open(path, "rb") as file:
             text = readers[path.suffix](file, os.fstat(file.fileno()).st_size).get(KEY)
         if text is not None and not isinstance(text, str):
             raise ValueError("its metadata is not text")
-        header = None if text is None else json.loads(text)
+        header = None if text is None else json.loads(text, parse_constant=_no_number)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except OSError as error:
@@ -82,6 +90,8 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
         and isinstance(model.get("init_args", {}), dict),
         'has no "model" of a class_path and init_args',
     )
+    need(all(part.isidentifier() for part in model["class_path"].split(".")), 'has a "class_path" that names no class')
+    need(_sizes(model.get("init_args", {})), f'has "init_args" with a number that is not finite or above {_LARGEST:,}')
     if version == 1:
         _check_labels(header, need)
     else:
@@ -129,7 +139,7 @@ def _check_labels(header: Mapping[str, Any], need: Callable[[Any, str], None]) -
     labels: Any = header.get("id2label")
     need(isinstance(labels, dict) and labels, 'has no "id2label"')
     need(set(labels) == {str(i) for i in range(len(labels))}, 'does not number its "id2label" from 0 up')
-    need(all(isinstance(label, str) and label for label in labels.values()), 'has an "id2label" without a name')
+    need(all(map(is_label, labels.values())), 'has an "id2label" without a name, or with a control character in it')
     need(len(set(labels.values())) == len(labels), 'names one label twice in "id2label"')
     need(_positive(header.get("temperature", 1.0)), 'has a "temperature" that is not above 0')
 
@@ -139,9 +149,9 @@ def _check_precision(precision: Any, need: Callable[[Any, str], None]) -> None:
     for name, found in precision.items():
         need(
             isinstance(found, dict)
-            and all(isinstance(found.get(key), int | float) for key in ("accuracy_difference", "mean_distance"))
+            and all(_finite(found.get(key)) for key in ("accuracy_difference", "mean_distance"))
             and isinstance(found.get("interval"), list)
-            and [type(end) in (int, float) for end in found["interval"]] == [True, True]
+            and list(map(_finite, found["interval"])) == [True, True]
             and _positive(found.get("faces")),
             f'has a "precision" that does not say what {name} does to the answers',
         )
@@ -154,32 +164,47 @@ def _check_preprocess(preprocess: Any, need: Callable[[Any, str], None]) -> None
     for name in ("mean", "std"):
         values = preprocess.get(name)
         need(
-            isinstance(values, list) and len(values) == 3 and all(isinstance(v, int | float) for v in values),
+            isinstance(values, list) and len(values) == 3 and all(_finite(v, 1e6) for v in values),
             f'has a "preprocess" without the three numbers of {name}',
         )
-    need(all(map(_positive, preprocess["std"])), 'has a "preprocess" whose std is not above 0')
+    need(min(preprocess["std"]) >= 1e-6, 'has a "preprocess" whose std is not above 0')
     steps = preprocess.get("resize")
     need(
         isinstance(steps, list)
-        and steps
+        and 0 < len(steps) <= MAX_STEPS
         and all(
             isinstance(step, dict)
-            and isinstance(step.get("size"), int)
-            and step["size"] > 0
+            and type(step.get("size")) is int
+            and 0 < step["size"] <= MAX_SIZE
             and step.get("interpolation", "auto") in ("auto", "linear", "nearest", "bicubic")
             for step in steps
         ),
-        'has a "preprocess" with no steps of resize that are known',
+        f'has a "preprocess" with no steps of resize that are known: {MAX_STEPS} at most, up to {MAX_SIZE:,} pixels',
     )
     need(preprocess.get("input_size") == steps[-1]["size"], 'resizes to another size than its "input_size"')
 
 
+def _finite(value: Any, most: float = sys.float_info.max) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -most <= value <= most  # no NaN is
+
+
 def _share(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value < 1
+    return _finite(value) and 0 <= value < 1
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and value > 0
+    return _finite(value) and value > 0
+
+
+def _sizes(value: Any) -> bool:
+    """Whether every number in what a network is built of is finite, and no size is beyond any network's."""
+    if isinstance(value, dict | list):
+        return all(map(_sizes, value.values() if isinstance(value, dict) else value))
+    return _finite(value, _LARGEST) if type(value) in (int, float) else True
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} in its header, which is no number")
 
 
 def _safetensors_metadata(file: BinaryIO, size: int) -> dict[str, str]:

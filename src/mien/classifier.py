@@ -13,6 +13,7 @@ import numpy as np
 
 from mien.checkpoint import labels_of, outputs_of, read_header, tensor_names
 from mien.engines import Engine, TorchEngine, computes_bf16, open_model
+from mien.engines.graph import external_files
 from mien.errors import CheckpointError, MienError, require
 from mien.faces import Source, crop, open_picture
 from mien.faces.sources import is_source
@@ -32,6 +33,8 @@ says that bf16 was measured to lose less on validation faces, and otherwise fp32
 
 _FILES = ("model.onnx", "model.safetensors", "model.xml", "model.pt2")
 """The model files of a folder, in order of preference: ONNX needs no torch. model.bin has the weights of model.xml."""
+
+_BESIDE = ("model.bin", "model.onnx?data")  # weights of model.xml, and such of model.onnx as exporters call them
 
 _NOTES = ("README.md", "config.json", "calibration.png")
 
@@ -172,6 +175,8 @@ class Classifier:
             for part in [origin.with_suffix(".bin"), origin] if suffix == ".xml" else [origin]:
                 if origin.exists():
                     _write(folder / f"model{part.suffix}", part.read_bytes())
+            for part in external_files(origin) if origin.exists() else []:
+                _write(folder / part.name, part.read_bytes())
         card, plot = source / "README.md", source / "calibration.png"
         text = card.read_text("utf-8") if whole and card.exists() else model_card(self.header)
         if whole and plot.exists():
@@ -276,7 +281,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
     hub = require("huggingface_hub", "hub")
     with _hub_errors(f"{repo_id}@{revision}" if revision else repo_id):
         files = [name for name in _FILES if name != "model.pt2"]  # which is a program: none is fetched
-        return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[*files, "model.bin", *_NOTES]))
+        return Path(hub.snapshot_download(repo_id, revision=revision, allow_patterns=[*files, *_BESIDE, *_NOTES]))
 
 
 @contextmanager

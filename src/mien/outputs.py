@@ -1,10 +1,10 @@
 """What a model answers, as data: each question with its name, its kind and its labels."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
+from unicodedata import category
 
 import numpy as np
 
@@ -20,6 +20,8 @@ RESERVED = frozenset(
     "probs".split()
 )
 """Names of other columns and tensors, which no output may take."""
+
+_LARGEST = float(np.finfo(np.float32).max)  # of what a graph can be given
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -60,13 +62,13 @@ class Output:
             )
         labels = tuple(self.labels)
         object.__setattr__(self, "labels", labels)
-        if not labels or not all(isinstance(label, str) and label.strip() for label in labels):
-            raise ValueError(f"the output {self.name} has a label without a name")
+        if not labels or not all(map(is_label, labels)):
+            raise ValueError(f"the output {self.name} has a label without a name, or with a control character in it")
         if len(set(labels)) < len(labels):
             raise ValueError(f"the output {self.name} names one label twice")
         numbers = {name: getattr(self, name) for name in ("low", "high", "weight", "temperature")}
         for name, number in numbers.items():
-            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
                 raise ValueError(f"the output {self.name} has a {name} that is not a number: {number!r}")
         if self.low >= self.high:
             raise ValueError(f"the output {self.name} has a range from {self.low} to {self.high}")
@@ -151,6 +153,11 @@ class Output:
         if not isinstance(entry["labels"], list):
             raise ValueError(f"the output {entry['name']} has labels that are no list")
         return cls(**{**entry, "labels": tuple(entry["labels"])})
+
+
+def is_label(label: Any) -> bool:
+    """Whether it is text with something in it, and nothing that would do something to a terminal."""
+    return isinstance(label, str) and bool(label.strip()) and not any(category(c) in ("Cc", "Cs") for c in label)
 
 
 def check_outputs(outputs: Iterable[Output]) -> tuple[Output, ...]:

@@ -14,6 +14,7 @@ from mien.batch.sources import Item, contents
 from mien.batch.store import Store, parquet_bytes
 from mien.batch.tries import REASON, Tries
 from mien.classifier import find_model
+from mien.engines.graph import external_files
 from mien.errors import MienError, ReadError
 from mien.faces import Face
 from mien.reader import Reader
@@ -168,4 +169,6 @@ def sha256_of(model: Path) -> str:
     weights = model.with_suffix(".bin")
     if model.suffix == ".xml" and weights.exists():
         digest.update(weights.read_bytes())
+    for file in external_files(model):
+        digest.update(file.read_bytes())
     return digest.hexdigest()

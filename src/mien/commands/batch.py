@@ -29,7 +29,8 @@ from mien.classifier import DEFAULT_MODEL, find_model
 from mien.commands.options import add_reading_arguments, count, share
 from mien.commands.read import begin
 from mien.commands.rows import schema
-from mien.commands.terminal import counted, printable
+from mien.commands.terminal import counted
+from mien.console import printable
 from mien.errors import MienError, ReadError, require
 from mien.faces.record import no_face, picture_records
 from mien.files import silence

@@ -10,7 +10,7 @@ from typing import Any
 
 from mien.commands.labelled import add_labels_argument
 from mien.commands.options import count
-from mien.commands.terminal import printable
+from mien.console import printable
 from mien.data import DataSet, open_dataset
 from mien.data.check import Checked, check
 from mien.data.opening import FORMATS

@@ -15,7 +15,8 @@ from mien.classifier import EXPLAINED_MODEL
 from mien.commands.annotate import annotated_names, outside, overwritten
 from mien.commands.options import add_reading_arguments, count, folder, share
 from mien.commands.read import begin
-from mien.commands.terminal import Progress, printable
+from mien.commands.terminal import Progress
+from mien.console import printable
 from mien.errors import ReadError, require
 from mien.faces import YuNet, crop, find_faces, find_pictures, open_picture
 from mien.faces.search import upright

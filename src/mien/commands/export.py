@@ -58,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         require(module, "export")
     from mien.export import AccuracyLost, export_model
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torch's exporter warns about itself
+
     names = ("precision", "check", "calibrate", "measure", "split", "format", "labels", "limit", "trust")
     options = {name: getattr(args, name) for name in names}
     try:

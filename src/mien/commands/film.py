@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from mien.commands.rows import Writer
-from mien.commands.terminal import Progress, printable
+from mien.commands.terminal import Progress
+from mien.console import interrupted, printable
 from mien.errors import ReadError
 from mien.files import whole
 from mien.reader import Reader
@@ -56,7 +57,7 @@ class Films:
     def end(self) -> int:
         """The exit code after a signal."""
         if self.signal == signal.SIGINT:
-            print("mien: interrupted", file=sys.stderr)
+            interrupted()
         return 128 + self.signal
 
     def read(self, pairs: Sequence[tuple[str, Path | None]], writer: Writer) -> None:

@@ -5,6 +5,7 @@ import re
 
 from mien.checkpoint import labels_of, read_header
 from mien.classifier import DEFAULT_MODEL, MODELS, find_model
+from mien.console import printable
 from mien.errors import require
 
 
@@ -24,11 +25,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for name in sorted({file.parent.name for file in MODELS.glob("*/model.*")}):
         header = read_header(find_model(MODELS / name))
-        print(f"{name}{' (default)' if name == DEFAULT_MODEL else ''}")
-        print(f"    labels: {', '.join(labels_of(header))}")
+        print(printable(f"{name}{' (default)' if name == DEFAULT_MODEL else ''}"))
+        print(printable(f"    labels: {', '.join(labels_of(header))}"))
         for fact, value in header.get("training", {}).items():
             text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
-            print(f"    {fact}: {text}")
+            print(printable(f"    {fact}: {text}"))
     return 0
 
 

@@ -23,7 +23,8 @@ from mien.commands.options import (
     table_file,
 )
 from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
-from mien.commands.terminal import Changes, Progress, Table, counted, printable
+from mien.commands.terminal import Changes, Progress, Table, counted
+from mien.console import printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video
 from mien.faces.record import picture_records

@@ -6,13 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from mien.console import printable
 from mien.faces.record import Record
 from mien.outputs import Output
-
-
-def printable(text: str) -> str:
-    """Text that stays on its line of the terminal, whatever a file is called."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def counted(count: int, thing: str) -> str:
@@ -31,7 +27,7 @@ class Table:
     def __init__(self, bar: "Progress", sources: Sequence[str], outputs: Sequence[Output], doubt: float = 0.0):
         self._doubt = doubt
         labels, self._others = outputs[0].labels, [output for output in outputs[1:] if output.kind != "points"]
-        self._say = bar.write
+        self._say = lambda line: bar.write(printable(line))
         self._label = max(map(len, [*(f"{label}?" for label in labels), "expression"]))
         room = max(16, shutil.get_terminal_size().columns - self._label - 38 - self.time)
         self._source = min(room, max(map(len, [*sources, self.first])))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mien.engines.graph import external_files
 from mien.engines.process import FileEngine
 from mien.errors import CheckpointError, MienError, require
 
@@ -36,13 +37,24 @@ class OnnxRuntimeEngine(FileEngine):
             providers.insert(0, "CUDAExecutionProvider")
         how = ort.SessionOptions()
         how.log_severity_level = 4  # its warnings go to stderr as they please; errors are raised anyway
+        if not path.is_file():
+            raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+        checksum = zlib.crc32(data := path.read_bytes())
+        for file in external_files(path, data):
+            checksum = zlib.crc32(file.read_bytes(), checksum)
         try:
             session = ort.InferenceSession(os.fspath(path), how, providers=providers)
-            return session, zlib.crc32(path.read_bytes())
+            return session, checksum
         except Exception as error:  # a class of its own for every kind of failure, with no base of their own
             reason = str(error).strip().splitlines()[-1]
             raise CheckpointError(f"{path}: no model that onnxruntime can run ({reason})") from error
 
     def __call__(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """x (B, …) -> every output by its name."""
-        return dict(zip(self.outputs, self._get().run(None, {self._input: x}), strict=True))
+        session = self._get()
+        try:
+            return dict(zip(self.outputs, session.run(None, {self._input: x}), strict=True))
+        except Exception as error:  # as above: of a graph that may hold whatever a stranger put there
+            raise CheckpointError(
+                f"{self._path}: cannot be run on these faces ({str(error).splitlines()[-1]})"
+            ) from error

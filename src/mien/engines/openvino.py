@@ -6,20 +6,27 @@ import io
 import os
 import re
 import sys
-import tempfile
 import threading
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mien.engines.graph import check_layers, external_files
 from mien.engines.process import FileEngine, leak
 from mien.errors import CheckpointError
+from mien.files import whole
 
 STREAMS = 4
 """How many requests run at once, each on one thread, where there are as many cores; memory grows with each."""
+
+SIDE_BY_SIDE = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": STREAMS, "INFERENCE_NUM_THREADS": STREAMS}
+ALONE = {"NUM_STREAMS": 0, "INFERENCE_NUM_THREADS": 1}
+"""With 0 streams a request runs on the thread that asks. In a process that a fork made nothing else will do: OpenVINO
+keeps the threads of freed models for the next with the same settings, and there would wait for those of the parent."""
 
 CHUNK = 4
 """Rows of a request: each takes 10 MB while it runs, and longer requests are no faster."""
@@ -29,6 +36,7 @@ WEIGHTS_CHECK = "mien_weights"
 
 _importing = threading.Lock()
 _core: Any = None
+_forked = False
 
 
 class OpenVINOEngine(FileEngine):
@@ -37,7 +45,7 @@ class OpenVINOEngine(FileEngine):
     One thread spends the least CPU time on a picture: two that wait for each other took 13 ms together where one took
     10. Cores are put to use by rows of a batch, and by threads that share the engine, running side by side.
 
-    It may be carried over a fork, and pickled: see `FileEngine`.
+    It may be carried over a fork, where it then computes on the threads that ask, and pickled: see `FileEngine`.
     """
 
     def __init__(
@@ -52,16 +60,14 @@ class OpenVINOEngine(FileEngine):
         model = self._get().model
         taken = model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.precision = "bf16" if taken == "bf16" else "fp32"  # a CPU without bf16 takes fp32, whatever is asked for
-        self._streams = int(model.get_property("NUM_STREAMS"))
+        self._streams = max(1, int(model.get_property("NUM_STREAMS")))
         self._names = [sorted(port.get_names()) for port in model.outputs]
         self._splits = model.input(0).get_partial_shape()[0].is_dynamic
         self.outputs = tuple(name for names in self._names for name in names)
 
     def _open(self, path: Path, options: dict[str, Any]) -> tuple["_Compiled", int]:
         settings = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "NUM_STREAMS": STREAMS,
-            "INFERENCE_NUM_THREADS": STREAMS,
+            **(ALONE if _forked else SIDE_BY_SIDE),
             "ENABLE_CPU_PINNING": False,
             # left alone, OpenVINO takes bf16 wherever the CPU has it
             "INFERENCE_PRECISION_HINT": "bf16" if options["precision"] == "bf16" else "f32",
@@ -93,12 +99,22 @@ class OpenVINOEngine(FileEngine):
         while len(requests) < len(parts):
             requests.append(compiled.model.create_infer_request())
         busy = requests[: len(parts)]
-        for request, part in zip(busy, parts, strict=True):
-            request.set_input_tensor(tensor(part, shared_memory=True))
-            request.start_async()
-        for request in busy:
-            request.wait()
+        try:
+            for request, part in zip(busy, parts, strict=True):
+                request.set_input_tensor(tensor(part, shared_memory=True))
+                request.start_async()
+            for request in busy:
+                request.wait()
+        except RuntimeError as error:  # of its graph, which may hold whatever a stranger put there
+            raise self._cannot(error) from error
         return [[output.data.copy() for output in request.output_tensors] for request in busy]
+
+    def _cannot(self, error: Exception) -> CheckpointError:
+        return CheckpointError(f"{self._path}: cannot be run on these faces ({_last_line(error)})")
+
+
+def _last_line(error: Exception) -> str:
+    return next(filter(None, map(str.strip, reversed(str(error).splitlines()))), type(error).__name__)
 
 
 class _Compiled:
@@ -133,21 +149,25 @@ def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int]
         check = re.search(rb'<%b value="(\d+)"' % WEIGHTS_CHECK.encode(), data[0])
         if check and int(check[1]) != zlib.crc32(data[1]):
             raise CheckpointError(f"{path}: {weights.name} beside it is damaged, or of another model")
+        check_layers(path, data[0])
+    beside = external_files(path, data[0])
+    tensors = [_read(path, f"{file.name} is not beside it", file) for file in beside]
+    everything = b"".join([*data, *(len(one).to_bytes(8) + one for one in tensors)])
     core = shared_core()
-    kept = _kept_at(core, b"".join(data), settings, shape, path.stem) if cache else None
+    kept = _kept_at(core, everything, settings, shape, path.stem) if cache else None
     model = None if kept is None else _recall(core, kept, settings)
     if model is None:
         try:
-            network = core.read_model(*data)
+            # by its name where tensors lie beside it: of bytes OpenVINO looks for them in the working directory
+            network = core.read_model(os.path.abspath(path)) if beside else core.read_model(*data)
             if shape is not None:
                 network.reshape(shape)
             model = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
-            reason = [line.strip() for line in str(error).splitlines() if line.strip()][-1]
-            raise CheckpointError(f"{path}: no model that OpenVINO can run ({reason})") from error
+            raise CheckpointError(f"{path}: no model that OpenVINO can run ({_last_line(error)})") from error
         if kept is not None:
             _keep(model, kept)
-    return model, zlib.crc32(b"".join(data))
+    return model, zlib.crc32(everything)
 
 
 def _read(path: Path, missing: str, file: Path | None = None) -> bytes:
@@ -189,17 +209,11 @@ def _recall(core: Any, kept: Path, settings: dict[str, Any]) -> Any | None:
 def _keep(model: Any, kept: Path) -> None:
     """Write whole or not at all; a folder that cannot be written to costs a slower start, and nothing else."""
     data = model.export_model().getvalue()
-    part = None
-    try:
+    with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=kept.parent, prefix=".")
-        with os.fdopen(handle, "wb") as file:
+        with whole(kept) as file:
             file.write(zlib.crc32(data).to_bytes(4))
             file.write(data)
-        os.replace(part, kept)
-    except OSError:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
 
 
 def shared_core() -> Any:
@@ -224,8 +238,8 @@ def shared_core() -> Any:
 
 def _after_fork() -> None:
     """The parent's core has its threads there, and another thread may have held the lock."""
-    global _core, _importing
-    _importing = threading.Lock()
+    global _core, _importing, _forked
+    _importing, _forked = threading.Lock(), True
     if _core is not None:
         leak(_core)
         _core = None

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 import signal
 import sys
 import threading
@@ -11,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, WeightAveraging
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
@@ -135,12 +136,18 @@ class Resume(Checkpoint):
     def _save(self, trainer: Trainer, now: bool) -> None:
         if (now or trainer.global_step % self.every == 0) and trainer.global_step != self.saved:
             self.saved = trainer.global_step
-            part = self.file.with_name(self.file.name + ".part")
-            trainer.save_checkpoint(part)
-            if trainer.is_global_zero:
-                os.replace(part, self.file)
+            trainer.strategy.checkpoint_io = _Whole()
+            trainer.save_checkpoint(self.file)
         if self.stop is not None:
             raise self.stop
+
+
+class _Whole(TorchCheckpointIO):
+    """Writes checkpoints as `mien.files.whole` does."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with whole(path) as file:
+            torch.save(checkpoint, file)
 
 
 class Still(Callback):

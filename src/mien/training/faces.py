@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mien.data import DataSet, Row
 from mien.errors import MienError
 from mien.faces import YuNet, crop, find_known
+from mien.files import whole
 from mien.training.cache import Cache
 
 logger = logging.getLogger(__name__)
@@ -248,9 +249,8 @@ class Faces(LightningDataModule):
         logger.info("landmarks found in %d of %d pictures", len(rows) - missed, len(rows))
         if cache is not None:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            part = cache.with_name(cache.name + ".part.npy")
-            np.save(part, landmarks)
-            part.replace(cache)
+            with whole(cache) as file:
+                np.save(file, landmarks)
         return landmarks
 
     def train_dataloader(self) -> DataLoader:

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mien import __version__
 from mien.checkpoint import VERSION, check_header
+from mien.console import is_usual
 from mien.data import DataSet
 from mien.data.heldout import HELD_OUT, HeldOut
 from mien.engines import computes_bf16
@@ -34,6 +35,7 @@ from mien.training.cache import LIMIT, VIEWS, Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.check import check_run, check_splits
 from mien.training.faces import Faces
+from mien.training.recipe import bound_yaml, check_yaml, read_recipe
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
 from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
@@ -219,7 +221,7 @@ def train(arguments: Sequence[str]) -> Path:
         callbacks.append(Bar(config.name))
     began = time.monotonic()
     handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler and threading.current_thread() is threading.main_thread():
+    if is_usual(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, points.interrupt)
     try:
         chosen = vars(made.trainer) | {"use_distributed_sampler": False}  # Faces gives each process its share
@@ -283,6 +285,11 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace
     arguments = list(arguments)
     if arguments and not arguments[0].startswith("-"):
         arguments.insert(0, "--config")
+    bound_yaml()
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if before == "--config" or word.startswith("--config="):
+            read_recipe(word.removeprefix("--config="))
+        check_yaml(word, "an option")
     try:
         return options.parse_args(arguments), options.parse_args(arguments, defaults=False)
     except ArgumentError as error:
