@@ -2,7 +2,7 @@
 #
 #   make -j3 campaign               all of it, three runs at a time: ideas, teachers, student, final, btn, looks
 #   make campaign PART=ideas        one part, or several with blanks between
-#   make campaign OPTIONS="$(make -s campaign-try)" RUNS=out/campaign SEEDS=0 BTN_SEEDS=1
+#   make campaign OPTIONS="$(make -s campaign-try)" RUNS=out/campaign SEEDS=0 BTN_SEEDS=1 CHOOSE="--limit 32"
 #                                   a try on a CPU, two steps a run
 #
 # A run is a folder of $(RUNS) with a finished.json at its end. One that was cut goes on from its resume.ckpt, one that is
@@ -14,6 +14,7 @@ START ?= mobilefacenet_ferplus
 SEEDS ?= 0 1
 BTN_SEEDS ?= 5
 OPTIONS ?= trainer.accelerator=gpu trainer.precision=bf16-mixed faces.num_workers=4
+CHOOSE ?=
 PARTS := ideas teachers student final btn looks
 PART ?= $(PARTS)
 TRIED := trainer.accelerator=cpu trainer.precision=32-true trainer.max_steps=2 trainer.val_check_interval=2 \
@@ -85,4 +86,4 @@ campaign-btn: .venv/testing
 # What the even half chooses of each kind of run; the other half judges by `mien choose … --look`, once an idea is final.
 campaign-looks:
 	for name in $(IDEAS) long wide student; do .venv/bin/mien choose $(RUNS)/$${name}_*/step_*.safetensors \
-		--data $(DATA) --half even --out $(RUNS)/answers || exit; done
+		--data $(DATA) --half even --out $(RUNS)/answers $(CHOOSE) || exit; done

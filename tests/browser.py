@@ -105,3 +105,50 @@ def _of_pages(log: Path) -> list[str]:
     start = content["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
     asked = [event.get("params", {}) for event in content["events"] if event["type"] == start]
     return [params["url"] for params in asked if params.get("initiator", "not an origin") != "not an origin"]
+
+
+WATCH = """
+window.toasts = [];
+new MutationObserver(changes => changes.forEach(change => change.addedNodes.forEach(node => {
+    const elements = node.querySelectorAll ? [node, ...node.querySelectorAll('*')] : [];
+    window.toasts.push(...elements.filter(element => element.matches('[data-testid=toast-body]')));
+}))).observe(document, {childList: true, subtree: true});
+"""
+"""JavaScript for a gradio page, to be run before its own: `toasts` are then all elements that popped up on it."""
+
+CONTRASTS = """
+const brush = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+const paint = colour => {
+    brush.clearRect(0, 0, 1, 1);
+    brush.fillStyle = colour;
+    brush.fillRect(0, 0, 1, 1);
+    const [r, g, b, a] = brush.getImageData(0, 0, 1, 1).data;
+    return {rgb: [r, g, b], a: a / 255};
+};
+const over = (top, below) => ({
+    rgb: top.rgb.map((c, i) => c * top.a + below.rgb[i] * (1 - top.a)), a: top.a + below.a * (1 - top.a)});
+const ground = element => {
+    let seen = {rgb: [0, 0, 0], a: 0};
+    for (let e = element; e; e = e.parentElement) {
+        const under = paint(getComputedStyle(e).backgroundColor), a = seen.a + under.a * (1 - seen.a);
+        if (a) seen = {a, rgb: seen.rgb.map((c, i) => (c * seen.a + under.rgb[i] * under.a * (1 - seen.a)) / a)};
+        if (seen.a > .999) break;
+    }
+    return over(seen, paint(matchMedia('(prefers-color-scheme: dark)').matches ? '#121212' : '#fff'));
+};
+const opacity = element => element ? getComputedStyle(element).opacity * opacity(element.parentElement) : 1;
+const light = ({rgb}) => rgb.map(c => c / 255).map(c => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+const found = [], nodes = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (nodes.nextNode()) {
+    const text = nodes.currentNode.data.trim(), element = nodes.currentNode.parentElement;
+    if (!text || element.closest('script, style, noscript')) continue;
+    if (!element.checkVisibility({visibilityProperty: true, opacityProperty: true}) || !element.offsetParent) continue;
+    const below = ground(element), ink = paint(getComputedStyle(element).color);
+    ink.a *= opacity(element);
+    const [a, b] = [light(over(ink, below)), light(below)];
+    found.push([text.slice(0, 60), (Math.max(a, b) + .05) / (Math.min(a, b) + .05)]);
+}
+return found;
+"""
+"""JavaScript: every text that a page shows, and the contrast of its ink to its ground, 1 to 21 (WCAG 2.2, 1.4.3)."""

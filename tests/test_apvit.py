@@ -1,5 +1,6 @@
 """APViT against its own code's numbers; attentive pooling by itself; its files; what others rely on."""
 
+import itertools
 import json
 import warnings
 from contextlib import nullcontext
@@ -412,21 +413,21 @@ def evidence(batch=4, n=9, dim=5, dtype=torch.float32):
 
 
 @every_criterion
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
-def test_what_is_kept_is_what_matters_most_in_its_order(criterion, dtype):
-    module, seen = select(criterion, keep=4).to(dtype), evidence(dtype=dtype)
-    tokens = torch.arange(4 * 9 * 2).view(4, 9, 2).to(dtype)
-    kept, index = module(tokens, seen)
-    assert kept.shape == (4, 4, 2) and kept.dtype == dtype and index.shape == (4, 4)
-    worth = module.map(seen)
-    for b in range(4):
-        if criterion != "lanet":
-            by_hand = [BY_HAND[criterion](row) for row in seen[b].double().tolist()]
-            torch.testing.assert_close(worth[b].double(), torch.tensor(by_hand).double(), atol=1e-6, rtol=1e-2)
-        best = sorted(sorted(range(9), key=lambda n: -worth[b, n].item())[:4])
-        assert index[b].tolist() == best
-        factor = worth[b, best][:, None] if criterion == "lanet" else 1
-        assert torch.equal(kept[b], tokens[b, best] * factor)
+def test_what_is_kept_is_what_matters_most_in_its_order(criterion):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        module, seen = select(criterion, keep=4).to(dtype), evidence(dtype=dtype)
+        tokens = torch.arange(4 * 9 * 2).view(4, 9, 2).to(dtype)
+        kept, index = module(tokens, seen)
+        assert kept.shape == (4, 4, 2) and kept.dtype == dtype and index.shape == (4, 4)
+        worth = module.map(seen)
+        for b in range(4):
+            if criterion != "lanet":
+                by_hand = [BY_HAND[criterion](row) for row in seen[b].double().tolist()]
+                torch.testing.assert_close(worth[b].double(), torch.tensor(by_hand).double(), atol=1e-6, rtol=1e-2)
+            best = sorted(sorted(range(9), key=lambda n: -worth[b, n].item())[:4])
+            assert index[b].tolist() == best
+            factor = worth[b, best][:, None] if criterion == "lanet" else 1
+            assert torch.equal(kept[b], tokens[b, best] * factor)
 
 
 @every_criterion
@@ -446,21 +447,23 @@ def test_keeping_all_does_nothing(criterion):
 
 
 @every_criterion
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_gradients_of_selecting(criterion, soft):
+def test_gradients_of_selecting(criterion):
     """What is kept has its own gradient, and evidence one where the tokens are multiplied by the map."""
-    module = select(criterion, soft=soft, **({} if soft else {"keep": 4})).double()
-    tokens = torch.randn(2, 9, 3, dtype=torch.float64, requires_grad=True)
-    seen = evidence(2, dtype=torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(lambda t, e: module(t, e)[0], (tokens, seen), fast_mode=True)
-    kept, index = module(tokens, seen)
-    kept.sum().backward()
-    weighed = soft or criterion == "lanet"
-    assert (seen.grad is not None and seen.grad.abs().max() > 0) == weighed
-    if not weighed:
-        assert torch.equal(tokens.grad, torch.zeros(2, 9, 3).scatter(1, index[..., None].expand(-1, -1, 3), 1).double())
-    for name, p in module.named_parameters():
-        assert p.grad.isfinite().all() and p.grad.abs().max() > 0, name
+    for soft in (False, True):
+        module = select(criterion, soft=soft, **({} if soft else {"keep": 4})).double()
+        tokens = torch.randn(2, 9, 3, dtype=torch.float64, requires_grad=True)
+        seen = evidence(2, dtype=torch.float64).requires_grad_()
+        assert torch.autograd.gradcheck(lambda t, e, module=module: module(t, e)[0], (tokens, seen), fast_mode=True)
+        kept, index = module(tokens, seen)
+        kept.sum().backward()
+        weighed = soft or criterion == "lanet"
+        assert (seen.grad is not None and seen.grad.abs().max() > 0) == weighed
+        if not weighed:
+            assert torch.equal(
+                tokens.grad, torch.zeros(2, 9, 3).scatter(1, index[..., None].expand(-1, -1, 3), 1).double()
+            )
+        for name, p in module.named_parameters():
+            assert p.grad.isfinite().all() and p.grad.abs().max() > 0, name
 
 
 def test_soft_pooling_drops_nothing():
@@ -475,16 +478,15 @@ def test_soft_pooling_drops_nothing():
 
 
 @every_criterion
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-@pytest.mark.parametrize("prefix", [1, 3])
-def test_tokens_without_evidence_stay_as_they_are(criterion, soft, prefix):
-    module, tokens, seen = select(criterion, soft=soft), torch.randn(4, prefix + 9, 3), evidence()
-    if not soft:
-        module.rate = 0.5
-    kept, index = module(tokens, seen)
-    alone, places = module(tokens[:, prefix:], seen)
-    assert torch.equal(index, places)
-    assert torch.equal(kept, torch.cat([tokens[:, :prefix], alone], dim=1))
+def test_tokens_without_evidence_stay_as_they_are(criterion):
+    for soft, prefix in itertools.product((False, True), (1, 3)):
+        module, tokens, seen = select(criterion, soft=soft), torch.randn(4, prefix + 9, 3), evidence()
+        if not soft:
+            module.rate = 0.5
+        kept, index = module(tokens, seen)
+        alone, of_others = module(tokens[:, prefix:], seen)
+        assert torch.equal(index, of_others)
+        assert torch.equal(kept, torch.cat([tokens[:, :prefix], alone], dim=1))
 
 
 @every_criterion

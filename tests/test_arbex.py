@@ -119,21 +119,21 @@ def test_what_comes_out_is_a_distribution(attention, trust):
         torch.testing.assert_close(balanced, logits.log_softmax(-1), atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("trust", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 20.0, 1e3])
-def test_gradients_are_finite_where_probabilities_are_0_or_even(scale, trust):
+def test_gradients_are_finite_where_probabilities_are_0_or_even(scale):
     """And where a face lies on an anchor."""
-    balancing, features, _ = small()
-    logits = (torch.tensor([[1.0, -1, 0, 0]]).repeat(5, 1) * scale).double().requires_grad_()
-    with torch.no_grad():
-        features[0] = balancing.anchors[1, 0]
-    balanced, costs = balancing(features, logits, trust)
-    loss = -balanced[:, 1].mean() + costs[:, 1].mean() + balancing.anchor_loss()
-    loss.backward()
-    assert loss.isfinite() and balanced.isfinite().all()
-    assert all(t.grad.isfinite().all() for t in (features, logits, *balancing.parameters()))
-    if scale == 20 and trust == 0:  # p = 4e-18
-        assert logits.grad[:, 1].abs().min() > 0.19  # a face that is surely wrong still learns
+    for trust in (0.0, 0.5, 1.0):
+        balancing, features, _ = small()
+        logits = (torch.tensor([[1.0, -1, 0, 0]]).repeat(5, 1) * scale).double().requires_grad_()
+        with torch.no_grad():
+            features[0] = balancing.anchors[1, 0]
+        balanced, costs = balancing(features, logits, trust)
+        loss = -balanced[:, 1].mean() + costs[:, 1].mean() + balancing.anchor_loss()
+        loss.backward()
+        assert loss.isfinite() and balanced.isfinite().all()
+        assert all(t.grad.isfinite().all() for t in (features, logits, *balancing.parameters()))
+        if scale == 20 and trust == 0:  # p = 4e-18
+            assert logits.grad[:, 1].abs().min() > 0.19  # a face that is surely wrong still learns
 
 
 def test_the_anchor_loss_has_a_floor_that_the_published_one_has_not():

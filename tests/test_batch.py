@@ -320,12 +320,13 @@ def test_what_is_missing_is_named(here, mien, monkeypatch):
 
 
 def test_no_cluster(monkeypatch):
-    from mien.batch.cluster import _running
+    from mien.batch.cluster import running_ray
     from mien.errors import MienError
 
+    monkeypatch.setattr("mien.batch.cluster.ray_and_data", lambda: (SimpleNamespace(is_initialized=bool), None))
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(MienError, match="127.0.0.1:9: no Ray to be had there"):
-        _running(SimpleNamespace(is_initialized=lambda: False)).__enter__()
+    with pytest.raises(MienError, match="127.0.0.1:9: no Ray to be had there"), running_ray():
+        pass
 
 
 def shell(stand_in, *words, before: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from conftest import HEADER
 from PIL import Image
 
 from mien.__main__ import main
-from mien.checkpoint import outputs_of, read_header
+from mien.checkpoint import at_temperature, outputs_of, read_header
 from mien.classifier import Classifier
 from mien.evaluation.calibrate import fit_temperature, held_out, with_temperature
 from mien.labels import EXPRESSIONS
@@ -58,7 +58,8 @@ def written(tmp_path, monkeypatch, faces: int = 200, factor: float = 3.0) -> tup
     path = tmp_path / "a.safetensors"
     model = {"class_path": "mien.networks.mobilefacenet", "init_args": {"num_classes": 8}}
     labels = dict(zip(map(str, range(8)), EXPRESSIONS, strict=True))
-    save_network(path, mobilefacenet(num_classes=8), HEADER | {"model": model, "id2label": labels}, torch.float16)
+    header = at_temperature(HEADER | {"model": model, "id2label": labels}, 1.0)
+    save_network(path, mobilefacenet(num_classes=8), header, torch.float16)
     target = np.repeat([1, 0], faces // 2)
     for label, share in ((1, "happiness"), (0, "neutral")):
         (tmp_path / "data/validation" / share).mkdir(parents=True)

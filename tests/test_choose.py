@@ -112,6 +112,8 @@ def test_the_command_chooses_then_looks_once(tmp_path, data, call, monkeypatch):
     assert code == 0 and not (tmp_path / "docs").exists()
     assert out[0].startswith(f"the even half of {data}, validation, chooses ")
     assert out[2] == "| model | first largest vote (n = 6) | more than half of the votes (n = 5) | log loss |"
+    few = call("choose", one, other, "--data", data, "--limit", "3", "--half", "odd")[1]
+    assert few[2].startswith("| model | first largest vote (n = 3) | ")
     (tmp_path / "log.md").write_text("")
     words = ["choose", one, "--data", data, "--look", "an idea", "--against", other, "--log", "log.md"]
     code, out, err = call(*words, "--json")
@@ -126,6 +128,8 @@ def test_the_command_chooses_then_looks_once(tmp_path, data, call, monkeypatch):
 def test_what_cannot_be_chosen_is_one_line(tmp_path, data, call, stand_in):
     code, _, err = call("choose", stand_in, "--data", data, "--against", stand_in)
     assert code == 2 and err[-1].endswith("error: --against goes with --look: before it, nothing is compared")
+    code, _, err = call("choose", stand_in, "--data", data, "--look", "x", "--limit", "3")
+    assert code == 2 and err[-1].endswith("error: --limit goes without --look: a look is at all faces")
     code, _, err = call("choose", stand_in, stand_in, "--data", data)
     assert code == 2 and err[-1].endswith("error: a model was named twice")
     unnumbered = table(tmp_path / "plain.parquet", [votes(png(9), "validation", fear=3)])

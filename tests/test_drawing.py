@@ -25,6 +25,7 @@ from mien.faces.draw import draw, hide, label_of
 from mien.faces.palette import EXPRESSIONS as COLOUR_OF
 from mien.faces.palette import OTHERS, colour_of, css, ink_on, palette
 from mien.labels import EXPRESSIONS
+from mien.outputs import expression_output
 from mien.video import TrackedFace
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -345,7 +346,7 @@ def test_doubtful_answers_are_marked(tmp_path):
 
 
 def test_doubtful_answers_are_marked_in_tables(capsys):
-    table = Table(Progress(1), ["a.jpg"], EXPRESSIONS, doubt=0.5)
+    table = Table(Progress(1), ["a.jpg"], [expression_output(EXPRESSIONS)], doubt=0.5)
     for probability in (0.49, 0.51):
         table.write({"source": "a.jpg", "face": 0, **face(probability=probability).to_dict()})
     _, unsure, sure = capsys.readouterr().out.splitlines()

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mien.commands.annotate import annotate
 from mien.errors import MienError, MienWarning
-from mien.faces import Face
+from mien.faces import Face, Faces
 from mien.files import LOCK, alone, whole
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -41,12 +40,12 @@ def little_room():
 def test_a_picture_that_does_not_fit_is_not_cut(tmp_path, little_room, suffix, size):
     face = Face((5, 5, 50, 50), 0.9, None, "anger", 0.9, {"anger": 0.9, "fear": 0.1})
     path = tmp_path / f"drawn{suffix}"
-    annotate(NOISE, [face], path)
+    Faces([face]).save(path, NOISE)
     before = path.read_bytes()
     assert len(before) > 4000
     little_room(size)
     with pytest.raises(OSError) as error:
-        annotate(NOISE, [face], path)
+        Faces([face]).save(path, NOISE)
     assert error.value.filename == str(path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 

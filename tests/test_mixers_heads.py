@@ -385,7 +385,7 @@ def test_gaussians():
     rescaled = GAAM(16, 4, 1, rescale=True).double()
     rescaled.load_state_dict(one.state_dict())
     near(rescaled(x), 9 * one(x))
-    with pytest.raises(ValueError, match="a variance needs two"):
+    with pytest.raises(ValueError, match="a variance needs 2"):
         GAAM(16, 4, heads="tokens")(torch.zeros(1, 7, 16))
     with pytest.raises(ValueError, match="axis must be tokens or channels, not 'rows'"):
         GAAM(16, 4, axis="rows")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mien.classifier import Classifier
 from mien.commands.labelled import add_data_arguments, open_data
+from mien.commands.options import count
 from mien.data import Row
 from mien.errors import MienError, Misuse, require
 from mien.files import whole
@@ -20,6 +21,7 @@ RULES = {"votes": "first largest vote", "majority": "more than half of the votes
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", metavar="MODEL", nargs="+", help="what to choose from: names, files or folders")
     add_data_arguments(parser)
+    parser.add_argument("--limit", type=count, metavar="N", help="read N faces of a half, the same ones every time")
     parser.add_argument("--half", choices=("even", "odd"), default="even", help="what chooses (default: even)")
     parser.add_argument(
         "--look",
@@ -47,8 +49,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from mien.evaluation.choose import HALVES, NOBODY, candidates, halves, log_look, look
-    from mien.evaluation.measure import targets
+    from mien.evaluation.measure import sample, targets
 
+    if args.limit and args.look:
+        raise Misuse("--limit goes without --look: a look is at all faces")
     if args.against and not args.look:
         raise Misuse("--against goes with --look: before it, nothing is compared")
     names = list(dict.fromkeys([*args.models, *([args.against] if args.against else [])]))
@@ -63,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     half = halves([row.number for row in rows])
     if not args.look:
         rows = [row for row, its in zip(rows, half, strict=True) if HALVES[its] == args.half]
+        rows = sample(rows, args.limit)
     half = halves([row.number for row in rows])
 
     probs, truth, labels = {}, {}, ()

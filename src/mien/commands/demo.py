@@ -27,6 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="127.0.0.1",
         help="the address to listen on; 0.0.0.0 lets other computers in (default: 127.0.0.1, this one only)",
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which the page is reached, such as a proxy's; may be given several times",
+    )
     add_reading_arguments(parser, "--model", "--trust")
     parser.add_argument(
         "--explain",
@@ -57,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
 
-    serve(make, args.host, args.port, started)
+    serve(make, args.host, args.port, started, args.allow_host)
     return 0
 
 

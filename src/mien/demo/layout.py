@@ -25,6 +25,8 @@ _LIMITS = (
 )
 _PRIVACY = "Pictures go to the computer that runs this page and nowhere else, and it does not keep them."
 _START = "Choose a photograph, take one, or try an example: faces are marked here."
+_QUEUED = '<p role="status">Waiting for the videos of others to be read.</p>'
+_NO_FILM = "There is no video to read: nothing was recorded, or it was removed before its turn came."
 _FILM = "Choose a video, or film yourself: it is shown here with the faces marked, and below it who was seen when."
 _NOBODY = "No face was found. Small faces, covered ones, and faces seen from the side or from behind are missed."
 _FORGOTTEN = "This photograph is no longer there: choose it again."
@@ -151,7 +153,7 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
         with gr.Column(scale=3, min_width=280):
             picture = gr.HTML(
                 f'<p class="mien-hint">{_START}</p>',
-                js_on_load=_CHOOSE,
+                js_on_load=_CHOOSE + show.PLACE,
                 elem_id="mien-picture",
                 elem_classes="mien-plain",
             )
@@ -176,7 +178,9 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
             panels: "",
         }
 
-    def read_file(uploaded: dict, request: gr.Request):
+    def read_file(uploaded: dict | None, request: gr.Request):
+        if uploaded is None:  # removed in the same moment
+            return gr.skip()
         path = Path(uploaded["path"])
         try:
             return read(request.session_hash, uploaded["orig_name"] or path.name, path.read_bytes())
@@ -200,8 +204,17 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
 
     outputs = [file, picture, looking, chooser, tabs, panels_tab, bars, panels]
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
-    # the file as it was sent, instead of what gradio would make of it
-    file.input(read_file, file, outputs, preprocess=False, api_visibility="private", show_progress_on=picture)
+    # the file as it was sent, instead of what gradio would make of it; `input` also comes, with nothing, when the
+    # camera is opened or the picture removed
+    file.upload(
+        read_file,
+        file,
+        outputs,
+        preprocess=False,
+        trigger_mode="multiple",
+        api_visibility="private",
+        show_progress_on=picture,
+    )
     for name, button in buttons.items():
         button.click(read_example(examples[name]), None, outputs, api_visibility="private", show_progress_on=picture)
     shown = {"inputs": [chooser, looking], "outputs": panels, "api_visibility": "private"}
@@ -228,7 +241,14 @@ def _video(clips: Clips) -> None:
             )
     timeline = gr.HTML(elem_id="mien-timeline", js_on_load=FOLLOW, elem_classes="mien-plain")
 
-    def read(uploaded: dict, request: gr.Request):
+    def begin(request: gr.Request) -> str:
+        clips.stop(request.session_hash)  # an earlier video is not wanted any more
+        return _QUEUED
+
+    def read(uploaded: dict | None, request: gr.Request):
+        if uploaded is None:
+            yield {timeline: show.problem(_NO_FILM)}
+            return
         source = Path(uploaded["path"])
         target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "drawn.mp4"
         start = {clip: None, stop: gr.Button(visible=True), drawn: gr.Video(None, visible=False)}
@@ -245,5 +265,7 @@ def _video(clips: Clips) -> None:
         clips.stop(request.session_hash)
 
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
-    clip.input(read, clip, [clip, drawn, hint, stop, timeline], preprocess=False, concurrency_limit=1, **hidden)
+    many = {"trigger_mode": "multiple", **hidden}
+    chosen = gr.on([clip.upload, clip.stop_recording], begin, None, timeline, queue=False, **many)
+    chosen.then(read, clip, [clip, drawn, hint, stop, timeline], preprocess=False, concurrency_limit=1, **many)
     stop.click(halt, None, None, queue=False, **hidden)

@@ -4,10 +4,11 @@ import importlib
 import os
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
+from mien.demo.guard import Guard
 from mien.errors import MienError, require
 
 POLICY = "; ".join(
@@ -26,11 +27,18 @@ POLICY = "; ".join(
 LARGEST_FILE = "500mb"
 
 
-def serve(make: Callable[[Path], object], host: str, port: int, started: Callable[[str], None]) -> None:
+def serve(
+    make: Callable[[Path], object],
+    host: str,
+    port: int,
+    started: Callable[[str], None],
+    names: Collection[str] = (),
+) -> None:
     """Serve the page `make(folder)`, a gradio.Blocks, until a signal ends it; `started` is called with its address.
 
-    Port 0 is any free one. Whatever gradio writes lies in a folder that only this user can read, and is gone at the
-    end. Raises MienError where the port cannot be had, and MissingExtra without gradio.
+    Port 0 is any free one. names: further host names that lead here, as for `Guard`. Whatever gradio writes lies in a
+    folder that only this user can read, and is gone at the end. Raises MienError where the port cannot be had, and
+    MissingExtra without gradio.
     """
     with _listen(host, port) as listening, tempfile.TemporaryDirectory(prefix="mien-demo-") as folder:
         os.environ.update(
@@ -40,7 +48,7 @@ def serve(make: Callable[[Path], object], host: str, port: int, started: Callabl
         )
         gradio = require("gradio", "demo")
         uvicorn = importlib.import_module("uvicorn")  # which gradio brings
-        app = _app(gradio, make(Path(folder)))
+        app = _app(gradio, make(Path(folder)), host, names)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, proxy_headers=False)
         address = f"[{host}]" if ":" in host else host
         started(f"http://{address}:{listening.getsockname()[1]}/")
@@ -48,7 +56,7 @@ def serve(make: Callable[[Path], object], host: str, port: int, started: Callabl
             uvicorn.Server(config).run([listening])
 
 
-def _app(gradio, page):
+def _app(gradio, page, host: str, names: Collection[str]):
     fastapi = importlib.import_module("fastapi")
     downloads = importlib.import_module("gradio.processing_utils")
     downloads.ssrf_protected_download = downloads.save_url_to_cache = _refuse
@@ -56,6 +64,7 @@ def _app(gradio, page):
     style = importlib.import_module("mien.demo.style")
     app = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(_Headers)
+    app.add_middleware(Guard, host=host, names=names)
     return gradio.mount_gradio_app(
         app,
         page,

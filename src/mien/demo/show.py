@@ -17,7 +17,57 @@ from mien.outputs import EXPRESSION
 LARGEST = 1280
 """Pixels of the longer side of a picture as it is shown; a larger one is made smaller."""
 
-_NAMED = 4  # faces that have their expression written at their box; more only have their number
+PLACE = """const covered = (a, b) => Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left))
+    * Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top));
+const sum = (place, boxes) => boxes.reduce((total, box) => total + covered(place, box), 0);
+const GAP = 5;
+const spot = (box, {width, height}, within, boxes, taken, others) => {
+    const tops = [box.top - GAP - height, box.bottom + GAP, box.bottom - GAP - height, box.top + GAP];
+    const lefts = [box.left, box.right - width, (box.left + box.right - width) / 2];
+    const corners = tops.flatMap(top => lefts.map(left => [left, top]));
+    const sides = [box.right + GAP, box.left - GAP - width].flatMap(x => [[x, box.top], [x, box.bottom - height]]);
+    return [...corners, ...sides].map(([x, top]) => {
+        const left = Math.max(within.left, Math.min(x, within.right - width));
+        return {left, top, right: left + width, bottom: top + height};
+    }).filter(place => place.top >= within.top && place.bottom <= within.bottom && !sum(place, taken)
+        && !sum(place, others)).sort((a, b) => sum(a, boxes) - sum(b, boxes))[0];
+};
+const place = () => {
+    const frame = element.querySelector('.mien-photograph');
+    if (!frame) return;
+    const faces = [...frame.querySelectorAll('.mien-face')], chosen = face => face.ariaPressed === 'true';
+    faces.sort((a, b) => chosen(b) - chosen(a));
+    const labels = faces.map(face => face.querySelector('span')), within = frame.getBoundingClientRect();
+    const boxes = faces.map(face => face.getBoundingClientRect()), several = faces.length > 1;
+    const measured = short => {
+        labels.forEach(label => label.classList.toggle('short', short));
+        return labels.map(label => label.getBoundingClientRect());
+    };
+    const short = measured(several), full = measured(false), places = [];
+    boxes.forEach((box, i) => places[i] = spot(box, short[i], within, boxes, places.filter(Boolean), []));
+    labels.forEach((label, i) => {
+        const rest = list => list.filter((other, j) => other && j !== i);
+        const named = several && places[i] && spot(boxes[i], full[i], within, boxes, rest(places), rest(boxes));
+        label.classList.toggle('short', several && !named);
+        label.classList.toggle('crowded', several && !places[i]);
+        places[i] = named || places[i];
+        const {left, top} = places[i] || {left: boxes[i].left, top: boxes[i].top};
+        label.style.left = left - boxes[i].left - faces[i].clientLeft + 'px';
+        label.style.top = top - boxes[i].top - faces[i].clientTop + 'px';
+    });
+};
+const sizes = new ResizeObserver(place);
+new MutationObserver(() => {
+    sizes.disconnect();
+    element.querySelectorAll('.mien-photograph').forEach(frame => sizes.observe(frame));
+    place();
+}).observe(element, {childList: true, subtree: true});
+"""
+"""JavaScript: no label of a face covers another one, or leaves the picture.
+
+Each face gets its number first, then its expression where there is room that is no other face's. A number that has no
+room is left out until its face is chosen, or pointed at.
+"""
 
 
 def problem(reason: object) -> str:
@@ -26,9 +76,9 @@ def problem(reason: object) -> str:
 
 
 def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: int = 0) -> str:
-    """The picture at `url`, of `size` (width, height) pixels when the faces were found, with a button around each.
+    """The picture at `url`, with a button around each face, which names it, and numbers it where there are several.
 
-    Faces are named where they are few, and numbered where they are several.
+    size: width and height of the picture in which the faces were found. chosen: the index of the face that is pressed.
     """
     width, height = size
     found = f"{len(faces)} faces" if len(faces) > 1 else "one face" if faces else "no face"
@@ -40,19 +90,16 @@ def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: i
             100 * v / of for v, of in ((left, width), (top, height), (right - left, width), (bottom - top, height))
         ]
         text = f"{i + 1} " if len(faces) > 1 else ""
-        if len(faces) <= _NAMED:
-            text += f"<b>{escape(answer_of(face))} {percent(face.probability)}</b>"
-        sides = ["below" if percents[1] < 12 else "above", "from-right" if percents[0] > 60 else "from-left"]
+        text += f"<b>{escape(answer_of(face))} {percent(face.probability)}</b>"
         style = "left:{:.2f}%;top:{:.2f}%;width:{:.2f}%;height:{:.2f}%".format(*percents)
         parts.append(
             f'<button type="button" class="mien-face" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" '
             f'aria-label="{escape(title(i, face))}" '
             f'style="{style};--expression:{colour(face.expression, face.probabilities)}">'
-            f'<span class="{" ".join(sides)}">{text}</span></button>'
+            f"<span>{text}</span></button>"
         )
-    several = " mien-several" if len(faces) > 1 else ""
     # by the ratio of its sides the style makes it fit the height of a window, too
-    return f'<div class="mien-photograph{several}" style="--ratio:{width / height:.4f}">{"".join(parts)}</div>'
+    return f'<div class="mien-photograph" style="--ratio:{width / height:.4f}">{"".join(parts)}</div>'
 
 
 def bars(face: Face, index: int | None = None) -> str:
@@ -100,13 +147,13 @@ def panels(rows: Sequence[Sequence], note: str) -> str:
 
 
 def title(index: int, face: Face) -> str:
-    """How a face is called where there are several."""
+    """The name of a face where there are several."""
     return f"Face {index + 1}: {answer_of(face)} {percent(face.probability)}"
 
 
-def percent(share: float) -> str:
-    """In whole numbers, of which 0 and 100 are kept for what is exactly so."""
-    return "under 1%" if 0 < share < 0.005 else "over 99%" if 0.995 <= share < 1 else f"{share:.0%}"
+def percent(prob: float) -> str:
+    """In whole percent; 0 and 100 only where that is exact."""
+    return "under 1%" if 0 < prob < 0.005 else "over 99%" if 0.995 <= prob < 1 else f"{prob:.0%}"
 
 
 def colour(expression: str, labels: Iterable[str]) -> str:

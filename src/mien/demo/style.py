@@ -2,6 +2,7 @@
 
 STYLE = """
 .gradio-container .app { width: 100%; max-width: 1120px !important; margin: 0 auto !important; box-sizing: border-box }
+.gradio-container [role=tab][aria-selected=true], .upload-container .or { color: var(--body-text-color) !important }
 .mien-plain, .mien-plain > * { padding: 0 }
 #mien-title h1 { margin: 0 0 .25rem; font-size: 1.9rem; letter-spacing: -.02em }
 #mien-title p { margin: 0; max-width: 46em }
@@ -11,6 +12,7 @@ STYLE = """
     white-space: nowrap }
 .mien-examples img { width: 2.2rem; height: 2.2rem; object-fit: cover; border-radius: 4px }
 
+#mien-clip :is([aria-label^='Trim'], [aria-label^='Reset']) { display: none }  /* it would be fetched from elsewhere */
 .mien-problem { margin: 0; padding: .75rem 1rem; border-radius: 8px; border: 1px solid #d55e00;
     color: var(--body-text-color); background: color-mix(in srgb, #d55e00 14%, transparent); overflow-wrap: anywhere }
 .mien-hint { display: grid; place-items: center; min-height: 300px; margin: 0; padding: 1rem; text-align: center;
@@ -18,7 +20,7 @@ STYLE = """
 .mien-note { max-width: 46em }
 
 .mien-photograph { position: relative; width: min(100%, calc(55vh * var(--ratio))); min-width: min(100%, 14rem);
-    margin: 0 auto; line-height: 0; container-type: inline-size }
+    margin: 0 auto; line-height: 0; isolation: isolate }
 .mien-photograph img { width: 100%; border-radius: 8px }
 .mien-face { position: absolute; box-sizing: border-box; padding: 0; cursor: pointer; background: none;
     border: 2px solid var(--expression); border-radius: 4px; outline: 1.5px solid #000;
@@ -26,12 +28,15 @@ STYLE = """
 .mien-face[aria-pressed=true] { border-width: 4px }
 .mien-face:focus-visible { outline: 3px solid var(--body-text-color); outline-offset: 3px }
 .mien-face span { position: absolute; padding: 0 .4em; white-space: nowrap; font: 700 .85rem/1.5 var(--font);
-    color: #000; background: #fff; border-left: .5em solid var(--expression); box-shadow: 0 0 0 1.5px #000 }
-.mien-face span:empty { display: none }
-.mien-face .above { bottom: calc(100% + 5px) }
-.mien-face .below { top: calc(100% + 5px) }
-.mien-face .from-left { left: -2px }
-.mien-face .from-right { right: -2px }
+    left: -2px; bottom: calc(100% + 5px); background: #fff; border-left: .5em solid var(--expression);
+    box-shadow: 0 0 0 1.5px #000; z-index: 1 }
+.mien-face span[style] { bottom: auto }
+.mien-face span, .mien-face span b { color: #000 !important }
+.mien-face .short { padding: 0 .25em; font-size: .75rem; border-left-width: .35em }
+.mien-face .short b { display: none }
+.mien-face .crowded { visibility: hidden }
+.mien-face:is(:hover, :focus-visible) { z-index: 2 }
+.mien-face:is(:hover, :focus-visible, [aria-pressed=true]) .crowded { visibility: visible }
 
 table.mien-bars { width: 100%; max-width: 46rem; margin: 0; border: 0 !important; border-collapse: collapse;
     font-variant-numeric: tabular-nums }
@@ -44,6 +49,11 @@ table.mien-bars { width: 100%; max-width: 46rem; margin: 0; border: 0 !important
     box-shadow: inset 0 0 0 1px rgb(0 0 0 / .35) }
 .mien-bars td:nth-child(2) { background: color-mix(in srgb, var(--body-text-color) 8%, transparent);
     background-clip: content-box }
+.mien-answers { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; max-width: 46rem;
+    margin: 1rem 0 0; padding-top: .75rem; border-top: 1px solid var(--border-color-primary);
+    font-variant-numeric: tabular-nums }
+.mien-answers dt::first-letter { text-transform: uppercase }
+.mien-answers dd { margin: 0; overflow-wrap: anywhere }
 
 .mien-panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem;
     margin: .75rem 0 }
@@ -72,6 +82,5 @@ summary { cursor: pointer }
 
 NARROW = """
 @media (max-width: 30rem) { .gradio-container .app { padding: .75rem !important } }
-@container (max-width: 30rem) { .mien-several .mien-face b { display: none !important } }
 """
 """What differs where there is little room: apart, since gradio drops or confines rules within others."""

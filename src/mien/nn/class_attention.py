@@ -90,7 +90,7 @@ class ClassAttentionPool(nn.Module):
     ):
         super().__init__()
         if depth < 1:
-            raise ValueError(f"depth must be at least 1, not {depth}")
+            raise ValueError(f"depth must be 1 at least, not {depth}")
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.blocks = nn.ModuleList(ClassBlock(dim, num_heads, mlp_ratio, init_values, qkv_bias) for _ in range(depth))

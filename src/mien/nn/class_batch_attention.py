@@ -107,7 +107,7 @@ class BatchTransformer(nn.Module):
     ):
         super().__init__()
         if memory < 0:
-            raise ValueError(f"memory must be 0 faces or more, not {memory}")
+            raise ValueError(f"a memory holds 0 faces or more, not {memory}")
         self.embed_q = nn.Conv2d(dim, num_classes, 1)
         self.embed_k = self.embed_q if shared else nn.Conv2d(dim, num_classes, 1)
         self.encoding = ClassEncoding(num_classes, features, encoding)

@@ -294,4 +294,4 @@ def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
     p = right / count
     middle = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return middle - half if right else 0.0, middle + half if right < count else 1.0
