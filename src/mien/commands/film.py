@@ -138,7 +138,7 @@ class Films:
             return
         path: Path = self._args.summary
         with whole(path) as file:
-            self._summary.write(file, path.suffix)
+            self._summary.write(file, path.suffix, self._args.raw)
         timeline = path.with_suffix(".png")
         with whole(timeline) as file:
             self._summary.plot(file)

@@ -7,12 +7,9 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO, Protocol
 
 from mien.errors import require
-from mien.faces.columns import Entry, entries
+from mien.faces.columns import Entry, entries, safe_cell
 from mien.faces.record import Record
 from mien.outputs import Output
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet compute a cell of text that begins with it."""
 
 
 class Writer(Protocol):
@@ -53,14 +50,13 @@ class CsvWriter:
         # of both characters at the end, so that either is quoted within a cell
         line = SimpleNamespace(write=lambda line: file.write(f"{line[:-2]}\n".encode()))
         self._write = csv.writer(line, lineterminator="\r\n")
-        self._write.writerow([self._safe(column.name) for entry in self._entries for column in entry.columns])
+        self._row([column.name for entry in self._entries for column in entry.columns])
 
-    def _safe(self, cell: Any) -> Any:
-        return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) and not self._raw else cell
+    def _row(self, cells: Sequence[Any]) -> None:
+        self._write.writerow(cells if self._raw else map(safe_cell, cells))
 
     def write(self, record: Record) -> None:
-        cells = [self._safe(cell) for entry in self._entries for cell in entry.cells(record.get(entry.name))]
-        self._write.writerow(cells)
+        self._row([cell for entry in self._entries for cell in entry.cells(record.get(entry.name))])
 
     def close(self) -> None:
         pass

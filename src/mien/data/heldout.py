@@ -19,6 +19,7 @@ from mien.data.opening import open_dataset
 from mien.data.row import Row
 from mien.data.spelling import Known
 from mien.errors import MienError, MienWarning, ReadError
+from mien.faces.columns import safe_cell
 from mien.files import whole
 
 HELD_OUT = "held_out.csv"
@@ -86,7 +87,8 @@ class HeldOut(DataSet):
         table.writerow(("picture", "class", "split", "digest"))
         for item, digest in self._all():
             if isinstance(item, Row):
-                table.writerow((item.name, self.labels[item.label] if item.label >= 0 else "", item.split, digest))
+                label = self.labels[item.label] if item.label >= 0 else ""
+                table.writerow(map(safe_cell, (item.name, label, item.split, digest)))
         with whole(path) as file:
             file.write(text.getvalue().encode(errors="backslashreplace"))
 

@@ -8,6 +8,15 @@ from mien.outputs import EXPRESSION, Output
 Kind = Literal["text", "integer", "number", "numbers", "points"]
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet compute a cell of text that begins with it."""
+
+
+def safe_cell(cell: Any) -> Any:
+    """A cell of a CSV file: text that a spreadsheet would compute has an apostrophe before it."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
+
+
 class Column(NamedTuple):
     """A column of a CSV file. width: how many characters a value takes."""
 

@@ -4,7 +4,9 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +15,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from mien.checkpoint import KEY, at_temperature, check_header, outputs_of, read_header
 from mien.errors import CheckpointError
 from mien.files import whole
 from mien.networks.network import Network
 from mien.networks.trunk import Trunk
+
+MAX_TENSORS = 100_000
+"""Of a network whose header may be a stranger's."""
 
 _BY_NAME = ("mixer", "pool", "refine", "batch_branch")
 """Arguments of networks that may be the name of a class alone."""
@@ -171,13 +177,33 @@ def load_network(path: str | os.PathLike[str], *, trust: bool = False, **overrid
     if Path(path).suffix != ".safetensors":
         raise CheckpointError(f"{path}: its weights are for engines; torch takes them from a .safetensors file")
     try:
-        network: Any = build(header["model"], trust=trust, **overrides)
-        if others := outputs_of(header)[1:]:
-            cast(Any, network).add_heads(others)
+        with _bounded(4 * os.path.getsize(path) + 10_000_000):  # of two bytes each, and what is in training only
+            network: Any = build(header["model"], trust=trust, **overrides)
+            if others := outputs_of(header)[1:]:
+                cast(Any, network).add_heads(others)
     except (CheckpointError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     fill(network, load_tensors(path), path)
     return network.eval()
+
+
+@contextmanager
+def _bounded(most: int) -> Iterator[None]:
+    """Building a network of more than `most` weights, or of more than MAX_TENSORS tensors, raises CheckpointError."""
+    thread, count, weights = threading.get_ident(), 0, 0
+
+    def register(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count, weights
+        if parameter is not None and threading.get_ident() == thread:
+            count, weights = count + 1, weights + parameter.numel()
+            if count > MAX_TENSORS or weights > most:
+                raise CheckpointError("its header describes a network far larger than its weights")
+
+    handle = register_module_parameter_registration_hook(register)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def save_network(

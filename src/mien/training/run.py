@@ -292,7 +292,7 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace
         check_yaml(word, "an option")
     try:
         return options.parse_args(arguments), options.parse_args(arguments, defaults=False)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the latter of a number with thousands of digits
         reason = " ".join(str(error).split())
         reason = re.sub(r"Does not validate .*? Errors: - (.*?) - Expected a <class 'NoneType'>.*", r"\1", reason)
         reason = re.sub(

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mien.errors import require
-from mien.faces.columns import answer_entry
+from mien.faces.columns import answer_entry, safe_cell
 from mien.faces.palette import ink_on, palette
 from mien.faces.record import path_text
 from mien.outputs import Output
@@ -147,24 +147,27 @@ class Summary:
             )
         return rows
 
-    def write(self, file: BinaryIO, suffix: str) -> None:
-        """As a list in JSON, or with `suffix` ".csv" as a line a person."""
+    def write(self, file: BinaryIO, suffix: str, raw: bool = False) -> None:
+        """As a list in JSON, or with `suffix` ".csv" as a line a person; raw: text in it stays as it is."""
         rows = self.rows()
         if suffix != ".csv":
             file.write(json.dumps(rows, ensure_ascii=False, indent=1).encode() + b"\n")
             return
         plain = ["source", "track", "first", "last", "frames", "seconds", "expression"]
         names = [*self.labels, *sorted({name for row in rows for name in row["shares"]} - set(self.labels))]
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
+        text = io.StringIO(newline="")
+        table = csv.writer(text, lineterminator="\r\n")  # of both, so that either is quoted within a cell
         means = [f"mean_{label}" for label in self.labels]
         others = [f"mean_{column.name}" for output in self.others for column in answer_entry(output).columns]
-        table.writerow([*plain, *(f"share_{name}" for name in names), *means, *others])
+        lines = [[*plain, *(f"share_{name}" for name in names), *means, *others]]
         for row in rows:
             shares = [row["shares"].get(name, 0.0) for name in names]
             more = [cell for output in self.others for cell in answer_entry(output).cells(row[output.name])]
-            table.writerow([*(row[name] for name in plain), *shares, *row["mean"].values(), *more])
-        file.write(text.getvalue().encode())
+            lines.append([*(row[name] for name in plain), *shares, *row["mean"].values(), *more])
+        for line in lines:
+            table.writerow(line if raw else map(safe_cell, line))
+            file.write(f"{text.getvalue()[:-2]}\n".encode(errors="backslashreplace"))
+            text.seek(0), text.truncate()
 
     def plot(self, file: BinaryIO) -> None:
         """The timeline as PNG: a strip a person, in it the smoothed probabilities one above the other. Needs the extra

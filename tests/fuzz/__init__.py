@@ -1,0 +1,1 @@
+"""Generators of what goes wrong: pictures, models, recipes, moments. `python -m fuzz KIND` tries many of a kind."""

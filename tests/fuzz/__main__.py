@@ -1,0 +1,41 @@
+"""cd tests && python -m fuzz KIND [--count N] [--seed N] [WORDS ...]: try many inputs, and say what went wrong.
+
+KIND: pictures, models, recipes or moments; WORDS are those of the command that is interrupted at N moments.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser.add_argument("kind", choices=("pictures", "models", "recipes", "moments"))
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0, help="of the first input; the others follow")
+    parser.add_argument("words", nargs="*")
+    args = parser.parse_args()
+    seeds = range(args.seed, args.seed + args.count)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if args.kind == "pictures":
+            from fuzz.pictures import fault
+
+            faults = list(map(fault, seeds))
+        elif args.kind == "moments":
+            from fuzz import moments
+
+            total = moments.moments(args.words)
+            faults = [moments.fault(moment, args.words) for moment in moments.spread(total, args.count)]
+        else:
+            from fuzz import models, recipes
+
+            faults = [(models if args.kind == "models" else recipes).fault(seed, folder) for seed in seeds]
+    faults = [fault for fault in faults if fault]
+    print(f"{args.kind}: {args.count:,} tried, {len(faults):,} faults")
+    print("\n".join(faults))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

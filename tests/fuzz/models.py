@@ -1,0 +1,134 @@
+"""Hostile models: headers with any value in any place, files cut and changed, graphs that do something else."""
+
+import copy
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from conftest import HEADER, write_stand_in
+from onnx import TensorProto, helper
+
+from mien import Classifier
+from mien.errors import MienError
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, 0, -1, 1.5, 7, 2**63, 10**400, float("nan"), float("inf"), "", "x", "\x1b[2J", "\x9b2J", "\ud800"),
+    *([], [[]], {}, {"0": 0}, [1e308] * 3, "a" * 100_000, [{"size": 10**9}], [{"size": 112}] * 10_000),
+)
+"""What may stand anywhere in a header."""
+
+FACES = np.zeros((2, 112, 112, 3), np.uint8)
+
+
+def _places(value: Any, path: tuple = ()) -> list[tuple]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, part in inner for place in _places(part, (*path, key)))]
+
+
+def header(draw: np.random.Generator) -> Any:
+    """A header with another value somewhere."""
+    found: Any = copy.deepcopy(HEADER)
+    places = _places(found)
+    *path, last = places[int(draw.integers(1, len(places)))]
+    part = found
+    for key in path:
+        part = part[key]
+    part[last] = VALUES[int(draw.integers(len(VALUES)))]
+    return found
+
+
+def write(folder: Path, seed: int) -> tuple[str, Path]:
+    """What is wrong with it, and the file."""
+    draw = np.random.default_rng((2, seed))
+    what = ("header", "safetensors header", "bytes", "cut", "graph", "metadata")[seed % 6]
+    path = folder / f"model_{seed}.{'safetensors' if what == 'safetensors header' else 'onnx'}"
+    if what == "safetensors header":
+        metadata = {"mien": json.dumps(header(draw)), "format": "pt"}
+        table = {"__metadata__": metadata, "weight": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}
+        if draw.integers(3) == 0:
+            table["weight"] = VALUES[int(draw.integers(len(VALUES)))]
+        text = json.dumps(table).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(12))
+        return what, path
+    write_stand_in(path, header(draw) if what == "header" else HEADER)
+    if what == "graph":
+        _change(path, draw)
+    elif what == "metadata":
+        model = onnx.load(path)
+        model.metadata_props[0].value = ["7", "[" * 100_000, '{"mien": 1e999}', "\x00", "NaN"][int(draw.integers(5))]
+        onnx.save(model, path)
+    elif what in ("bytes", "cut"):
+        data = bytearray(path.read_bytes())
+        if what == "cut":
+            del data[int(draw.integers(len(data))) :]
+        else:
+            for place in draw.integers(0, len(data), int(draw.integers(1, 30))):
+                data[place] = int(draw.integers(256))
+        path.write_bytes(data)
+    return what, path
+
+
+def _change(path: Path, draw: np.random.Generator) -> None:
+    """Another graph under the same header."""
+    model = onnx.load(path)
+    graph = model.graph
+    match int(draw.integers(7)):
+        case 0:  # another size of input
+            graph.input[0].type.tensor_type.shape.dim[1].dim_value = 64
+        case 1:  # an output missing
+            del graph.output[1]
+        case 2:  # of another type
+            graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+        case 3:  # not in its folder
+            _lead_out(graph.initializer[0], ["../weights", "/etc/passwd", "missing", ""][int(draw.integers(4))])
+        case 4:  # without end
+            graph.node.append(endless())
+        case 5:  # for fewer labels
+            graph.node.append(helper.make_node("Identity", ["logits"], ["more"]))
+            graph.output[1].name = "more"
+        case 6:
+            graph.node.append(helper.make_node("Nonsense", ["logits"], ["else"]))
+    onnx.save(model, path)
+
+
+def _lead_out(tensor: TensorProto, where: str) -> None:
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=where)
+
+
+def endless() -> onnx.NodeProto:
+    """A node that never ends."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["on"], ["still_on"]), helper.make_node("Identity", ["x"], ["y"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ],
+    )
+    return helper.make_node("Loop", ["", "", "logits"], ["looped"], body=body)
+
+
+def fault(seed: int, folder: Path) -> str | None:
+    """What is wrong with how the model is opened and run: neither answers nor one line that names the file."""
+    what, path = write(folder, seed)
+    try:
+        Classifier.from_pretrained(os.fspath(path)).answers(FACES)
+    except MienError as error:
+        fine = "\n" not in str(error) and str(error).startswith(str(path))
+        return None if fine else f"{seed}, {what}: {str(error)[:300]}"
+    except BaseException as error:
+        return f"{seed}, {what}: {type(error).__name__}: {str(error)[:300]}"
+    finally:
+        path.unlink()
+    return None
