@@ -212,10 +212,8 @@ def test_the_weights_of_an_onnx_file_are_not_for_torch(stand_in):
         ("mien.networks", "mien.networks is not a network"),
         ("mien.networks.btn.Sequence", "mien.networks.btn.Sequence is not a network"),
         ("mien.labels.EXPRESSIONS", "mien.labels.EXPRESSIONS is not a network"),
-        ("mien.", "there is no network mien."),
         ("os.system", r"os.system is not one of mien's networks: trust=True \(--trust\) imports it all the same"),
         ("mienfield.networks.btn", "mienfield.networks.btn is not one of mien's networks"),
-        ("", " is not one of mien's networks"),
     ],
 )
 def test_networks_that_are_none(class_path, reason, tmp_path):
@@ -223,6 +221,13 @@ def test_networks_that_are_none(class_path, reason, tmp_path):
     with pytest.raises(CheckpointError, match=f"x.safetensors: {reason}") as error:
         load_network(tmp_path / "x.safetensors")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("class_path", ["", "mien.", "mien..btn", "mien networks"])
+def test_a_path_that_names_no_class_is_not_written(class_path, tmp_path):
+    with pytest.raises(CheckpointError, match='x.safetensors: its header has a "class_path" that names no class'):
+        save_network(tmp_path / "x.safetensors", nn.Linear(1, 1), header(class_path))
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 @pytest.mark.parametrize(

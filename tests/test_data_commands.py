@@ -198,14 +198,15 @@ def test_a_contact_sheet_shows_each_split(tmp_path, mien):
         (["prepare", "folder", ".", "inside"], 2, "inside is in ., which is to be read"),
         (["check", "rafdb", "gone"], 1, "mien: gone: no such folder"),
         (["check", "affectnet", ".", "--set", "classes=9"], 1, "AffectNet has 7 or 8 classes, not 9"),
-        (["check", "folder", ".", "--set", "labels=5"], 1, ".: Folder cannot be opened with labels=5: "),
-        (["check", "folder", ".", "--set", "labels=[1, 2]"], 1, ".: Folder cannot be opened with labels=[1, 2]: "),
+        (["check", "folder", "set", "--set", "labels=5"], 1, "set: Folder cannot be opened with labels=5: "),
+        (["check", "folder", "set", "--set", "labels=[1, 2]"], 1, "set: Folder cannot be opened with labels=[1, 2]: "),
         (["check", "folder", ".", "--set", "colour=1"], 1, "Folder has no option 'colour'; its options: labels, check"),
         (["prepare", "folder", "..", "x"], 2, "x is in .., which is to be read"),
     ],
 )
 def test_misuse(words, code, reason, mien):
     Path("file").write_text("")
+    write_folder(Path("set"), 4)
     got, _, err = mien(*words)
     assert got == code and reason in err.splitlines()[-1]
 

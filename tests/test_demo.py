@@ -375,7 +375,8 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     (folder / "sitecustomize.py").write_text(LISTENER)
     (folder / "tmp").mkdir()
-    own = {"PYTHONPATH": str(folder), "TMPDIR": str(folder / "tmp"), "SOCKETS": str(folder / "sockets")}
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    own = {"PYTHONPATH": path, "TMPDIR": str(folder / "tmp"), "SOCKETS": str(folder / "sockets")}
     process = subprocess.Popen(
         [sys.executable, "-m", "mien", "demo", "--port", "0"],
         stdout=subprocess.PIPE,
@@ -420,6 +421,8 @@ def driver(served, tmp_path_factory):
         f"--use-file-for-fake-video-capture={camera}",
     ) as driver:
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": browser.WATCH})
+        allowed = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite", "videoCapture", "audioCapture"]}
+        driver.execute_cdp_cmd("Browser.grantPermissions", allowed)
         # a press that asks for a file opens no window
         driver.execute_cdp_cmd("Page.setInterceptFileChooserDialog", {"enabled": True})
         yield driver
@@ -505,8 +508,6 @@ def test_a_webcam_is_read(page):
 
 
 def test_a_picture_in_the_clipboard_is_read(page):
-    allowed = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    page.execute_cdp_cmd("Browser.grantPermissions", allowed)
     press(page, "Astronaut")
     browser.wait(page, ".mien-bars caption", "This face")
     copied = page.execute_async_script(
@@ -576,7 +577,8 @@ def test_the_video_chosen_last_is_the_one_that_is_shown(page, tmp_path):
 
 
 PRESSABLE = """return [...document.querySelectorAll('button, summary, [role=tab], [role=button], input[type=radio]')]
-    .filter(e => !e.disabled && e.checkVisibility({visibilityProperty: true}) && e.getBoundingClientRect().width)
+    .filter(e => !e.disabled && !e.closest('.visually-hidden, [aria-hidden=true]'))
+    .filter(e => e.checkVisibility({visibilityProperty: true}) && e.getBoundingClientRect().width)
     .map(e => [e, (e.closest('[id^=mien]')?.id ?? '') + ' '
         + (e.innerText.trim() || e.ariaLabel || e.value || e.title)])
 """
@@ -586,20 +588,26 @@ PRESSABLE = """return [...document.querySelectorAll('button, summary, [role=tab]
 def test_every_button_can_be_pressed(page):
     from selenium.common.exceptions import WebDriverException
 
+    hiding = (" Photograph", " Video")  # the tabs, which hide what has not been pressed yet
+    tried: list[str] = []
     pressed: list[str] = []
     while True:
-        new = [(element, name) for element, name in page.execute_script(PRESSABLE) if name not in pressed]
+        for _ in range(20):  # what the last press brings may take a while
+            new = [(element, name) for element, name in page.execute_script(PRESSABLE) if name not in tried]
+            if any(name not in hiding for _, name in new):
+                break
+            time.sleep(0.25)
         if not new:
             break
-        # tabs come last, since they hide what has not been pressed yet
-        element, name = min(new, key=lambda pair: pair[1].strip() in ("Photograph", "Video"))
-        pressed.append(name)
-        assert len(pressed) < 100
+        element, name = min(new, key=lambda pair: pair[1] in hiding)
+        tried.append(name)
+        assert len(tried) < 100
         try:
             page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
             element.click()
         except WebDriverException:  # it is gone, or under something else
             continue
+        pressed.append(name)
         time.sleep(1.5 if "Record" in name or "Webcam" in name else 0.4)
         assert not page.execute_script("return toasts.map(toast => toast.textContent)"), name
     for name in (
@@ -614,7 +622,7 @@ def test_every_button_can_be_pressed(page):
         "mien-clip Record",
         "mien-clip Stop",
     ):
-        assert name in pressed, pressed
+        assert name in pressed, (name, pressed, set(tried) - set(pressed))
     browser.wait(page, ".mien-timeline section", "Person 1")
 
 
@@ -637,23 +645,27 @@ def test_fits_a_telephone(page):
         assert browser.wait(page, ".mien-face[data-face='0']").text.startswith("1")
 
 
-LABELS = """const frame = document.querySelector('.mien-photograph');
+LABELS = """const done = arguments[0], frame = document.querySelector('.mien-photograph');
 frame.scrollIntoView({block: 'center'});
+const measured = () => {
 const inside = frame.getBoundingClientRect(), shown = [...frame.querySelectorAll('.mien-face span')]
     .filter(label => label.checkVisibility({visibilityProperty: true}));
-return shown.map(label => {
+done(shown.map(label => {
     const box = label.getBoundingClientRect();
     return {text: label.innerText, box: [box.left - inside.left, box.top - inside.top, box.right - inside.left,
         box.bottom - inside.top], size: [inside.width, inside.height],
         above: label.contains(document.elementFromPoint((box.left + box.right) / 2, (box.top + box.bottom) / 2))};
-});
+}));
+};
+requestAnimationFrame(() => requestAnimationFrame(measured));  // when the page has been drawn
 """
 """JavaScript: the labels in the picture, where they lie in it, and whether each is above all else there."""
 
 
 def labels_of(page) -> list[str]:
     """What the labels in the picture say, none of which covers another one or leaves the picture."""
-    labels = page.execute_script(LABELS)
+    page.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 1, "y": 1})
+    labels = page.execute_async_script(LABELS)
     for i, label in enumerate(labels):
         left, top, right, bottom = label["box"]
         width, height = label["size"]

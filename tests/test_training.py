@@ -1012,6 +1012,7 @@ def test_order_shows_every_row_once_an_epoch():
 
 def test_balance_draws_classes_alike(pictures):
     class Lopsided:
+        outputs = ()
         labels = ("a", "b")
 
         def rows(self, split):
@@ -1112,6 +1113,7 @@ def test_classes_weigh_by_their_counts():
     np.testing.assert_allclose(weigh_classes(shares, 1.0)[:3], 4 / (3 * counts))
 
     class Votes:
+        outputs = ()
         labels = ("a", "b")
 
         def rows(self, split):

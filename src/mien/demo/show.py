@@ -32,9 +32,7 @@ const spot = (box, {width, height}, within, boxes, taken, others) => {
     }).filter(place => place.top >= within.top && place.bottom <= within.bottom && !sum(place, taken)
         && !sum(place, others)).sort((a, b) => sum(a, boxes) - sum(b, boxes))[0];
 };
-const place = () => {
-    const frame = element.querySelector('.mien-photograph');
-    if (!frame) return;
+const place = frame => {
     const faces = [...frame.querySelectorAll('.mien-face')], chosen = face => face.ariaPressed === 'true';
     faces.sort((a, b) => chosen(b) - chosen(a));
     const labels = faces.map(face => face.querySelector('span')), within = frame.getBoundingClientRect();
@@ -56,12 +54,16 @@ const place = () => {
         label.style.top = top - boxes[i].top - faces[i].clientTop + 'px';
     });
 };
-const sizes = new ResizeObserver(place);
-new MutationObserver(() => {
-    sizes.disconnect();
-    element.querySelectorAll('.mien-photograph').forEach(frame => sizes.observe(frame));
-    place();
-}).observe(element, {childList: true, subtree: true});
+const again = () => {  // gradio changes what is there into what is to be there, attribute by attribute
+    changes.disconnect();
+    const frame = element.querySelector('.mien-photograph');
+    if (frame) place(frame);
+    if (frame && frame !== observed) sizes.observe(observed = frame);
+    changes.observe(element, {childList: true, subtree: true, attributes: true, characterData: true});
+};
+const sizes = new ResizeObserver(again), changes = new MutationObserver(again);
+let observed = null;
+again();
 """
 """JavaScript: no label of a face covers another one, or leaves the picture.
 

@@ -23,7 +23,7 @@ STYLE = """
     margin: 0 auto; line-height: 0; isolation: isolate }
 .mien-photograph img { width: 100%; border-radius: 8px }
 .mien-face { position: absolute; box-sizing: border-box; padding: 0; cursor: pointer; background: none;
-    border: 2px solid var(--expression); border-radius: 4px; outline: 1.5px solid #000;
+    transition: none !important; border: 2px solid var(--expression); border-radius: 4px; outline: 1.5px solid #000;
     box-shadow: inset 0 0 0 1.5px #000 }
 .mien-face[aria-pressed=true] { border-width: 4px }
 .mien-face:focus-visible { outline: 3px solid var(--body-text-color); outline-offset: 3px }
