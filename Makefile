@@ -1,5 +1,6 @@
 # make demo: install the reading part and read the photographs in examples/
 # make test: install what the tests need as well, and run them
+# make quick: the tests of the parts that everything stands on, in less than a minute
 # make web: put together the static page that reads faces in the visitor's own browser, in web/dist (needs npm)
 # make train-default: train the default model anew, on two cores in about three and a half hours; run it again after a cut. DATA is a folder
 #   with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet; TRAIN is
@@ -14,7 +15,9 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 DEFAULT ?= src/mien/models/mobilefacenet_ferplus
 LAST := runs/mobilefacenet_ferplus_3/best.safetensors
 
-.PHONY: demo test web train-default clean
+QUICK := $(addprefix tests/test_,outputs.py output_measures.py targets.py files.py checkpoint_header.py classifier.py reader.py track.py)
+
+.PHONY: demo test quick web train-default clean
 
 demo: .venv/reading
 	.venv/bin/mien read examples --annotate out/demo
@@ -24,6 +27,10 @@ test: .venv/testing
 	.venv/bin/lint-imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --pythonpath .venv/bin/python
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+
+quick: .venv/testing
+	.venv/bin/ruff check .
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -q $(QUICK)
 
 web: .venv/reading
 	$(PIP) install -c constraints.txt onnx

@@ -240,6 +240,13 @@ class TestClips:
         reading.close()
         assert not any(tmp_path.iterdir())
 
+    def test_a_video_that_is_forgotten_in_the_middle_leaves_nothing(self, clips, clip, tmp_path, monkeypatch):
+        monkeypatch.setattr("mien.demo.clips._OFTEN", 0)
+        reading = clips.read("me", clip, "mine.mp4", tmp_path / "drawn.mp4")
+        next(reading)
+        clips.forget("me")
+        assert not any(done for _, done in reading) and not any(tmp_path.iterdir())
+
     def test_what_is_no_video(self, clips, tmp_path):
         source = tmp_path / "notes.mp4"
         source.write_text("no video at all")

@@ -273,14 +273,14 @@ def test_a_run_of_two_processes_goes_on_where_it_was_cut(two):
 
 
 def watched(*, num_classes: int = 3) -> BTN:
-    """BTN that asks the faces of all processes; each process notes how many ask how many."""
+    """BTN whose faces attend to those of all processes; each process notes how many attend to how many."""
     module = sys.modules["mien.nn.class_batch_attention"]
     attend = module.class_batch_attention
 
-    def noting(query, key, value):
-        with open(f"asked{os.environ['RANK']}.txt", "a") as file:
-            file.write(f"{len(query)} ask {len(key)}\n")
-        return attend(query, key, value)
+    def noting(query, key, value, *stages):
+        with open(f"noted{os.environ['RANK']}.txt", "a") as file:
+            file.write(f"{len(query)} attend to {len(key)}\n")
+        return attend(query, key, value, *stages)
 
     module.class_batch_attention = noting
     return btn_mobile(num_classes=num_classes, bt_gather=True)
@@ -304,7 +304,7 @@ def test_torchrun_trains_btn_with_attention_across_all_faces(tmp_path):
         timeout=240,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    assert [(tmp_path / f"asked{rank}.txt").read_text() for rank in range(2)] == 2 * ["4 ask 8\n" * 2]
+    assert [(tmp_path / f"noted{rank}.txt").read_text() for rank in range(2)] == 2 * ["4 attend to 8\n" * 2]
     trained = load_file(tmp_path / "btn" / "last.safetensors")
     assert all(tensor.isfinite().all() for tensor in trained.values())
     assert sum("batch_transformer" in name for name in trained) and len(table(tmp_path / "btn")) >= 2

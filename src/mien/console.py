@@ -56,8 +56,11 @@ def on_interrupt(handler: Any) -> None:
 
 
 def interrupted() -> int:
-    """Say that the command was interrupted, once; its exit code."""
-    _say()
+    """Say that the command was interrupted, once in a process that is the command's own; its exit code."""
+    if isinstance(sys.stderr, _Stderr):
+        _say()
+    else:
+        print("mien: interrupted", file=sys.stderr)
     return 130
 
 

@@ -13,7 +13,7 @@ def main() -> int:
     parser.add_argument("kind", choices=("pictures", "models", "recipes", "moments"))
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the first input; the others follow")
-    parser.add_argument("words", nargs="*")
+    parser.add_argument("words", nargs=argparse.REMAINDER)
     args = parser.parse_args()
     seeds = range(args.seed, args.seed + args.count)
     with tempfile.TemporaryDirectory() as name:

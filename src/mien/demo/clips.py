@@ -25,7 +25,7 @@ class Clips:
         """HTML that tells what was seen, again and again, and whether that is the end: `drawn` is then an MP4 of it.
 
         source: the video, which was called `name`, and is deleted at the end. Nothing is drawn where nothing could be
-        read. An earlier `drawn` of this session is deleted.
+        read. An earlier `drawn` of this session is deleted. A video that is forgotten meanwhile ends without an end.
         """
         self.forget(session)
         stop = threading.Event()
@@ -48,6 +48,8 @@ class Clips:
                             yield reading(last, video.duration) + seen, False
                 except ReadError as error:  # the rest cannot be read: what could be is kept
                     fault = problem(f"{name}: {error.reason}")
+            if not self._wanted(session, stop):
+                return
             summary.end()
             end = max([video.duration or 0, last, *(person.last for person in summary.people)])
             yield fault + timeline(summary, end or 1), True
@@ -55,6 +57,11 @@ class Clips:
             yield problem(f"{name}: {error.reason}" if isinstance(error, ReadError) else error), True
         finally:
             source.unlink(missing_ok=True)
+            if not self._wanted(session, stop):
+                drawn.unlink(missing_ok=True)
+
+    def _wanted(self, session: str, stop: threading.Event) -> bool:
+        return self._running.get(session, (None,))[0] is stop
 
     def stop(self, session: str) -> None:
         """Read no further; what was read so far still comes."""

@@ -241,18 +241,17 @@ def _video(clips: Clips) -> None:
             )
     timeline = gr.HTML(elem_id="mien-timeline", js_on_load=FOLLOW, elem_classes="mien-plain")
 
-    def begin(request: gr.Request) -> str:
-        clips.stop(request.session_hash)  # an earlier video is not wanted any more
-        return _QUEUED
+    def begin(request: gr.Request):
+        clips.forget(request.session_hash)  # an earlier video is not wanted any more
+        return {timeline: _QUEUED, drawn: gr.Video(None, visible=False), hint: gr.HTML(visible=True)}
 
     def read(uploaded: dict | None, request: gr.Request):
         if uploaded is None:
-            yield {timeline: show.problem(_NO_FILM)}
+            yield {timeline: show.problem(_NO_FILM), stop: gr.Button(visible=False)}
             return
         source = Path(uploaded["path"])
         target = Path(tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])) / "drawn.mp4"
-        start = {clip: None, stop: gr.Button(visible=True), drawn: gr.Video(None, visible=False)}
-        yield start | {timeline: reading(0, None), hint: gr.HTML(visible=True)}
+        yield {clip: None, stop: gr.Button(visible=True), timeline: reading(0, None)}
         for seen, done in clips.read(request.session_hash, source, uploaded["orig_name"] or source.name, target):
             if done:
                 there = target.is_file()
@@ -266,6 +265,6 @@ def _video(clips: Clips) -> None:
 
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
     many = {"trigger_mode": "multiple", **hidden}
-    chosen = gr.on([clip.upload, clip.stop_recording], begin, None, timeline, queue=False, **many)
+    chosen = gr.on([clip.upload, clip.stop_recording], begin, None, [timeline, drawn, hint], queue=False, **many)
     chosen.then(read, clip, [clip, drawn, hint, stop, timeline], preprocess=False, concurrency_limit=1, **many)
     stop.click(halt, None, None, queue=False, **hidden)

@@ -44,8 +44,8 @@ const place = frame => {
     const short = measured(several), full = measured(false), places = [];
     boxes.forEach((box, i) => places[i] = spot(box, short[i], within, boxes, places.filter(Boolean), []));
     labels.forEach((label, i) => {
-        const rest = list => list.filter((other, j) => other && j !== i);
-        const named = several && places[i] && spot(boxes[i], full[i], within, boxes, rest(places), rest(boxes));
+        const taken = places.filter((other, j) => other && j !== i);
+        const named = several && places[i] && spot(boxes[i], full[i], within, boxes, taken, boxes);
         label.classList.toggle('short', several && !named);
         label.classList.toggle('crowded', several && !places[i]);
         places[i] = named || places[i];
@@ -67,8 +67,8 @@ again();
 """
 """JavaScript: no label of a face covers another one, or leaves the picture.
 
-Each face gets its number first, then its expression where there is room that is no other face's. A number that has no
-room is left out until its face is chosen, or pointed at.
+Each face gets its number first, then its expression where there is room beside all faces. A number that has no room is
+left out until its face is chosen, or pointed at.
 """
 
 

@@ -1,5 +1,6 @@
 """How large a recipe may be: deep YAML would take the interpreter down before anything of it is known."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -70,14 +71,17 @@ def _check_depth(depth: int, name: str) -> None:
         raise MienError(f"{name}: deeper than {MAX_DEPTH} lists and tables within each other")
 
 
-def bound_yaml() -> None:
-    """Have jsonargparse check whatever YAML it reads, of files that a recipe names, too."""
+def check_recipes(arguments: Sequence[str]) -> None:
+    """Check the recipes that stand behind --config, and every option; and have jsonargparse check what these name."""
     parse = get_loader("yaml")
-    if parse.__module__ == __name__:
-        return
+    if parse.__module__ != __name__:
 
-    def bounded(text: str):
-        check_yaml(text)
-        return parse(text)
+        def bounded(text: str):
+            check_yaml(text)
+            return parse(text)
 
-    set_loader("yaml", bounded, (yaml.YAMLError,))
+        set_loader("yaml", bounded, (yaml.YAMLError,))
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if before == "--config" or word.startswith("--config="):
+            read_recipe(word.removeprefix("--config="))
+        check_yaml(word, "an option")

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from mien import __version__
 from mien.checkpoint import VERSION, check_header
-from mien.console import is_usual
+from mien.console import is_usual, printable
 from mien.data import DataSet
 from mien.data.heldout import HELD_OUT, HeldOut
 from mien.engines import computes_bf16
@@ -35,7 +35,7 @@ from mien.training.cache import LIMIT, VIEWS, Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.check import check_run, check_splits
 from mien.training.faces import Faces
-from mien.training.recipe import bound_yaml, check_yaml, read_recipe
+from mien.training.recipe import check_recipes
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
 from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
@@ -285,12 +285,8 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace
     arguments = list(arguments)
     if arguments and not arguments[0].startswith("-"):
         arguments.insert(0, "--config")
-    bound_yaml()
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        if before == "--config" or word.startswith("--config="):
-            read_recipe(word.removeprefix("--config="))
-        check_yaml(word, "an option")
     try:
+        check_recipes(arguments)
         return options.parse_args(arguments), options.parse_args(arguments, defaults=False)
     except (ArgumentError, ValueError) as error:  # the latter of a number with thousands of digits
         reason = " ".join(str(error).split())
@@ -298,7 +294,10 @@ def _parse(options: ArgumentParser, arguments: Sequence[str]) -> tuple[Namespace
         reason = re.sub(
             "^(Problems parsing|Unexpected) config: ", " ".join([*arguments[1:2], "is no recipe: "]), reason
         )
-        print(f"mien train: {reason}", file=sys.stderr)
+        print(f"mien train: {printable(reason)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except MienError as error:  # of a recipe that is too large or none
+        print(f"mien train: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
