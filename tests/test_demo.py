@@ -669,7 +669,7 @@ requestAnimationFrame(() => requestAnimationFrame(measured));  // when the page 
 """JavaScript: the labels in the picture, where they lie in it, and whether each is above all else there."""
 
 
-def labels_of(page) -> list[str]:
+def labels_now(page) -> list[str]:
     """What the labels in the picture say, none of which covers another one or leaves the picture."""
     page.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 1, "y": 1})
     labels = page.execute_async_script(LABELS)
@@ -682,6 +682,18 @@ def labels_of(page) -> list[str]:
             x, y, end, low = other["box"]
             assert left >= end - 0.5 or right <= x + 0.5 or top >= low - 0.5 or bottom <= y + 0.5, (label, other)
     return [label["text"] for label in labels]
+
+
+def labels_of(page) -> list[str]:
+    """What `labels_now` gives, once the page has put its labels where they stay; on a busy machine that takes more than a moment."""
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return labels_now(page)
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
