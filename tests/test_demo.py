@@ -685,7 +685,7 @@ def labels_now(page) -> list[str]:
 
 
 def labels_of(page) -> list[str]:
-    """What `labels_now` gives, once the page has put its labels where they stay; on a busy machine that takes more than a moment."""
+    """What `labels_now` gives, once the labels are where they stay: on a busy machine that takes more than a moment."""
     end = time.monotonic() + 20
     while True:
         try:
