@@ -17,6 +17,7 @@ from mien.networks.cait import (
 from mien.networks.checkpoint import build, load_network, save_network
 from mien.networks.deploy import Deployed, Normalize, activate, deploy
 from mien.networks.ir50 import IR50
+from mien.networks.magnified import Magnified, magnified
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
@@ -34,6 +35,7 @@ __all__ = [
     "IR50",
     "Deployed",
     "GuidedClassifier",
+    "Magnified",
     "MobileFaceNet",
     "Network",
     "Normalize",
@@ -62,6 +64,7 @@ __all__ = [
     "guided_mobile",
     "hybrid_deit_tiny",
     "load_network",
+    "magnified",
     "mobilefacenet",
     "poster",
     "save_network",
