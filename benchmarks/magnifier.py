@@ -30,7 +30,6 @@ FACE, SIDE = 28, 112
 SETTINGS = {
     "two passes, 28 and 48 px": {},
     "resized to 56 px, 4 blocks": {"window": 0, "coarse_size": 56, "cells": 7, "depths": (4, 0)},
-    "resized to 64 px, 3 blocks": {"window": 0, "coarse_size": 64, "cells": 8, "depths": (3, 0)},
     "resized to 80 px, 1 block": {"window": 0, "coarse_size": 80, "cells": 10, "depths": (1, 0)},
 }
 
@@ -43,22 +42,29 @@ def read(path: str, split: str, limit: int | None = None) -> tuple[Tensor, Tenso
     return torch.from_numpy(faces), torch.from_numpy(np.stack([row.target for row in rows]).astype(np.float32))
 
 
-def scene(faces: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Faces (B, 28, 28) uint8 -> crops (B, 3, 112, 112), normalised, and the place (B, 2) of each: row, column."""
+def noise(count: int, seed: int) -> Tensor:
+    """Smooth noise of three sizes of grain, (count, 112, 112)."""
+    chance = torch.Generator().manual_seed(seed)
+    grains = [torch.randn(count, 1, n, n, generator=chance) * size for n, size in ((4, 0.7), (14, 0.5), (56, 0.3))]
+    return torch.stack([F.interpolate(grain, (SIDE, SIDE), mode="bicubic")[:, 0] for grain in grains]).sum(0)
+
+
+def scene(faces: Tensor, behind: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Faces (B, 28, 28) uint8 -> crops (B, 3, 112, 112), normalised, and the place (B, 2) of each: row, column.
+
+    behind: backgrounds (M, 112, 112), of which each face gets one by chance.
+    """
     count = len(faces)
-    noise = sum(
-        F.interpolate(torch.randn(count, 1, n, n, generator=chance), (SIDE, SIDE), mode="bicubic") * size
-        for n, size in ((4, 0.7), (14, 0.5), (56, 0.3))
-    )
+    crops = behind[torch.randint(0, len(behind), (count,), generator=chance)]
     places = torch.randint(0, SIDE - FACE + 1, (count, 2), generator=chance)
     pixels = torch.arange(FACE)
     rows, columns = (places[:, i, None] + pixels for i in (0, 1))
-    noise[torch.arange(count)[:, None, None], 0, rows[:, :, None], columns[:, None]] = faces.float() / 64 - 2
-    return noise.expand(-1, 3, -1, -1), places
+    crops[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None]] = faces.float() / 64 - 2
+    return crops[:, None].expand(-1, 3, -1, -1), places
 
 
 def train(network: Magnified, faces: Tensor, votes: Tensor, epochs: int, seed: int, batch: int = 64) -> None:
-    chance = torch.Generator().manual_seed(seed)
+    chance, behind = torch.Generator().manual_seed(seed), noise(1024, seed)
     steps = epochs * (len(faces) // batch)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.15)
@@ -69,7 +75,7 @@ def train(network: Magnified, faces: Tensor, votes: Tensor, epochs: int, seed: i
             shown = faces[some]
             mirror = torch.rand(batch, generator=chance) < 0.5
             shown = torch.where(mirror[:, None, None], shown.flip(2), shown)
-            logits = network.train().training_logits(scene(shown, chance)[0])
+            logits = network.train().training_logits(scene(shown, behind, chance)[0])
             loss = sum(network.loss_weights[name] * F.cross_entropy(z, votes[some]) for name, z in logits.items())
             optimizer.zero_grad()
             loss.backward()
@@ -81,9 +87,9 @@ def train(network: Magnified, faces: Tensor, votes: Tensor, epochs: int, seed: i
 @torch.inference_mode()
 def judge(network: Magnified, faces: Tensor, seed: int) -> tuple[list[int], float | None]:
     """The classes that are named, and how often the window holds the whole face."""
-    chance, named, held = torch.Generator().manual_seed(1000 + seed), [], []
+    chance, behind, named, held = torch.Generator().manual_seed(1000 + seed), noise(1024, 1000 + seed), [], []
     for start in range(0, len(faces), 64):
-        images, places = scene(faces[start : start + 64], chance)
+        images, places = scene(faces[start : start + 64], behind, chance)
         named += network.eval()(images).argmax(1).tolist()
         if network.window:
             first = torch.stack(network.choose(network.first(images)[1]), 1) * network.cell
@@ -101,8 +107,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/magnifier"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    faces, votes = read(args.data, "train", args.limit)
-    shown, truth = read(args.data, "validation")
+    cache = args.out / "faces.pt"
+    if not cache.exists():
+        torch.save((*read(args.data, "train", args.limit), *read(args.data, "validation")), cache)
+    faces, votes, shown, truth = torch.load(cache)
     target = truth.argmax(1).numpy()
     found: dict[str, list[dict]] = {name: [] for name in SETTINGS}
     for seed in args.seeds:

@@ -5,18 +5,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published import rng
 from torch import nn
 
+from mien.errors import MienError, Misuse
 from mien.interventions import (
+    RULES,
     HeadReinforcement,
     Intervened,
+    ScoreBoost,
+    SinkRedistribution,
     head_divergence,
+    make_rule,
+    sink_report,
 )
 from mien.interventions.base import find_sites
 from mien.interventions.boost import boost, choose_patches
 from mien.interventions.heads import choose_heads, total_divergence
 from mien.interventions.sinks import find_sinks, redistribute
-from mien.nn import Block
+from mien.networks import APViT, CaiT, ViT
+from mien.nn import Block, LookError, observe
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -28,14 +36,6 @@ def golden():
         case: {k: torch.from_numpy(v) for k, v in np.load(GOLDEN / f"{case}.npz").items()}
         for case in ("var", "modpai", "vhr")
     }
-
-
-def rule_weights(key: str, *shape: int) -> np.ndarray:
-    """The rule that the golden weights were made by."""
-    import zlib
-
-    values = np.random.default_rng(zlib.crc32(key.encode())).standard_normal(shape).astype(np.float32)
-    return values * np.float32(0.02)
 
 
 def test_sinks_are_found_and_redistributed_as_published(golden):
@@ -88,8 +88,8 @@ class Published(nn.Module):
         for number, block in enumerate(self.blocks):
 
             def weight(name, *shape, scale=0.25, number=number):
-                key = f"vhr.L{number}.{name}"
-                return torch.from_numpy(rule_weights(key, *shape) / np.float32(0.02)).double().T * scale
+                small = rng(f"vhr.L{number}.{name}").standard_normal(shape).astype(np.float32) * np.float32(0.02)
+                return torch.from_numpy(small / np.float32(0.02) * np.float32(scale)).double().T
 
             block.mlp.act = nn.ReLU()
             block.double()
@@ -126,3 +126,144 @@ def test_heads_are_chosen_and_made_louder_as_published(golden):
         torch.testing.assert_close(Intervened(network, rule)(vhr["x"][None])[0], vhr["y"], atol=1e-10, rtol=0)
     same = head_divergence(network, vhr["x"][None], vhr["x"][None])
     assert all(not values.any() and not choose_heads(values, values)[0].any() for values in same.values())
+
+
+def vit(**options) -> ViT:
+    torch.manual_seed(0)
+    network = ViT(num_classes=4, num_tokens=49, embed_dim=32, depth=3, num_heads=4, **options).eval()
+    for p in network.parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    return network
+
+
+def pooled(**options) -> APViT:
+    torch.manual_seed(0)
+    sizes = {"img_size": 56, "patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2, "num_classes": 4}
+    network = APViT(image=None, **sizes, keep_patches=40, keep_rate=0.7, **options).eval()
+    for p in network.parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    return network
+
+
+STILL = ["sinks:p=1,dims=3,c=0.01", "heads:alpha=1", "heads:alpha=1,mode=static", "boost:alpha=0,beta=0"]
+MOVING = [
+    "sinks:dims=3+5,c=0.1,summ=0,rho=1,layers=*",
+    "heads",
+    "heads:mode=static,baseline=zero,region=eyes",
+    "heads:baseline=positions,region=mouth",
+    "boost",
+    "boost:variant=odds",
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", STILL + MOVING)
+def test_strength_0_is_the_untouched_network_and_more_is_not(text, monkeypatch):
+    network, images = pooled(), torch.randn(5, 3, 56, 56)
+    plain = network(images)
+    rule = make_rule(text)
+    rule.fit(network, [torch.randn(4, 3, 56, 56), images])
+    moved = Intervened(network, rule)
+    if text in STILL:
+        fused = torch.nn.functional.scaled_dot_product_attention
+        calls = []
+        monkeypatch.setattr(
+            torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
+        )
+        assert torch.equal(moved(images), plain)
+        assert len(calls) == 4  # of four blocks: nobody looked
+        return
+    found = moved(images)
+    assert (found - plain).abs().max() > 1e-4
+    assert torch.allclose(moved(images[[3, 1]]), found[[3, 1]], atol=1e-5)  # a face alone as among others
+    assert torch.equal(network(images), plain)  # and nothing is left of it
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
+
+
+@torch.no_grad()
+def test_patches_that_were_dropped_are_no_longer_boosted():
+    """Of APViT's last block, which is given some of the patches only, those that were chosen are found again."""
+    network, images = pooled(), torch.randn(3, 3, 56, 56)
+    rule = ScoreBoost(alpha=2.0, beta=1.0, variant="odds", layers="vit.blocks.3")
+    rule.fit(network, [images])
+    local, salient = rule.choose(network, images)
+    gain = (1 + 2 * local + salient.float()).log()
+    first, last = (network.trace(images).blocks[i].came for i in (0, 3))
+    assert last.shape[1] < first.shape[1] == gain.shape[1] == 40
+    where = (first[:, None] == last[..., None]).float().argmax(-1)  # of the last ones among the first
+    with observe(network, "vit.blocks.3") as plain:
+        network(images)
+    with rule.around(network, images), observe(network, "vit.blocks.3") as moved:
+        network(images)
+    raised = moved["vit.blocks.3"].scores - plain["vit.blocks.3"].scores
+    torch.testing.assert_close(raised[:, :, 0, 1:], gain.gather(1, where)[:, None].expand(-1, 2, -1))
+    assert raised[:, :, 0, 1:].any() and not raised[:, :, 1:].any() and not raised[:, :, 0, 0].any()
+
+
+@torch.no_grad()
+def test_a_planted_sink_is_reported_and_loses_attention():
+    network = vit()
+    images = torch.randn(8, 49, 32) * 0.1
+    network.pos_embed.data *= 0.1
+    plain = sink_report(network, [images])
+    assert all(not layer.dims and "no attention sinks" in str(layer) for layer in plain)
+    network.pos_embed.data[0, [0, 7, 20], 11] = 30.0
+    report = sink_report(network, [images[:4], images[4:]])
+    first = report[0]
+    assert first.dims == (11,) and first.tokens == 3 and first.patch_share == pytest.approx(2 / 3)
+    assert torch.nonzero(first.cells)[:, 0].tolist() == [6, 19] and set(first.cells.tolist()) == {0, 8}
+    assert first.threshold == pytest.approx(20 / 64 * 32**0.5)
+    rule = SinkRedistribution(summ=0.0, rho=1.0)
+    rule.fit(network, [images])
+    assert [site.name for site in rule.sites] == ["blocks.0", "blocks.1"]  # the last layer stays
+    with observe(network, "blocks.0", stages=["attn"]) as before:
+        network(images)
+    with rule.around(network, images), observe(network, "blocks.0", stages=["attn"]) as after:
+        network(images)
+    was, now = (seen["blocks.0"].attn for seen in (before, after))
+    torch.testing.assert_close(now[:, :, 0, [0, 7, 20]], 0.6 * was[:, :, 0, [0, 7, 20]])
+    assert torch.equal(now[:, :, 1:], was[:, :, 1:])
+    torch.testing.assert_close(now.sum(-1), torch.ones(8, 4, 50))
+    network.pos_embed.data[0, [0, 7, 20], 11] = 0.0
+    rule.fit(network, [images])
+    assert rule.strength == 0 and rule.notes[-1].startswith("nothing is moved")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("louder", "no rule 'louder': rules are sinks, heads, boost"),
+        ("my.module.Rule", "no rule 'my.module.Rule'"),
+        ("torch.nn.Linear", "is no Intervention"),
+        ("heads:gain=2", "'gain=2' is no option of heads; there are alpha=, mode="),
+        ("heads:alpha", "'alpha' is no option"),
+        ("heads:alpha=much", "alpha"),
+        ("heads:alpha=nan", "alpha"),
+        ("heads:baseline=black", "mean, zero, positions"),
+        ("heads:region=nose", "face, eyes, mouth"),
+        ("boost:variant=loud", "'published' or 'odds'"),
+        ("boost:local=2", "from 0 to 1"),
+        ("sinks:p=2", "p is a number from 0 to 1"),
+        ("sinks:c=0", "c is a number above 0"),
+    ],
+)
+def test_a_rule_that_is_none_is_said_in_a_line(text, said):
+    with pytest.raises(Misuse, match="^[^\n]+$") as error:
+        make_rule(text)
+    assert said in str(error.value)
+
+
+def test_a_rule_that_can_act_nowhere_says_so():
+    images = torch.randn(2, 3, 56, 56)
+    cait = CaiT(num_classes=4, img_size=56, patch_size=8, embed_dim=16, depth=1, num_heads=2).eval()
+    for rule, network, error, said in (
+        (HeadReinforcement(layers="vit.blocks.9"), pooled(), LookError, "vit.blocks.9: no module.*vit.blocks.0"),
+        (ScoreBoost(), nn.Linear(3, 3), LookError, "forms no attention anywhere"),
+        (SinkRedistribution(layers="blocks.*"), cait, MienError, "of a class token, and there is none in blocks.0"),
+        (HeadReinforcement(baseline="positions"), cait, MienError, "the baseline is mean or zero"),
+        (SinkRedistribution(dims=99), pooled(), MienError, "dimension 99.*16"),
+    ):
+        with pytest.raises(error, match=said):
+            rule.fit(network, [images if not isinstance(network, nn.Linear) else torch.randn(2, 3)])
+    with pytest.raises(MienError, match="was not fitted"):
+        Intervened(pooled(), RULES["heads"]())(images)

@@ -1,5 +1,6 @@
 """What every rule has in common: where it acts, what it learns of a network first, and a network under it."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -118,6 +119,16 @@ def with_class_token(sites: Sequence[Site], what: str) -> list[Site]:
     raise MienError(
         f"{what} reads the attention of a class token, and there is none in {', '.join(s.name for s in sites)}"
     )
+
+
+def check(name: str, value: Any, least: float = 0.0, most: float = math.inf) -> float:
+    """The value of an option, if it is a finite number in that range; else ValueError."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not fits or not least <= value <= most:
+        raise ValueError(
+            f"{name} is a number from {least:g} {'on' if most == math.inf else f'to {most:g}'}, not {value!r}"
+        )
+    return value
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mien.interventions.base import Intervention, intervene_on, with_class_token
+from mien.interventions.base import Intervention, Site, check, find_sites, intervene_on, with_class_token
 from mien.nn.observe import Layout, Stage, observe
 
 
@@ -59,7 +59,7 @@ class ScoreBoost(Intervention):
         alpha, beta: float from 0 on, of the local and the salient set; 0.7 and 0.3. Both 0 move nothing.
         variant: "published" or "odds"; published.
         local: float in [0, 1], share of the patches in the local set; 0.25.
-        layers: patterns of mechanisms whose scores are raised; all.
+        layers: patterns of mechanisms whose scores are raised; all. The sets are chosen in the network's own, always.
 
     Paper: Arif et al., Fixing Imbalanced Attention, arXiv 2501.12206. Reference: hasanar1f/llava-hallunication-fix,
     c5ee7da.
@@ -73,21 +73,20 @@ class ScoreBoost(Intervention):
         local: float = 0.25,
         layers: Sequence[str] | str = "*",
     ):
-        if not (alpha >= 0 and beta >= 0):
-            raise ValueError(f"alpha and beta are numbers from 0 on, not {alpha!r} and {beta!r}")
         if variant not in ("published", "odds"):
             raise ValueError(f"the variant is 'published' or 'odds', not {variant!r}")
-        if not 0 <= local <= 1:
-            raise ValueError(f"local is a number from 0 to 1, not {local!r}")
-        self.alpha, self.beta, self.odds, self.local = alpha, beta, variant == "odds", local
+        self.alpha, self.beta = check("alpha", alpha), check("beta", beta)
+        self.odds, self.local = variant == "odds", check("local", local, 0, 1)
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
+        self.moved: Sequence[Site] = ()
 
     @property
     def strength(self) -> float:
         return max(self.alpha, self.beta)
 
     def learn(self, network: nn.Module, batches: Sequence[Tensor]) -> None:
-        self.sites = with_class_token(self.sites, "boost")
+        self.moved = with_class_token(self.sites, "boost")
+        self.sites = with_class_token(find_sites(network, batches[0][:1]), "boost")  # all, to choose in
         if len(self.sites) == 1:
             self.notes = [f"both sets are chosen in {self.sites[0].name}, the only layer with a class token"]
 
@@ -115,7 +114,7 @@ class ScoreBoost(Intervention):
         sets = self.choose(network, images)
         left = _Left(network, self.sites[0].block)
         rules = {}
-        for site in self.sites:
+        for site in self.moved:
 
             def rule(stage: Stage, scores: Tensor, layout: Layout, prefix: int = site.prefix) -> Tensor:
                 if stage != "scores":

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mien.interventions.base import Intervention, Site, find_sites, intervene_on
+from mien.interventions.base import Intervention, Site, check, find_sites, intervene_on
 from mien.interventions.without import Baseline, Region, Without
 from mien.nn.observe import Layout, Stage, intervene
 
@@ -116,11 +116,9 @@ class HeadReinforcement(Intervention):
         region: Region = "face",
         layers: Sequence[str] | str = "*",
     ):
-        if not alpha >= 0:
-            raise ValueError(f"alpha is a number from 0 on, not {alpha!r}")
         if mode not in ("per_sample", "static"):
             raise ValueError(f"the mode is 'per_sample' or 'static', not {mode!r}")
-        self.alpha, self.static, self.without = alpha, mode == "static", Without(baseline, region)
+        self.alpha, self.static, self.without = check("alpha", alpha), mode == "static", Without(baseline, region)
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.chosen: dict[str, Tensor] = {}
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mien.interventions.base import Intervention, Site, find_sites, intervene_on, on_tokens, with_class_token
+from mien.errors import MienError
+from mien.interventions.base import Intervention, Site, check, find_sites, intervene_on, on_tokens, with_class_token
 from mien.nn.observe import Layout, Stage, observe
 
 PUBLISHED_C = 20 / 64
@@ -18,10 +19,13 @@ PUBLISHED_C = 20 / 64
 
 @dataclass(frozen=True)
 class SinkLayer:
-    """The sinks of one mechanism. dims: in which they stand out. tokens: of a face, on average. class_mass: the share
-    of the class token's attention that goes to them, its own place left out; patch_share: of the sinks, those that are
-    patches. greatest: the largest |rmsnorm| of all, threshold: what makes a sink. cells: by patch, how many faces have
-    a sink there, (N,); of patches that were dropped on the way nothing is known, and N is what is left."""
+    """The sinks of one mechanism.
+
+    dims: in which they stand out. tokens: of a face, on average. class_mass: the share of the class token's attention
+    that goes to them, its own place left out. patch_share: of the sinks, those that are patches. greatest: the largest
+    |rmsnorm| of all; threshold: what makes a sink; width: D. cells: by patch, how many faces have a sink there, (N,);
+    of patches that were dropped on the way nothing is known, and N is what is left.
+    """
 
     name: str
     dims: tuple[int, ...]
@@ -30,6 +34,7 @@ class SinkLayer:
     patch_share: float
     greatest: float
     threshold: float
+    width: int
     cells: Tensor = field(repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -131,6 +136,7 @@ def _layer(site: Site, tokens: Tensor, rows: Tensor, c: float) -> SinkLayer:
         patch_share=int(sinks[:, site.prefix :].sum()) / all_sinks,
         greatest=float(rmsnorm(tokens).abs().max()),
         threshold=threshold,
+        width=tokens.shape[-1],
         cells=sinks[:, site.prefix :].sum(0),
     )
 
@@ -165,15 +171,15 @@ class SinkRedistribution(Intervention):
         rows: Literal["class", "all"] = "class",
         layers: Sequence[str] | str | None = None,
     ):
-        for name, value in (("p", p), ("rho", rho), ("summ", summ)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is a number from 0 to 1, not {value!r}")
-        if not c > 0:
-            raise ValueError(f"c is a number above 0, not {c!r}")
+        if not check("c", c) > 0:
+            raise ValueError("c is a number above 0, not 0")
         if rows not in ("class", "all"):
             raise ValueError(f"rows are 'class' or 'all', not {rows!r}")
-        self.p, self.rho, self.summ, self.c, self.rows = p, rho, summ, c, rows
-        self.given = None if dims is None else (dims,) if isinstance(dims, int) else tuple(dims)
+        self.p, self.rho, self.summ = check("p", p, 0, 1), check("rho", rho, 0, 1), check("summ", summ, 0, 1)
+        self.c, self.rows = c, rows
+        self.given = () if dims is None else tuple(dims) if isinstance(dims, Sequence) else (dims,)
+        if not all(isinstance(dim, int) and dim >= 0 for dim in self.given):
+            raise ValueError(f"dims are whole numbers from 0 on, not {dims!r}")
         self.last = layers is not None  # whether the last layer is moved as well
         self.layers = (layers,) if isinstance(layers, str) else tuple(layers or ("*",))
         self.dims: dict[str, tuple[int, ...]] = {}
@@ -185,6 +191,10 @@ class SinkRedistribution(Intervention):
     def learn(self, network: nn.Module, batches: Sequence[Tensor]) -> None:
         sites = with_class_token(self.sites, "sinks")
         report = sink_report(network, batches, self.c, sites)
+        if beyond := [dim for dim in self.given if dim >= min(layer.width for layer in report)]:
+            raise MienError(
+                f"dimension {beyond[0]} is none of the {min(layer.width for layer in report)} that tokens have"
+            )
         self.notes = [str(layer) for layer in report]
         self.sites = sites if self.last or len(sites) == 1 else sites[:-1]
         moved = [site.name for site in self.sites]
