@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--intervene",
         metavar="RULE",
-        help="compare with the same model under a rule that moves its attention, on the same faces: sinks, heads or boost, "
-        "with options as in heads:alpha=1.5,baseline=zero, or the import path of a rule of yours",
+        help="compare with the same model under a rule that moves its attention, on the same faces: sinks, heads or "
+        "boost, with options as in heads:alpha=1.5,baseline=zero, or the import path of a rule of yours",
     )
     parser.add_argument("--against", metavar="MODEL", help="compare with another model on the same faces")
     parser.add_argument(

@@ -15,7 +15,7 @@ from mien.evaluation.measure import Measured, sample
 from mien.evaluation.report import BINS, Report
 
 FITTED_TO = 256
-"""Faces that a rule learns of the network from; their labels are not looked at."""
+"""Faces that a rule learns of the network from, drawn from those that are measured; labels are not looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,7 @@ def steer(classifier: Classifier, rule: Any, data: DataSet, split: str) -> Under
     """The same model under a rule.
 
     classifier: opened from a .safetensors file. rule: what `mien.interventions.make_rule` takes, or an `Intervention`.
-    data, split: the faces to be read. The rule is fitted to FITTED_TO of the split "train", where there is one, else to
-        as many of these.
+    data, split: the faces to be read, to FITTED_TO of which the rule is fitted.
 
     Raises Misuse for a rule that there is not, and MienError where the model is not in torch, or forms no attention
     that the rule could move.
@@ -98,8 +97,7 @@ def steer(classifier: Classifier, rule: Any, data: DataSet, split: str) -> Under
     if not isinstance(engine, TorchEngine) or not isinstance(engine.module, Deployed):
         raise MienError(f"{classifier.path}: attention is moved in torch, which needs the model's .safetensors file")
     deployed: Any = engine.module
-    learned = "train" if "train" in data.splits else split
-    rows = sample(data.rows(learned), FITTED_TO)
+    rows = sample(data.rows(split), FITTED_TO)
     with torch.inference_mode():
         batches = []
         for start in range(0, len(rows), 32):
@@ -112,7 +110,7 @@ def steer(classifier: Classifier, rule: Any, data: DataSet, split: str) -> Under
         device=engine.device.type,
         precision=engine.precision,
     )
-    fitted = f"{len(rows):,} faces of {learned}, without their labels"
+    fitted = f"{len(rows):,} of them, without their labels"
     name = rule if isinstance(rule, str) else type(rule).__name__
     return Under(Classifier(moved, classifier.header, classifier.path), name, fitted, made.notes)
 

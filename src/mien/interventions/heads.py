@@ -67,8 +67,15 @@ def _both(
 ) -> _Two:
     two = _Two(alpha)
     with torch.no_grad(), context, intervene(network, {site.name: two.at(site) for site in sites}):
-        network(torch.cat([images, without]))
+        network(_joined(images, without))
     return two
+
+
+def _joined(images: Any, without: Any) -> Any:
+    """Both behind one another; they may be the maps of a network's `front`, too."""
+    if isinstance(images, tuple):
+        return tuple(torch.cat(pair) for pair in zip(images, without, strict=True))
+    return torch.cat([images, without])
 
 
 def head_divergence(
@@ -147,7 +154,7 @@ class HeadReinforcement(Intervention):
         return self.chosen if self.static else self._compare(network, images, self.alpha).chosen
 
     def _compare(self, network: nn.Module, images: Tensor, alpha: float) -> _Two:
-        behind = self.without.behind(network, len(images))
+        behind = self.without.behind(network, len(images[0] if isinstance(images, tuple) else images))
         return _both(network, images, self.without.images(images), self.sites, alpha, behind)
 
     def within(self, network: nn.Module, images: Tensor) -> AbstractContextManager[Any]:

@@ -65,11 +65,11 @@ def find_dims(tokens: Tensor, threshold: float, beyond: float = 5.0) -> tuple[in
     """The dimensions in which sinks stand out, by data: (B, N, D) -> their numbers.
 
     *Inferred*, since published ones are of one language model: those whose 99.9th percentile of |rmsnorm| over all
-    tokens is above the threshold, and above `beyond` times the median over dimensions of that percentile.
+    tokens is above the threshold, and above `beyond` times the median of all |rmsnorm|.
     """
     values = rmsnorm(tokens).abs().flatten(0, -2)
     high = values.kthvalue(max(1, math.ceil(0.999 * len(values))), 0).values  # torch.quantile takes no more than 2²⁴
-    return tuple(torch.nonzero((high > threshold) & (high > beyond * high.median()))[:, 0].tolist())
+    return tuple(torch.nonzero((high > threshold) & (high > beyond * values.median()))[:, 0].tolist())
 
 
 def redistribute(
