@@ -1,6 +1,6 @@
 """Shipped models under every rule for their attention, beside the untouched ones, on the same validation faces.
 
-    python benchmarks/interventions.py train_validation.parquet --faces 500 [--model btn_mobile_ferplus] [--out out/rules]
+    python benchmarks/interventions.py train_validation.parquet [--faces 500] [--model btn_mobile_ferplus]
 
 Rows of the table are what `mien eval MODEL --data DATA --limit N --intervene RULE` prints, but the trunk, which no rule
 touches, reads each face once for all of them, and so do the untouched network and the fitting. Faces are those of

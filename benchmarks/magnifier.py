@@ -34,12 +34,22 @@ SETTINGS = {
 }
 
 
-def read(path: str, split: str, limit: int | None = None) -> tuple[Tensor, Tensor]:
-    """Faces (N, 28, 28) uint8 and votes (N, C)."""
-    rows = [row for row in open_dataset(path).rows(split) if row.label >= 0][:limit]
-    grey = (cv2.cvtColor(row.image(), cv2.COLOR_RGB2GRAY) for row in rows)
-    faces = np.stack([cv2.resize(face, (FACE, FACE), interpolation=cv2.INTER_AREA) for face in grey])
-    return torch.from_numpy(faces), torch.from_numpy(np.stack([row.target for row in rows]).astype(np.float32))
+def read(path: str, limit: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Faces (N, 28, 28) uint8 and votes (N, C) of training, then of validation; no face is there twice."""
+    parts, known = [], set()
+    for split in ("validation", "train"):
+        rows = [row for row in open_dataset(path, check=False).rows(split) if row.label >= 0]
+        faces, votes = [], []
+        for i in np.random.default_rng(0).permutation(len(rows)) if split == "train" else range(len(rows)):
+            face = cv2.cvtColor(rows[i].image(), cv2.COLOR_RGB2GRAY)
+            if (key := face.tobytes()) not in known:
+                known.add(key)
+                faces.append(cv2.resize(face, (FACE, FACE), interpolation=cv2.INTER_AREA))
+                votes.append(rows[i].target)
+            if split == "train" and len(faces) == limit:
+                break
+        parts = [torch.from_numpy(np.stack(faces)), torch.from_numpy(np.stack(votes).astype(np.float32)), *parts]
+    return tuple(parts)
 
 
 def noise(count: int, seed: int) -> Tensor:
@@ -109,7 +119,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     cache = args.out / "faces.pt"
     if not cache.exists():
-        torch.save((*read(args.data, "train", args.limit), *read(args.data, "validation")), cache)
+        torch.save(read(args.data, args.limit), cache)
     faces, votes, shown, truth = torch.load(cache)
     target = truth.argmax(1).numpy()
     found: dict[str, list[dict]] = {name: [] for name in SETTINGS}

@@ -16,6 +16,7 @@ from mien.nn.guided_attention import GuidedAttention, MultiConv, SemanticModule
 from mien.nn.halo import Halo
 from mien.nn.landmark_cross_attention import LandmarkCrossAttention
 from mien.nn.landmark_queries import LandmarkQueryHead, LandmarkQueryPool
+from mien.nn.magnified_attention import MagnifiedAttention
 from mien.nn.maxvit import MaxViTBlockAttention, MaxViTGridAttention
 from mien.nn.medusa import Medusa
 from mien.nn.moh import CosineMoH, MoH
@@ -67,6 +68,7 @@ __all__ = [
     "LevelAttention",
     "Look",
     "LookError",
+    "MagnifiedAttention",
     "MaxViTBlockAttention",
     "MaxViTGridAttention",
     "Medusa",
