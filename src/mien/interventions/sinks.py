@@ -144,8 +144,8 @@ def _layer(site: Site, tokens: Tensor, rows: Tensor, c: float) -> SinkLayer:
 class SinkRedistribution(Intervention):
     """What sinks have goes to the other patches, in heads that look at the face: `redistribute`.
 
-    Dimensions are found in the faces it is fitted to (`find_dims`), unless they are given. A network without sinks, as
-    small ones mostly are, is left untouched, and `notes` say so. Published are p, rho, summ, the threshold (through c)
+    Dimensions are found in the faces it is fitted to (`find_dims`), unless they are given. A layer in which no patch of
+    these is a sink, as in small networks, is left untouched, and `notes` say so. Published are p, rho, summ, the threshold (through c)
     and that the last layer stays as it is; *inferred* is what a class token has to do with a language model's text:
     its row alone is moved, unless rows="all", and a class token that is a sink counts as text.
 
@@ -198,9 +198,10 @@ class SinkRedistribution(Intervention):
         self.notes = [str(layer) for layer in report]
         self.sites = sites if self.last or len(sites) == 1 else sites[:-1]
         moved = [site.name for site in self.sites]
-        self.dims = {layer.name: self.given or layer.dims for layer in report if layer.name in moved}
+        report = [layer for layer in report if layer.name in moved]
+        self.dims = {layer.name: self.given or (layer.dims if layer.patch_share else ()) for layer in report}
         if not any(self.dims.values()):
-            self.notes = [*self.notes, f"nothing is moved: there are no sinks in {', '.join(moved)}"]
+            self.notes = [*self.notes, f"nothing is moved: no patch is a sink in {', '.join(moved)}"]
         elif self.given:
             self.notes = [*self.notes, f"taken for dimensions of sinks: {', '.join(map(str, self.given))}"]
 
