@@ -1,14 +1,18 @@
 """Rules that move attention: each equal to numbers of others, and nothing at all at strength 0."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from published import rng
 from torch import nn
 
 from mien.errors import MienError, Misuse
+from mien.evaluation import classification_report
+from mien.evaluation.steered import _calibration, difference
 from mien.interventions import (
     RULES,
     HeadReinforcement,
@@ -23,7 +27,8 @@ from mien.interventions.base import find_sites
 from mien.interventions.boost import boost, choose_patches
 from mien.interventions.heads import choose_heads, total_divergence
 from mien.interventions.sinks import find_sinks, redistribute
-from mien.networks import APViT, CaiT, ViT
+from mien.labels import EXPRESSIONS
+from mien.networks import APViT, CaiT, ViT, save_network
 from mien.nn import Block, LookError, observe
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -129,14 +134,6 @@ def test_heads_are_chosen_and_made_louder_as_published(golden):
     assert not choose_heads(torch.zeros(2, 4), torch.rand(2, 4))[0].any()
 
 
-def vit(**options) -> ViT:
-    torch.manual_seed(0)
-    network = ViT(num_classes=4, num_tokens=49, embed_dim=32, depth=3, num_heads=4, **options).eval()
-    for p in network.parameters():
-        p.data += 0.2 * torch.randn_like(p)
-    return network
-
-
 def pooled(**options) -> APViT:
     torch.manual_seed(0)
     sizes = {"img_size": 56, "patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2, "num_classes": 4}
@@ -203,9 +200,10 @@ def test_patches_that_were_dropped_are_no_longer_boosted():
 
 @torch.no_grad()
 def test_a_planted_sink_is_reported_and_loses_attention():
-    network = vit()
-    images = torch.randn(8, 49, 32) * 0.1
-    network.pos_embed.data *= 0.1
+    torch.manual_seed(0)
+    network = ViT(num_classes=4, num_tokens=49, embed_dim=128, depth=3, num_heads=4).eval()
+    images = torch.randn(8, 49, 128)
+    network.cls_token.data.normal_()
     plain = sink_report(network, [images])
     assert all(not layer.dims and "no attention sinks" in str(layer) for layer in plain)
     network.pos_embed.data[0, [0, 7, 20], 11] = 30.0
@@ -213,7 +211,7 @@ def test_a_planted_sink_is_reported_and_loses_attention():
     first = report[0]
     assert first.dims == (11,) and first.tokens == 3 and first.patch_share == pytest.approx(2 / 3)
     assert torch.nonzero(first.cells)[:, 0].tolist() == [6, 19] and set(first.cells.tolist()) == {0, 8}
-    assert first.threshold == pytest.approx(20 / 64 * 32**0.5)
+    assert first.threshold == pytest.approx(20 / 64 * 128**0.5)
     rule = SinkRedistribution(summ=0.0, rho=1.0)
     rule.fit(network, [images])
     assert [site.name for site in rule.sites] == ["blocks.0", "blocks.1"]  # the last layer stays
@@ -268,3 +266,85 @@ def test_a_rule_that_can_act_nowhere_says_so():
             rule.fit(network, [images if not isinstance(network, nn.Linear) else torch.randn(2, 3)])
     with pytest.raises(MienError, match="was not fitted"):
         Intervened(pooled(), RULES["heads"]())(images)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A checkpoint of the network of `pooled`, and faces of four classes that it reads by no rule at all."""
+    folder = tmp_path_factory.mktemp("rules")
+    sizes = {"img_size": 56, "patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2, "num_classes": 4}
+    header = {
+        "mien": 1,
+        "model": {"class_path": "mien.networks.APViT", "init_args": {"image": None, **sizes, "keep_patches": 40, "keep_rate": 0.7}},
+        "id2label": dict(zip("0123", EXPRESSIONS, strict=False)),
+        "preprocess": {
+            "align": "none",
+            "resize": [{"size": 56}],
+            "input_size": 56,
+            "color": "rgb",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.25, 0.25, 0.25],
+        },
+    }  # fmt: skip
+    network = pooled()
+    network.head.weight.data *= 5
+    save_network(folder / "model.safetensors", network, header)
+    chance = np.random.default_rng(0)
+    for label in EXPRESSIONS[:4]:
+        for i in range(6):
+            path = folder / "data" / "validation" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(chance.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def test_a_model_is_measured_beside_itself_under_a_rule(model, call, tmp_path):
+    words = ("eval", model / "model.safetensors", "--data", model / "data", "--out", tmp_path)
+    code, out, err = call(*words, "--intervene", "heads:alpha=3,baseline=zero", "--json")
+    assert (code, err) == (0, [])
+    facts = json.loads("\n".join(out))
+    found, compared = facts["intervention"], facts["intervention"]["comparison"]
+    assert found["rule"] == "heads:alpha=3,baseline=zero" and found["fitted_to"].startswith("24 of them")
+    assert len(found["notes"]) == 4 and found["notes"][0].startswith("vit.blocks.0: divergence without face, zero: ")
+    assert compared["accuracy"] == facts["accuracy"] and compared["other_accuracy"] == found["report"]["accuracy"]
+    assert found["flips"] == round((1 - compared["agreement"]) * 24) > 0
+    for name, key in (("calibration", "calibration_error"), ("log_loss", "nll")):
+        value, low, high = found[name]
+        assert value == pytest.approx(found["report"][key] - facts[key], abs=1e-6) and low <= value <= high
+    assert "under heads:alpha=3,baseline=zero" in (tmp_path / "report.html").read_text()
+
+    code, out, _ = call(*words, "--intervene", "heads:alpha=1")
+    said = "\n".join(out)
+    assert code == 0 and "0 of 24 faces are read otherwise (0.00%): 0 now right, 0 now wrong" in said
+    assert "accuracy           " in said and "+0.0000 (+0.0000 to +0.0000)" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "code", "said"),
+    [
+        ("model.safetensors", "louder", 2, "rules are sinks, heads, boost"),
+        ("model.safetensors", "heads:layers=vit.blocks.7", 1, "vit.blocks.7: no module"),
+        ("model.onnx", "heads", 1, "needs the model's .safetensors file"),
+    ],
+)
+def test_a_rule_that_cannot_be_measured_is_said_in_a_line(model, call, stand_in, name, rule, code, said):
+    path = stand_in / name if name.endswith("onnx") else model / name
+    found, out, err = call("eval", path, "--data", model / "data", "--intervene", rule)
+    assert (found, out) == (code, []) and said in err[-1]
+
+
+def test_differences_are_those_of_the_reports():
+    """The calibration error that is resampled is torchmetrics', and its interval holds what resampling faces gives."""
+    chance = np.random.default_rng(0)
+    target = chance.integers(0, 3, 400)
+    probs, moved = (chance.dirichlet([0.4] * 3, 400) for _ in range(2))
+    reports = [classification_report(p, target, "abc") for p in (probs, moved)]
+    value, low, high = difference(probs, moved, target, _calibration)
+    assert value == pytest.approx(reports[1].calibration_error - reports[0].calibration_error, abs=1e-6)
+    draws = chance.integers(0, 400, (300, 400))
+    by_hand = [
+        classification_report(moved[d], target[d], "abc", resamples=0).calibration_error
+        - classification_report(probs[d], target[d], "abc", resamples=0).calibration_error
+        for d in draws[:60]
+    ]
+    assert np.std(by_hand) == pytest.approx((high - low) / 3.92, rel=0.3)

@@ -145,9 +145,9 @@ class SinkRedistribution(Intervention):
     """What sinks have goes to the other patches, in heads that look at the face: `redistribute`.
 
     Dimensions are found in the faces it is fitted to (`find_dims`), unless they are given. A layer in which no patch of
-    these is a sink, as in small networks, is left untouched, and `notes` say so. Published are p, rho, summ, the threshold (through c)
-    and that the last layer stays as it is; *inferred* is what a class token has to do with a language model's text:
-    its row alone is moved, unless rows="all", and a class token that is a sink counts as text.
+    these is a sink, as in small networks, is left untouched, and `notes` say so. Published are p, rho, summ, the
+    threshold (through c) and that the last layer stays as it is; *inferred* is what a class token has to do with a
+    language model's text: its row alone is moved, unless rows="all", and a class token that is a sink counts as text.
 
     Args:
         p: float in [0, 1], what a sink keeps; 0.6. 1 moves nothing.
@@ -191,10 +191,9 @@ class SinkRedistribution(Intervention):
     def learn(self, network: nn.Module, batches: Sequence[Tensor]) -> None:
         sites = with_class_token(self.sites, "sinks")
         report = sink_report(network, batches, self.c, sites)
-        if beyond := [dim for dim in self.given if dim >= min(layer.width for layer in report)]:
-            raise MienError(
-                f"dimension {beyond[0]} is none of the {min(layer.width for layer in report)} that tokens have"
-            )
+        width = min(layer.width for layer in report)
+        if beyond := [dim for dim in self.given if dim >= width]:
+            raise MienError(f"dimension {beyond[0]} is none of the {width} that tokens have")
         self.notes = [str(layer) for layer in report]
         self.sites = sites if self.last or len(sites) == 1 else sites[:-1]
         moved = [site.name for site in self.sites]

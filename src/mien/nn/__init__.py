@@ -24,6 +24,7 @@ from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
 from mien.nn.observe import Layout, Look, LookError, intervene, observe
 from mien.nn.rcmha import RCMHA
+from mien.nn.region_cross_attention import RegionCrossAttention
 from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
@@ -76,6 +77,7 @@ __all__ = [
     "MoH",
     "MultiConv",
     "Neighborhood",
+    "RegionCrossAttention",
     "ReliabilityBalancing",
     "SelfAttention",
     "SemanticModule",
