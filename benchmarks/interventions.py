@@ -23,14 +23,13 @@ from mien.networks.deploy import to_float
 
 RULES = (
     "sinks",
-    "sinks:c=0.2,rows=all,layers=*",
+    "sinks:rows=all,layers=*",
     "heads",
     "heads:baseline=zero",
     "heads:baseline=positions",
     "heads:mode=static",
     "heads:mode=static,region=eyes",
     "heads:mode=static,region=mouth",
-    "heads:mode=static,alpha=1.2",
     "boost",
     "boost:variant=odds",
 )
@@ -61,14 +60,15 @@ def main() -> None:
     deployed = classifier.engine.module
     network = deployed.network
     data = open_dataset(args.data)
-    rows = sample(data.rows("validation"), args.faces)
+    rows = sample(data.rows("validation"), None)
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[: args.faces]]  # those of --limit
 
     def images(some):
         return deployed.normalize(to_float(torch.from_numpy(np.stack([classifier.crop(row.image()) for row in some]))))
 
     rules = {}
     with torch.inference_mode():
-        batches = [images(sample(rows, args.fit)[i : i + 32]) for i in range(0, min(args.fit, len(rows)), 32)]
+        batches = [images(rows[: args.fit][i : i + 32]) for i in range(0, min(args.fit, len(rows)), 32)]
         for text in args.rules:
             rules[text] = make_rule(text)
             rules[text].fit(network, batches)
@@ -76,8 +76,8 @@ def main() -> None:
             if hasattr(rules[text], "without") and not rules[text].static:
                 rules[text].without.images = Fronted(network, rules[text], batches[0].shape[2])
         parts: dict[str, list[np.ndarray]] = {text: [] for text in ("", *rules)}
-        for start in range(0, len(rows), 50):
-            path = args.out / f"{args.model}-{args.faces}-{start}.npz"
+        for start in range(0, len(rows) - len(rows) % 50, 50):
+            path = args.out / f"{args.model}-{args.fit}-{start}.npz"
             if not path.exists():
                 maps = network.front(images(rows[start : start + 50]))
                 probs = {"": (network(maps) / deployed.temperature).softmax(-1).numpy()}
@@ -86,6 +86,7 @@ def main() -> None:
                 np.savez(path, **{f"probs{i}": values for i, values in enumerate(probs.values())})
             for text, values in zip(parts, np.load(path).values(), strict=True):
                 parts[text].append(values)
+    rows = rows[: len(rows) - len(rows) % 50]
     target = targets(classifier, data, rows)
 
     def measured(text):

@@ -273,9 +273,10 @@ def model(tmp_path_factory):
     """A checkpoint of the network of `pooled`, and faces of four classes that it reads by no rule at all."""
     folder = tmp_path_factory.mktemp("rules")
     sizes = {"img_size": 56, "patch_size": 8, "embed_dim": 16, "depth": 4, "num_heads": 2, "num_classes": 4}
+    arguments = {"image": None, "keep_patches": 40, "keep_rate": 0.7, **sizes}
     header = {
         "mien": 1,
-        "model": {"class_path": "mien.networks.APViT", "init_args": {"image": None, **sizes, "keep_patches": 40, "keep_rate": 0.7}},
+        "model": {"class_path": "mien.networks.APViT", "init_args": arguments},
         "id2label": dict(zip("0123", EXPRESSIONS, strict=False)),
         "preprocess": {
             "align": "none",
@@ -285,7 +286,7 @@ def model(tmp_path_factory):
             "mean": [0.5, 0.5, 0.5],
             "std": [0.25, 0.25, 0.25],
         },
-    }  # fmt: skip
+    }
     network = pooled()
     network.head.weight.data *= 5
     save_network(folder / "model.safetensors", network, header)
@@ -305,7 +306,9 @@ def test_a_model_is_measured_beside_itself_under_a_rule(model, call, tmp_path):
     facts = json.loads("\n".join(out))
     found, compared = facts["intervention"], facts["intervention"]["comparison"]
     assert found["rule"] == "heads:alpha=3,baseline=zero" and found["fitted_to"].startswith("24 of them")
-    assert len(found["notes"]) == 4 and found["notes"][0].startswith("vit.blocks.0: divergence without face, zero: ")
+    assert len(found["notes"]) == 4 and found["notes"][0].startswith(
+        "vit.blocks.0: divergence without face (zero), mean of 24 faces: "
+    )
     assert compared["accuracy"] == facts["accuracy"] and compared["other_accuracy"] == found["report"]["accuracy"]
     assert found["flips"] == round((1 - compared["agreement"]) * 24) > 0
     for name, key in (("calibration", "calibration_error"), ("log_loss", "nll")):

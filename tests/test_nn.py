@@ -105,7 +105,7 @@ class Regions(nn.Module):
         self.layer = RegionCrossAttention(dim, 2)
 
     def forward(self, tokens, text, image, masks):
-        shares = masks.softmax(1).unflatten(1, (1, 3, 2)).unflatten(-1, (3, -1)).mean(-1)  # (B, 1, M, 2, 3)
+        shares = masks.softmax(2).transpose(1, 2).unflatten(2, (2, 3))[:, None]  # (B, 1, M, 2, 3)
         return self.layer(tokens, (2, 3), text, shares.expand(-1, 2, -1, -1, -1), image)
 
 

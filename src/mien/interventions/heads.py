@@ -135,9 +135,10 @@ class HeadReinforcement(Intervention):
 
     def learn(self, network: nn.Module, batches: Sequence[Tensor]) -> None:
         self.without.fit(batches)
-        found = [self._compare(network, images, 1.0) for images in batches]
+        seen = batches if self.static else batches[:1]  # of the others only notes are made
+        found = [self._compare(network, images, 1.0) for images in seen]
         mean = {site.name: torch.cat([two.left[site.name] for two in found]).mean(0) for site in self.sites}
-        taken = f"{self.without.region}, {self.without.baseline}"
+        taken = f"{self.without.region} ({self.without.baseline}), mean of {sum(map(len, seen))} faces"
         self.notes = [
             f"{name}: divergence without {taken}: {', '.join(f'{value:.3f}' for value in values.tolist())}"
             for name, values in mean.items()
