@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mien.networks import region_reader
+from mien.networks.regions import ARCFACE, region_masks
 from mien.nn import Attend, RegionCrossAttention
 from mien.nn.region_cross_attention import attend_apart, join
 
@@ -34,3 +36,26 @@ def test_no_reference_is_bitwise_no_branch_and_masks_are_resized():
     assert torch.equal(some[0], plain[0]) and (some[1] - plain[1]).abs().max() > 1e-3
     masks[:, 1, 1] = 0
     assert torch.equal(layer(tokens, (3, 4), text, masks, image, torch.tensor([[0.0, 1, 0]] * 2)), plain)
+
+
+@torch.no_grad()
+def test_a_reference_counts_only_where_it_differs():
+    torch.manual_seed(0)
+    network = region_reader(embed_dim=16, prompts=2).eval()
+    images, neutral = torch.randn(3, 3, 112, 112), torch.randn(3, 3, 112, 112)
+    plain = network(images)
+    assert torch.equal(network(images, images), plain)  # its own
+    assert torch.equal(network(images, neutral, torch.zeros(3)), plain)
+    compared = network(images, neutral, torch.tensor([1.0, 0, 0]))
+    assert torch.equal(compared[1:], plain[1:]) and (compared[0] - plain[0]).abs().max() > 1e-6
+
+
+def test_regions_lie_about_their_landmarks():
+    masks = region_masks(torch.tensor([ARCFACE]), (28, 28))
+    torch.testing.assert_close(masks.sum(1), torch.ones(1, 28, 28))
+    assert masks.min() >= 0
+    face, background, eyes, brows, mouth = masks[0]
+    rows = torch.arange(28.0)[:, None]
+    middles = [((m * rows).sum() / m.sum() / 28).item() for m in (brows, eyes, mouth)]
+    assert middles == sorted(middles) and abs(middles[1] - 0.46) < 0.1 and abs(middles[2] - 0.82) < 0.1
+    assert background[0, 0] > 0.99 and face[14, 14] > 0.5 and eyes[12, 9] > 0.5 and mouth[23, 13] > 0.5

@@ -24,6 +24,7 @@ from mien.networks.network import Network
 from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
+from mien.networks.regions import RegionReader, region_reader
 from mien.networks.vit import ViT
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "PlainClassifier",
     "PooledViT",
     "Poster",
+    "RegionReader",
     "ViT",
     "acmil_mobile",
     "activate",
@@ -67,6 +69,7 @@ __all__ = [
     "magnified",
     "mobilefacenet",
     "poster",
+    "region_reader",
     "save_network",
     "swap_attention",
 ]

@@ -76,18 +76,24 @@ class RegionCrossAttention(nn.Module):
         masks: Tensor,
         image: Tensor | None = None,
         have_ref: Tensor | None = None,
+        own: Tensor | None = None,
     ) -> Tensor:
         """Tokens (B, H · W, dim), text (B, M, T, text_dim), masks (B, 2, M, h, w) -> (B, H · W, dim).
 
         masks: for text and for image. image: (B, M, R, image_dim), or None. have_ref: (B, M), 1 where there is a
-        reference, 0 where not; by default there are all.
+        reference, 0 where not; by default there are all. own: ours, what the face itself has in the place of `image`,
+        of the same shape: I_m of it is taken away from that of the reference, so that what is equal changes nothing.
         """
         q = split_heads(self.q(tokens), self.num_heads)
         of_text = attend_apart(self.attend_text, q, *self._apart(text, self.k_text, self.v_text))
         if image is None:
             return self.proj(within(of_text, masks[:, 0], grid))
-        of_image = attend_apart(self.attend_image, q, *self._apart(image, self.k_image, self.v_image))
+        of_image = self.refer(q, image) if own is None else self.refer(q, image) - self.refer(q, own)
         return self.proj(join(of_text, of_image, masks, grid, have_ref, self.scale, self.as_released))
+
+    def refer(self, q: Tensor, image: Tensor) -> Tensor:
+        """I_m: queries (B, heads, N, head_dim), references (B, M, R, image_dim) -> (B, M, N, dim)."""
+        return attend_apart(self.attend_image, q, *self._apart(image, self.k_image, self.v_image))
 
     def _apart(self, said: Tensor, k: nn.Linear, v: nn.Linear) -> tuple[Tensor, Tensor]:
         """(B, M, T, dim) -> keys and values (B, M, heads, T, head_dim)."""
