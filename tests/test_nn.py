@@ -104,7 +104,7 @@ class Regions(nn.Module):
         super().__init__()
         self.layer = RegionCrossAttention(dim, 2)
 
-    def forward(self, tokens, text, image, masks):
+    def forward(self, text, image, masks, tokens):
         shares = masks.softmax(2).transpose(1, 2).unflatten(2, (2, 3))[:, None]  # (B, 1, M, 2, 3)
         return self.layer(tokens, (2, 3), text, shares.expand(-1, 2, -1, -1, -1), image)
 
@@ -135,7 +135,7 @@ MECHANISMS = {
     "magnified attention": (lambda dim: Opened(dim), lambda b, dim: [(b, 6, dim)]),
     "region cross attention": (
         Regions,
-        lambda b, dim: [(b, 6, dim), (b, 3, 2, dim), (b, 3, 4, dim), (b, 6, 3)],
+        lambda b, dim: [(b, 3, 2, dim), (b, 3, 4, dim), (b, 6, 3), (b, 6, dim)],
     ),
     "talking heads": (lambda dim: TalkingHeads(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "moh": (lambda dim: MoH(dim, 4, 1, 2), lambda b, dim: [(b, 6, dim)]),
