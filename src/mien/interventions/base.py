@@ -72,6 +72,8 @@ class Intervention:
 class Intervened(nn.Module):
     """A network whose attention a rule moves, to be used like the network itself: images -> logits.
 
+    One thread at a time: what a rule sees of one batch must not meet another.
+
     network: any. intervention: one that was fitted to it.
     """
 
@@ -147,8 +149,7 @@ def on_tokens(site: Site, see: Callable[[Tensor], None]) -> Any:
 
     A block of class attention is given the class token and the others apart, and attends to both.
     """
-    if site.block is None:
-        raise MienError(f"{site.name} stands in no block, whose tokens could be seen")
+    assert site.block is not None
 
     def hook(_: nn.Module, given: tuple[Any, ...]) -> None:
         see(torch.cat([x for x in given if isinstance(x, Tensor)], 1))
@@ -158,8 +159,8 @@ def on_tokens(site: Site, see: Callable[[Tensor], None]) -> Any:
 
 def _ancestors(network: nn.Module, name: str) -> list[nn.Module]:
     """The modules that a mechanism lies in, the nearest first."""
-    place = next(path for path, part in network.named_modules() if part is attentions(network)[name])
-    parts = place.split(".")
+    site = attentions(network)[name]
+    parts = next(path for path, part in network.named_modules() if part is site).split(".")
     return [network.get_submodule(".".join(parts[:i])) for i in range(len(parts) - 1, -1, -1)]
 
 

@@ -105,6 +105,8 @@ def sink_report(
     Raises MienError where there is no such mechanism.
     """
     sites = with_class_token(find_sites(network, batches[0][:1]), "sink_report") if sites is None else sites
+    if alone := [site.name for site in sites if site.block is None]:
+        raise MienError(f"{', '.join(alone)}: in no block, whose tokens could be seen")
     tokens: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     rows: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     hooks = [on_tokens(site, tokens[site.name].append) for site in sites]
