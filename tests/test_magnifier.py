@@ -98,3 +98,8 @@ def test_the_second_pass_reads_the_window_that_is_attended_to():
     assert 0.9 < macs(Magnified(num_classes=3), images) / macs(plain, images) < 1
     with pytest.raises(ValueError, match="cells"):
         Magnified(num_classes=3, coarse_size=30)
+
+
+def test_the_page_on_looking_twice():
+    page = (Path(__file__).parents[1] / "docs" / "magnifier.md").read_text()
+    exec(page.partition("```python\n")[2].partition("```")[0], {})

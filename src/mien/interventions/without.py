@@ -46,7 +46,8 @@ class Without:
             raise ValueError(f"the baseline is one of {', '.join(BASELINES)}, not {baseline!r}")
         if region not in REGIONS:
             raise ValueError(f"the region is one of {', '.join(REGIONS)}, not {region!r}")
-        self.baseline, self.region = baseline, region
+        self.baseline: Baseline = baseline
+        self.region: Region = region
         self.mean: Tensor | None = None
 
     def fit(self, batches: Sequence[Tensor]) -> None:
