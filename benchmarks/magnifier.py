@@ -139,9 +139,8 @@ def main() -> None:
     first = next(iter(SETTINGS))
     right = {name: np.array([np.array(run["named"]) == target for run in runs]) for name, runs in found.items()}
     draws = np.random.default_rng(0).integers(0, len(target), (2000, len(target)))
-    print(
-        f"\n{len(faces):,} faces of training, {args.epochs} epochs; {len(target):,} of validation, {args.seeds} seeds"
-    )
+    seeds = ", ".join(map(str, args.seeds))
+    print(f"\n{len(faces):,} faces of training, {args.epochs} epochs; {len(target):,} of validation; seeds {seeds}")
     print("\n| | MMAC | accuracy by seed | mean | two passes beside it (95 %) | whole face in the window |")
     print("|---|---:|---:|---:|---:|---:|")
     for name, options in SETTINGS.items():
