@@ -38,7 +38,7 @@ web: .venv/reading
 	.venv/bin/python web/build.py
 
 release: .venv/testing
-	$(PIP) install build twine
+	$(PIP) install -c constraints.txt build twine
 	rm -rf build/release dist && mkdir -p build/release && git archive HEAD | tar -x -C build/release
 	.venv/bin/python -m build --outdir dist build/release
 	.venv/bin/twine check --strict dist/*

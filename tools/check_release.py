@@ -23,7 +23,9 @@ def check(wheel: Path) -> list[str]:
     rest = sum(info.compress_size for name, info in files.items() if f"models/{DEFAULT_MODEL}/" not in name)
     if rest > MOST:
         wrong.append(f"{rest / 1e6:.1f} MB beside the default model, {MOST / 1e6:.0f} at most")
-    print(f"{wheel}: {len(files)} files, {wheel.stat().st_size / 1e6:.1f} MB, {rest / 1e6:.1f} beside the default model")
+    print(
+        f"{wheel}: {len(files)} files, {wheel.stat().st_size / 1e6:.1f} MB, {rest / 1e6:.1f} beside the default model"
+    )
     return wrong
 
 
