@@ -605,7 +605,13 @@ def dispatched(monkeypatch, names, answer=None, later=(), **options):
 
 @pytest.mark.skipif(not computes_int8(), reason="a CPU without int8")
 def test_a_worker_says_that_its_int8_file_is_missing(tmp_path, capfd):
-    measured = {"accuracy_difference": 0.0, "interval": [0.0, 0.0], "faces": 9, "mean_distance": 0.0, "sha256": "0" * 64}
+    measured = {
+        "accuracy_difference": 0.0,
+        "interval": [0.0, 0.0],
+        "faces": 9,
+        "mean_distance": 0.0,
+        "sha256": "0" * 64,
+    }
     path = write_stand_in(tmp_path / "model.onnx", HEADER | {"precision": {"int8": measured}})
     worker = Worker({"model": str(path)}, Limits(), 1)
     worker.wait_ready()
