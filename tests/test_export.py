@@ -200,9 +200,10 @@ def test_int8_for_openvino_with_the_training_faces_of_check(checkpoint, pictures
 
 
 def test_int8_needs_other_faces_than_those_that_check_it(checkpoint, data, tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        export(checkpoint, tmp_path / "a.onnx", "--precision", "int8", "--check", data, "--split", "train")
-    assert end.value.code == 2 and "no training faces beside those to check with" in capsys.readouterr().err
+    for words in (("a.onnx", "--precision", "int8"), ("folder", "--calibrate", data)):
+        with pytest.raises(SystemExit) as end:
+            export(checkpoint, tmp_path / words[0], *words[1:], "--check", data, "--split", "train")
+        assert end.value.code == 2 and "no training faces beside those to check with" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

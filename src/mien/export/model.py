@@ -112,12 +112,16 @@ def export_model(
     for module in ("onnxscript", *(["onnxruntime.quantization"] if quantized else [])):
         require(module, "export")
     path = find_checkpoint(source)
-    header = _without(read_header(path), *(("bf16", "int8") if int8 else ("int8",)))  # of other files than this one
+    header = read_header(path)
+    bare = {name: value for name, value in header.items() if name != "precision"}  # which is of one file in fp32
+    found = {name: value for name, value in header.get("precision", {}).items() if name != "int8"}
+    header = bare | ({"precision": found} if found and not int8 else {})
     opened = cache(lambda data: open_labelled(data, format, labels, model=path))  # each set once
     for data in (calibrate, check, measure):
         if data is not None:
             opened(data)  # before the work, not after it
-    calibrating = _calibrating_split(opened, calibrate, check, split) if quantized else ""
+    judging = measure if folder and measure is not None else check
+    calibrating = _calibrating_split(opened, calibrate, judging, split) if quantized else ""
     compared = partial(put_side_by_side, split=split, limit=limit, progress=progress)
 
     network = load_network(path, trust=trust)
@@ -144,10 +148,9 @@ def export_model(
                 measured = compared(opened(measure), {name: open_graph(graph, name) for name in ("fp32", "bf16")})
                 header["precision"] = {**header.get("precision", {}), "bf16": measured.to_header()}
             if folder and faces is not None:
-                bare = _without(header, "bf16")
                 write_onnx(small, make_onnx(network, bare, half=half, calibration=faces), bare)
                 both = {"fp32": open_graph(graph, "fp32"), "int8": open_graph(small, "int8")}
-                lost = compared(opened(measure if measure is not None else check), both)
+                lost = compared(opened(judging), both)
                 if lost.difference.accuracy_difference < -LOSS:
                     raise AccuracyLost(out / small.name, lost)
                 named = {"sha256": hashlib.sha256(small.read_bytes()).hexdigest()}
@@ -210,24 +213,17 @@ def _check_options(
 
 
 def _calibrating_split(
-    opened: Callable[[Data], DataSet], calibrate: Data | None, check: Data | None, split: str | None
+    opened: Callable[[Data], DataSet], calibrate: Data | None, judging: Data | None, split: str | None
 ) -> str:
-    """That of the faces from which int8 takes its ranges, which are not those that check it."""
-    if calibrate is not None:
-        return choose_split(opened(calibrate), prefer=("train",))
-    data = opened(check)
-    if "train" not in data.splits or choose_split(data, split) == "train":
+    """That of the faces from which int8 takes its ranges, which are not those that judge it."""
+    data = opened(judging if calibrate is None else calibrate)
+    chosen = choose_split(data, prefer=("train",)) if calibrate is not None else "train"
+    same = judging is not None and data is opened(judging)
+    if chosen not in data.splits or (same and choose_split(data, split) == chosen):
         raise Misuse(f"{data} has no training faces beside those to check with: name others to calibrate with")
-    return "train"
+    return chosen
 
 
 def _training_faces(data: DataSet, split: str, header: Mapping[str, Any]) -> np.ndarray:
     """(CALIBRATION, S, S, 3) uint8."""
     return np.stack([crop(row.image(), header["preprocess"]) for row in sample(data.rows(split), CALIBRATION)])
-
-
-def _without(header: Mapping[str, Any], *precisions: str) -> dict[str, Any]:
-    """The header without what it says of these precisions."""
-    left = {name: found for name, found in header.get("precision", {}).items() if name not in precisions}
-    rest = {name: value for name, value in header.items() if name != "precision"}
-    return rest | ({"precision": left} if left else {})
