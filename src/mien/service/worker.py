@@ -229,11 +229,17 @@ def main() -> None:
     warnings.simplefilter("always", MienWarning)
     logging.basicConfig(format="mien: %(message)s", level=logging.ERROR)
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("mien.service").error(message)
-    with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rwb") as stream:
+    with _connection() as connection, connection.makefile("rwb") as stream:
         try:
             _serve(stream)
         except (EOFError, ConnectionError):
             os._exit(0)  # nobody listens any more
+
+
+def _connection() -> socket.socket:
+    if sys.platform == "win32":
+        return socket.fromshare(sys.stdin.buffer.read())
+    return socket.socket(fileno=int(sys.argv[1]))
 
 
 def _serve(stream: Any) -> None:
