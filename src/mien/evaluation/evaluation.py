@@ -42,7 +42,7 @@ class Evaluation:
     """What `evaluate` finds. `str` of it is tables for a person.
 
     model, data, split, align: what was read, by name, and how.
-    precision: what the model computed in, "fp32" or "bf16".
+    precision: what the model computed in, "fp32", "bf16" or "int8".
     measured: the rows, the answers, and the report on them.
     groups: a report by column and group.
     against: the name of the other model, and what its answers change.
