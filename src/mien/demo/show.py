@@ -134,9 +134,9 @@ def _spoken(answer: Any) -> str:
 def occluded(row: Sequence[Panel]) -> str:
     """The two panels of `mien.explain.Occlusion`, the face and its map."""
     return (
-        f'<div class="mien-panels mien-two">{"".join(map(_figure, row))}</div><p class="mien-note">Parts of the face were '
-        "hidden, one after the other, and the face was read again by the same model. Orange parts are those that its "
-        "answer rests on: without them its probability falls. Without the blue ones it rises.</p>"
+        f'<div class="mien-panels mien-two">{"".join(map(_figure, row))}</div><p class="mien-note">Parts of the face '
+        "were hidden, one after the other, and the face was read again by the same model. Orange parts are those that "
+        "its answer rests on: without them its probability falls. Without the blue ones it rises.</p>"
     )
 
 

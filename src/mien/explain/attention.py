@@ -39,15 +39,8 @@ class Attention:
     def __call__(self, crop: np.ndarray) -> list[list[Panel]]:
         """The row of one face crop (S, S, 3) uint8 RGB; raises MienError where the network has no such attention."""
         network = self.deployed.network
-        if (
-            isinstance(network, APViT) and self.layer is None and self.head is None
-        ):  # which knows where the tokens lie that it has kept
-            patches = Patches(self.deployed, self.labels, [network.keep_patches])
-            trace = patches.trace(crop, *patches.settings[0])
-            if trace.blocks[-1].attn is None:
-                raise MienError(_no_class_attention(network))
-            [row] = patches(crop)
-            return [[row[0], row[-1]]]
+        if isinstance(network, APViT):  # which knows where the tokens lie that it has kept
+            return [self._among_kept(crop)]
         logits, values, (height, width) = self.look(crop)
         everywhere = np.arange(height * width)
         titles = [attended(m, f" {i + 1}" if len(values) > 1 else "") for i, m in enumerate(values)]
@@ -56,6 +49,25 @@ class Attention:
             for title, m in zip(titles, values, strict=True)
         ]
         return [[Panel(read_as(logits, self.deployed.temperature, self.labels), face(crop)), *panels]]
+
+    def _among_kept(self, crop: np.ndarray) -> list[Panel]:
+        network: APViT = self.deployed.network
+        names = [f"vit.blocks.{i}" for i in range(len(network.vit.blocks))]
+        patches = Patches(self.deployed, self.labels, [network.keep_patches])
+        trace = patches.trace(crop, *patches.settings[0])
+        block = trace.blocks[-1 if self.layer is None else names.index(self.layer)]
+        if block.attn is None:
+            raise MienError(_no_class_attention(network))
+        heads = block.attn[0, :, 1:].numpy()  # without the class token's attention to itself
+        attn = heads.mean(0) if self.head is None else heads[self._number(len(heads), self.layer or names[-1])]
+        picture = heat(crop, block.came[0].numpy(), attn, trace.grid)
+        answer = Panel(read_as(trace.logits, self.deployed.temperature, self.labels), face(crop))
+        return [answer, Panel(attended(attn), picture, attention_legend(attn))]
+
+    def _number(self, count: int, name: str) -> int:
+        if self.head is None or self.head >= count:
+            raise MienError(f"{name} has no head {self.head}: its heads are 0 to {count - 1}")
+        return self.head
 
     @torch.no_grad()
     def look(self, crop: np.ndarray) -> tuple[Tensor, np.ndarray, tuple[int, int]]:
@@ -69,9 +81,8 @@ class Attention:
             if class_map(look) is None:
                 continue
             if self.head is not None and look.attn is not None:
-                if self.head >= look.attn.shape[1]:
-                    raise MienError(f"{name} has no head {self.head}: its heads are 0 to {look.attn.shape[1] - 1}")
-                look = replace(look, attn=look.attn[:, self.head : self.head + 1])
+                number = self._number(look.attn.shape[1], name)
+                look = replace(look, attn=look.attn[:, number : number + 1])
             if (found := class_map(look)) is not None:
                 return logits, *found
         if self.layer is not None:
