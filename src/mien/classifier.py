@@ -25,7 +25,7 @@ MODELS = Path(__file__).with_name("models")
 DEFAULT_MODEL = "mobilefacenet_ferplus"
 
 EXPLAINED_MODEL = "apvit_mobile_ferplus"
-"""The model that is explained if none is named: it drops patches, and has a class token."""
+"""The model whose patches and attention are drawn if none is named: it drops patches, and has a class token."""
 
 LOSS = 0.003
 """The loss of accuracy that precision="auto" stays below. It takes bf16, the fastest that a CPU may have, if the header
