@@ -53,6 +53,8 @@ class Attention:
     def _among_kept(self, crop: np.ndarray) -> list[Panel]:
         network: APViT = self.deployed.network
         names = [f"vit.blocks.{i}" for i in range(len(network.vit.blocks))]
+        if self.layer is not None and self.layer not in names:
+            raise MienError(f"{self.layer}: of what APViT keeps, attention is drawn of {', '.join(names)}")
         patches = Patches(self.deployed, self.labels, [network.keep_patches])
         trace = patches.trace(crop, *patches.settings[0])
         block = trace.blocks[-1 if self.layer is None else names.index(self.layer)]

@@ -46,14 +46,14 @@ def open_method(
     if method == "occlusion":
         classifier = Classifier.from_pretrained(name, precision="fp32", trust=trust)
         occlusion = Occlusion(classifier.run, classifier.labels, **options)
-        if answer is not None:
-            answered(np.zeros(len(classifier.labels)), classifier.labels, answer)
+        answered(np.zeros(len(classifier.labels)), classifier.labels, answer)
         return lambda crop: [draw(crop, occlusion.explain(crop, answer))], classifier.header, name
     for module in ("torch", "safetensors"):
         require(module, "torch")
     from mien.explain.opening import open_network, shipped_with
 
     deployed, header = open_network(name, trust=trust)
+    answered(np.zeros(len(labels_of(header))), labels_of(header), answer)
     try:
         explain = _make(method, deployed, labels_of(header), options, answer)
         _try(method, explain, deployed)
@@ -88,7 +88,7 @@ def _make(
 
 def _try(method: str, explain: Any, deployed: Any) -> None:
     """Draw a face without features, so that a network that cannot be drawn is known before any face is."""
-    if method != "batch":
+    if method not in ("batch", "gradients"):  # the one looks at once, the other at every network
         size = getattr(deployed.network, "img_size", 112)
         explain(np.full((size, size, 3), 128, np.uint8))
 
