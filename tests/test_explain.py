@@ -321,7 +321,7 @@ def test_squares_of_tokens():
         (
             "plain",
             "rollout",
-            "PlainClassifier has no attention to roll out; of the models that come with mien, small has",
+            "PlainClassifier has no attention to roll out; of the models that come with mien, small can be",
         ),
         ("plain", "patches", "PlainClassifier has no attentive pooling"),
         ("plain", "attention", "PlainClassifier has no attention to look at"),

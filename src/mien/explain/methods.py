@@ -61,7 +61,7 @@ def open_method(
         if options or answer is not None:
             raise
         others = shipped_with(lambda other: _able(method, other))
-        raise MienError(f"{error}; of the models that come with mien, {', '.join(others) or 'none'} has some") from None
+        raise MienError(f"{error}; of the models that come with mien, {', '.join(others) or 'none'} can be") from None
     return explain, header, f"{name} ({type(deployed.network).__name__})"
 
 
