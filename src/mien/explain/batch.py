@@ -63,10 +63,13 @@ class Batch:
         return Vouching(rows, index, probs)
 
     def row(self, crops: np.ndarray, found: Vouching, i: int) -> list[Panel]:
-        """The face, and those it attends to most, itself among them."""
+        """The face, and up to VOUCHERS that it attends to most, itself among them; without those of under a
+        thousandth."""
         label = self.labels[found.index[i]]
         panels = [Panel(f"{label} {found.probs[i].max():.0%}", face(crops[i]))]
         for j in np.argsort(-found.attn[i], kind="stable")[:VOUCHERS]:
+            if found.attn[i, j] < 1e-3:
+                break
             who = "itself" if j == i else f"face {j + 1}, {self.labels[found.index[j]]}"
             words = f"share of the attention for {label}; alike for all faces it would be {percent(1 / len(crops))}"
             panels.append(Panel(f"{percent(found.attn[i, j])} {who}", face(crops[j]), Legend(words)))

@@ -92,7 +92,9 @@ def heat_legend(words: str, most: float) -> Legend:
 
 
 def percent(value: float) -> str:
-    """A share in percent, with two digits that count."""
+    """A share in percent, with two digits that count; 0 for less than a millionth."""
+    if abs(value) < 1e-6:
+        return "0%"
     return f"{100 * value:.2g}%" if abs(value) < 0.0995 else f"{value:.0%}"
 
 
