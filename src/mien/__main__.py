@@ -42,7 +42,7 @@ COMMANDS = {
 SERVICES = {"serve", "demo", "train", "finetune", "ablate", "bench", "batch"}
 """Commands of several processes, whose stderr is what says how they end; in all others libraries in C keep silent."""
 
-NAMING = {"train", "finetune", "ablate", "bench", "eval", "choose", "data"}
+NAMING = {"train", "finetune", "ablate", "bench", "eval", "choose", "data", "analyse"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
 

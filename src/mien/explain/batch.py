@@ -51,7 +51,8 @@ class Batch:
     def look(self, crops: np.ndarray) -> Vouching:
         """Of face crops (B, S, S, 3) uint8 RGB. Raises MienError for one face."""
         if len(crops) < 2:
-            raise MienError("a batch of one face: there is nobody else who could vouch for it")
+            count = "one face" if len(crops) else "no faces"
+            raise MienError(f"a batch of {count}: nobody is there who could vouch for somebody else")
         images = self.deployed.normalize(torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255)
         with observe(self.deployed.network, stages=["attn"]) as seen:
             answers = next(iter(self.deployed.network.training_logits(images).values()))
