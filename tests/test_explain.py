@@ -350,6 +350,7 @@ def test_a_model_that_comes_with_mien(here, mien, models, monkeypatch):
     home = here / "models"
     write_stand_in(home / "apvit_mobile_ferplus" / "model.onnx")
     shutil.copy(models / "pooled.safetensors", home / "apvit_mobile_ferplus" / "model.safetensors")
+    (home / "fetched.json").write_text("{}")
     monkeypatch.setattr("mien.classifier.MODELS", home)
     assert mien("crop.png", "--aligned", "--output", "out", model=None)[0] == 0
     assert len(panels(here / "out/crop-face0.png", 5)) == 3
