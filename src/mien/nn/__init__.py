@@ -16,6 +16,7 @@ from mien.nn.guided_attention import GuidedAttention, MultiConv, SemanticModule
 from mien.nn.halo import Halo
 from mien.nn.landmark_cross_attention import LandmarkCrossAttention
 from mien.nn.landmark_queries import LandmarkQueryHead, LandmarkQueryPool
+from mien.nn.magnified_attention import MagnifiedAttention
 from mien.nn.maxvit import MaxViTBlockAttention, MaxViTGridAttention
 from mien.nn.medusa import Medusa
 from mien.nn.moh import CosineMoH, MoH
@@ -23,6 +24,7 @@ from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
 from mien.nn.observe import Layout, Look, LookError, intervene, observe
 from mien.nn.rcmha import RCMHA
+from mien.nn.region_cross_attention import RegionCrossAttention
 from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
@@ -67,6 +69,7 @@ __all__ = [
     "LevelAttention",
     "Look",
     "LookError",
+    "MagnifiedAttention",
     "MaxViTBlockAttention",
     "MaxViTGridAttention",
     "Medusa",
@@ -74,6 +77,7 @@ __all__ = [
     "MoH",
     "MultiConv",
     "Neighborhood",
+    "RegionCrossAttention",
     "ReliabilityBalancing",
     "SelfAttention",
     "SemanticModule",
