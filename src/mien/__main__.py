@@ -32,6 +32,7 @@ COMMANDS = {
     "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
     "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
     "explain": ("mien.commands.explain", "torch", "draw what a network kept of a face and attended to"),
+    "study": ("mien.commands.study", "torch", "do a small study of attention, figures beside their bounds"),
     "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
     "export": ("mien.commands.export", "export", "turn a model into a file for other engines"),
     "serve": ("mien.commands.serve", "serve", "read pictures that are sent over HTTP"),

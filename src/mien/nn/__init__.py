@@ -4,6 +4,7 @@ from mien.nn.acmil import ACMILHead, ACMILPool, ACMILQueryPool
 from mien.nn.attend import Attend
 from mien.nn.axial import Axial
 from mien.nn.block import Block, DropPath, LayerScale, Mlp
+from mien.nn.circuits import Circuit, circuits
 from mien.nn.class_attention import ClassAttention, ClassAttentionPool, ClassBlock
 from mien.nn.class_batch_attention import BatchTransformer, ClassEncoding, class_batch_attention
 from mien.nn.cmha import CMHA
@@ -22,6 +23,7 @@ from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
 from mien.nn.observe import Layout, Look, LookError, intervene, observe
+from mien.nn.random_feature_attention import RandomFeatureAttentionPool, Ridge
 from mien.nn.rcmha import RCMHA
 from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
@@ -46,6 +48,7 @@ __all__ = [
     "BatchTransformer",
     "Block",
     "ChannelAttention",
+    "Circuit",
     "ClassAttention",
     "ClassAttentionPool",
     "ClassBlock",
@@ -74,7 +77,9 @@ __all__ = [
     "MoH",
     "MultiConv",
     "Neighborhood",
+    "RandomFeatureAttentionPool",
     "ReliabilityBalancing",
+    "Ridge",
     "SelfAttention",
     "SemanticModule",
     "Sparsifiner",
@@ -82,6 +87,7 @@ __all__ = [
     "TalkingHeads",
     "TiC",
     "WindowAttention",
+    "circuits",
     "class_batch_attention",
     "intervene",
     "observe",
