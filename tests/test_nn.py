@@ -49,6 +49,7 @@ from mien.nn import (
     MoH,
     MultiConv,
     Neighborhood,
+    RandomFeatureAttentionPool,
     SelfAttention,
     Sparsifiner,
     SpectralGate,
@@ -128,6 +129,7 @@ MECHANISMS = {
     "class attention": (lambda dim: ClassAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "class block": (lambda dim: ClassBlock(dim, 2, 2, init_values=0.1), lambda b, dim: [(b, 1, dim), (b, 5, dim)]),
     "class pool": (lambda dim: ClassAttentionPool(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 7, dim)]),
+    "random features": (lambda dim: RandomFeatureAttentionPool(dim, 3), lambda b, dim: [(b, 7, dim)]),
     "mlp": (lambda dim: Mlp(dim, 2 * dim), lambda b, dim: [(b, 6, dim)]),
     "layer scale": (lambda dim: LayerScale(dim, 0.1), lambda b, dim: [(b, 6, dim)]),
     "landmarks": (landmarks, lambda b, dim: [(b, dim, 4, 4)] * 2),
@@ -211,6 +213,7 @@ for _name, _options in BRANCHES.items():
         lambda b, dim: [(b, dim, 2, 2), (b, 3)],
     )
 SHAPES = {"class attention": (3, 1, WIDE), "class block": (3, 1, WIDE), "class pool": (3, WIDE)}  # others: the input's
+SHAPES["random features"] = (3, WIDE)
 SHAPES |= {
     "guided head": (3, 3 + 2 * 3),
     "acmil pool": (3, WIDE),
@@ -368,8 +371,8 @@ def test_attention_is_the_same_when_looked_at(name):
             count = look.attn.shape[-1]
             prefix, planes, grid = look.layout[1:]
             assert grid is None or count == prefix + planes * grid[0] * grid[1]
-            if name.startswith("talking"):
-                continue  # heads are mixed after the softmax
+            if name.startswith(("talking", "random")):
+                continue  # heads are mixed after the softmax, or there is none
             assert (look.attn >= 0).all() and not look.attn[look.scores == -torch.inf].any()
             mass = look.attn.sum(-1)
             assert (mass < 1 + 1e-5).all()

@@ -138,10 +138,11 @@ def run(small: bool = False) -> Findings:
         Bound("32 pairs in 64 dimensions: error of delta after 50 passes more", often, high=1e-4, theory=0),
         Bound("delta, the pair written last: greatest error", last, high=1e-9, theory=0),
     ]
-    keys, values = draw((4096,), 16, generator)
+    stored = 1024 if small else 4096
+    keys, values = draw((stored,), 16, generator)
     for beta, high in ((32, 0.01), (8, math.inf)):
         soft = (beta * keys @ keys.T).softmax(-1) @ values
-        name = f"softmax({beta} · k·q): error of 4,096 pairs in 16 dimensions"
+        name = f"softmax({beta} · k·q): error of {stored:,} pairs in 16 dimensions"
         bounds.append(Bound(name, float((soft - values).square().sum() / values.square().sum()), high=high))
 
     right = recalled(100 if small else 400, 12, 5, generator)

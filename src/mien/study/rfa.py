@@ -12,7 +12,8 @@ The strength of the ridge is chosen on samples of its own, and errors are measur
 Paper: Fu et al., What can a Single Attention Layer Learn? A Study Through the Random Features Lens, arXiv 2307.11353.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,20 @@ from torch import Tensor
 from mien.nn.random_feature_attention import append_one, draw_weight, random_features
 from mien.study.findings import Bound, Findings, Series, Table
 
-D, N = 8, 6  # width of keys, and how many there are
+
+class Size(NamedTuple):
+    """D, N, the heads, how many samples teach and judge, the seeds, and how often one error should be the other's."""
+
+    width: int = 8
+    keys: int = 6
+    heads: int = 120
+    samples: Sequence[int] = (150, 500, 1500)
+    judged: int = 2000
+    seeds: int = 3
+    factor: float = 3.0
+
+
+SMALL = Size(5, 6, 60, (150, 600), 500, 1, 2.0)
 STRENGTHS = [10.0**power for power in range(-8, 3)]
 
 TARGETS: dict[str, tuple[int, int]] = {  # powers of <x0, x_i> and of <b, x_i>
@@ -36,26 +50,27 @@ Layer = Callable[[Tensor], Tensor]
 """Query and keys (n, 1 + N, D) -> features (n, width)."""
 
 
-def layers(heads: int, generator: torch.Generator) -> dict[str, Layer]:
+def layers(size: Size, generator: torch.Generator) -> dict[str, Layer]:
     """The three, each of heads · (D + 1) features."""
+    d, heads = size.width, size.heads
 
     def attention(weight: Tensor, lifted: bool = True) -> Layer:
         lift = append_one if lifted else (lambda x: x)
         return lambda x: random_features(weight, lift(x[:, 0]), lift(x[:, 1:]))
 
-    plain, biased = (draw_weight(D, heads, lean, generator).double() for lean in (False, True))
-    projection = torch.randn(heads * (D + 1), (1 + N) * D + 1, generator=generator).double() / 2
+    plain, biased = (draw_weight(d, heads, lean, generator).double() for lean in (False, True))
+    projection = torch.randn(heads * (d + 1), (1 + size.keys) * d + 1, generator=generator).double() / 2
     return {
         "RFA": attention(plain),
         "BRFA": attention(biased),
         "RFMLP": lambda x: F.linear(append_one(x.flatten(1)), projection).relu(),
-        "RFA without the 1": attention(plain[:, :D, :D], lifted=False),
+        "RFA without the 1": attention(plain[:, :d, :d], lifted=False),
     }
 
 
-def draw(count: int, generator: torch.Generator) -> Tensor:
+def draw(count: int, size: Size, generator: torch.Generator) -> Tensor:
     """Queries and keys on the sphere: (count, 1 + N, D)."""
-    return F.normalize(torch.randn(count, 1 + N, D, generator=generator).double(), dim=-1)
+    return F.normalize(torch.randn(count, 1 + size.keys, size.width, generator=generator).double(), dim=-1)
 
 
 def target(x: Tensor, b: Tensor) -> Tensor:
@@ -89,14 +104,15 @@ def errors(layer: Layer, train: Tensor, choose: Tensor, test: Tensor, b: Tensor)
 
 def run(small: bool = False) -> Findings:
     """Three layers, six targets, samples by the hundred; `small`: fewer heads and samples, one seed."""
-    heads, sizes, seen, seeds = (40, (150, 600), 500, 1) if small else (120, (150, 500, 1500), 2000, 3)
+    size = SMALL if small else Size()
+    sizes, seeds = size.samples, size.seeds
     found: dict[str, list[Tensor]] = {}
     moved = 0.0
     for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
-        made = layers(heads, generator)
-        b = F.normalize(torch.randn(D, generator=generator).double(), dim=0)
-        train, choose, test = (draw(count, generator) for count in (max(sizes), seen, seen))
+        made = layers(size, generator)
+        b = F.normalize(torch.randn(size.width, generator=generator).double(), dim=0)
+        train, choose, test = (draw(n, size, generator) for n in (max(sizes), size.judged, size.judged))
         for name, layer in made.items():
             found.setdefault(name, []).append(torch.stack([errors(layer, train[:n], choose, test, b) for n in sizes]))
         shuffled = torch.cat([test[:, :1], test[:, 1:].flip(1)], 1)
@@ -105,8 +121,8 @@ def run(small: bool = False) -> Findings:
     last = {name: dict(zip(TARGETS, mean[-1].tolist(), strict=True)) for name, mean in means.items()}
     squared, alike = "<b, x>²", "<x0, x>²"
     bounds = [
-        Bound(f"{squared}: error of RFMLP over RFA", last["RFMLP"][squared] / last["RFA"][squared], low=3),
-        Bound(f"{alike}: error of RFA over BRFA", last["RFA"][alike] / last["BRFA"][alike], low=3),
+        Bound(f"{squared}: error of RFMLP over RFA", last["RFMLP"][squared] / last["RFA"][squared], low=size.factor),
+        Bound(f"{alike}: error of RFA over BRFA", last["RFA"][alike] / last["BRFA"][alike], low=size.factor),
         Bound("features of RFA, keys in another order: greatest change", moved, high=1e-6, theory=0),
         Bound(f"{squared}: error of RFA without the appended 1", last["RFA without the 1"][squared], 0.9, theory=1),
         Bound("<b, x>: error of BRFA over RFA", last["BRFA"]["<b, x>"] / last["RFA"]["<b, x>"]),
@@ -127,5 +143,5 @@ def run(small: bool = False) -> Findings:
         )
         for name, of in (("keys", squared), ("query", alike))
     }
-    settings = {"width": D, "keys": N, "heads": heads, "samples": max(sizes), "seeds": seeds}
+    settings = {"width": size.width, "keys": size.keys, "heads": size.heads, "samples": max(sizes), "seeds": seeds}
     return Findings("rfa", "Random-feature attention", settings, bounds, tables, series)
