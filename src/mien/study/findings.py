@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -149,12 +150,19 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 
 
 def plot(axes: Any, series: Series) -> None:
+    strokes, widths = itertools.cycle(("--", ":", "-.")), itertools.chain((4.2, 2.6), itertools.repeat(1.4))
     for name, values in series.lines.items():
-        style = {"linestyle": "--", "color": "0.35"} if name in series.dashed else {"marker": "o", "markersize": 3.5}
-        axes.plot(series.x, values, label=name, linewidth=1.4, **style)
+        if name in series.dashed:
+            axes.plot(series.x, values, label=name, linewidth=1.4, linestyle=next(strokes), color="0.25")
+        else:  # a line on another is seen beside it
+            width = next(widths)
+            axes.plot(series.x, values, label=name, linewidth=width, marker="o", markersize=width + 2)
     axes.set(xlabel=series.x_label, ylabel=series.y_label, xscale=series.scale, yscale=series.scale)
+    if len(series.x) < 8:
+        axes.set_xticks(series.x, [f"{x:,g}" for x in series.x])
+        axes.set_xticks([], minor=True)
     axes.set_title(series.title, fontsize="medium", wrap=True)
-    axes.grid(alpha=0.25, which="both" if series.scale == "log" else "major")
+    axes.grid(alpha=0.25, which="both")
     axes.legend(fontsize="small")
 
 

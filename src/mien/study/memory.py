@@ -115,7 +115,7 @@ def run(small: bool = False) -> Findings:
         count = round(times * middle)
         measured = on_average(middle, count, trials, generator)
         bounds.append(
-            Bound.near(f"error of {count} pairs in {middle} dimensions", measured, (count - 1) / middle, 0.05)
+            Bound.near(f"Hebb, error of {count} pairs in {middle} dimensions", measured, (count - 1) / middle, 0.05)
         )
     average = [average_capacity(width, trials, generator) for width in widths]
     worst = [worst_capacity(width, 5 * trials, generator) for width in deep]
@@ -166,11 +166,11 @@ def run(small: bool = False) -> Findings:
             deep,
             {
                 "on average, error ¼": [average[widths.index(w)] if w in widths else math.nan for w in deep],
-                "1 + d / 4": [1 + w / 4 for w in deep],
+                "on average, 1 + d / 4": [1 + w / 4 for w in deep],
                 "none in danger": worst,
-                "theory of that": [worst_theory(w) for w in deep],
+                "none in danger, theory": [worst_theory(w) for w in deep],
             },
-            ("1 + d / 4", "theory of that"),
+            ("on average, 1 + d / 4", "none in danger, theory"),
             "log",
         ),
         "rules": Series(
