@@ -1,7 +1,7 @@
 """Random-feature attention over the frozen tokens of a shipped trunk, beside a linear probe: accuracy and seconds.
 
     python benchmarks/random_features.py train_validation.parquet [--model mobilefacenet_ferplus] [--train 3000]
-        [--judged 1500] [--heads 16 48] [--seeds 3] [--keep tokens.pt]
+        [--judged 1500] [--features 1024 4096] [--seeds 3] [--keep tokens.pt]
 
 Faces of the training split, by seed 0, teach; a fifth of them chooses how strong the penalty is, and then all of them
 teach again. Faces of the validation split, by seed 0, judge, and choose nothing. The trunk saw the training faces'
@@ -109,7 +109,9 @@ def main() -> None:
     parser.add_argument("--model", default="mobilefacenet_ferplus", help="one with a single trunk, `image`")
     parser.add_argument("--train", type=int, default=3000)
     parser.add_argument("--judged", type=int, default=1500)
-    parser.add_argument("--heads", type=int, nargs="+", default=[16, 48])
+    parser.add_argument(
+        "--features", type=int, nargs="+", default=[1024, 4096], help="about so many: heads · (width + 1)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="draws of the random weights")
     parser.add_argument("--keep", type=Path, help="a file for the tokens, which is used where it is there")
     args = parser.parse_args()
@@ -124,10 +126,10 @@ def main() -> None:
     print("|---|---|---:|---|---|---:|")
     for level in ("middle", "last"):
         every, judged = (tuple(tokens[s][k] for k in (level, "target", "label")) for s in ("train", "validation"))
-        compare(every, judged, args.heads, args.seeds)
+        compare(every, judged, args.features, args.seeds)
 
 
-def compare(every: Split, judged: Split, heads: list[int], seeds: int) -> None:
+def compare(every: Split, judged: Split, features: list[int], seeds: int) -> None:
     """Print a row for each read-out of these tokens, the linear probe first."""
     count, dim = every[0].shape[1:]
     cut = len(every[0]) * 4 // 5
@@ -148,7 +150,7 @@ def compare(every: Split, judged: Split, heads: list[int], seeds: int) -> None:
     pools: list[tuple[str, Callable[[], Callable[[Tensor], Tensor]]]] = [
         ("linear probe, ridge", lambda: lambda tokens: tokens.mean(1))
     ]
-    for number in heads:
+    for number in (round(wanted / (dim + 1)) for wanted in features):
         for seed in range(seeds):
 
             def make(number: int = number, seed: int = seed) -> Callable[[Tensor], Tensor]:

@@ -99,9 +99,11 @@ def _inputs(part: nn.Module, above: dict[nn.Module, nn.Module]) -> tuple[Tensor 
         qkv = owner.qkv.weight
     if qkv is not None:
         widths = part.widths if isinstance(part, LocalAttention) else [len(qkv) // 3] * 3
-        return qkv.split(list(widths))
+        q, k, v = qkv.split(list(widths))
+        return q, k, v
     if (kv := weight("kv")) is not None:
-        return (q, *kv.chunk(2))
+        k, v = kv.chunk(2)
+        return q, k, v
     k, v = weight("k"), weight("v")
     if q is None or k is None or v is None:
         raise ValueError(f"{type(part).__name__} has no layers qkv, or q and kv, or q, k and v")

@@ -98,16 +98,15 @@ class Ridge:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Features (B, width) and what is wanted of them (B, outputs), such as shares of classes."""
-        x = x.detach()
-        self.gram += x.mT @ x  # of a batch in its own precision, and over batches in fp64
-        x, y = x.double(), y.detach().double()
+        x, y = x.detach().double(), y.detach().double()
         self.count += len(x)
+        self.gram += x.mT @ x
         self.cross += x.mT @ y
         self.x += x.sum(0)
         self.y += y.sum(0)
 
     def solve(self, strength: float) -> nn.Linear:
-        """The layer, in fp32, for a strength above 0: that share of the rows is what the penalty weighs.
+        """The layer, in fp32; strength is above 0.
 
         Raises ValueError before anything was added, and for a strength that is not above 0.
         """
@@ -120,7 +119,7 @@ class Ridge:
         gram.diagonal().add_(strength)
         cross = (self.cross / self.count - torch.outer(x, y)) / deviation[:, None]
         weight = torch.cholesky_solve(cross, torch.linalg.cholesky(gram)) / deviation[:, None]
-        layer = nn.Linear(*weight.shape)
+        layer = nn.Linear(weight.shape[0], weight.shape[1])
         with torch.no_grad():
             layer.weight.copy_(weight.mT)
             layer.bias.copy_(y - x @ weight)
