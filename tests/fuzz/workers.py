@@ -45,7 +45,7 @@ def faults(count: int, seed: int, folder: Path) -> list[str]:
         code = server.wait(60)
         listening.join(10)
     print(f"{killed} workers killed")
-    line = r"mien: a worker died \(exit code -\d+\); another one starts"
+    line = r"mien: a worker (died \(exit code -\d+\); another one starts|could not start: .+)"  # it was killed there
     found += [f"stderr: {text}" for text in errors[-1].decode().splitlines() if not re.fullmatch(line, text)]
     return found + ([f"exit code {code}"] if code else [])
 
