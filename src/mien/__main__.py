@@ -45,7 +45,7 @@ COMMANDS = {
 
 GROUPS = {
     "Read": ("read", "batch", "demo", "serve"),
-    "Measure": ("eval", "choose", "calibrate", "explain", "bench"),
+    "Measure": ("eval", "choose", "calibrate", "explain", "bench", "study"),
     "Teach": ("finetune", "data", "train", "ablate", "average"),
     "Models": ("list", "fetch", "export", "convert", "doctor"),
 }
