@@ -145,7 +145,7 @@ def run(small: bool = False) -> Findings:
         name = f"softmax({beta} · k·q): error of {stored:,} pairs in 16 dimensions"
         bounds.append(Bound(name, float((soft - values).square().sum() / values.square().sum()), high=high))
 
-    right = recalled(100 if small else 400, 12, 5, generator)
+    right = recalled(400, 12, 5, generator)
     failure = float(1 - right.double().mean())
     bounds.append(Bound("failure of one head of one layer, 18 pairs in 16 dimensions", failure))
     depths, lines = list(range(1, 13)), {}
