@@ -68,7 +68,7 @@ def by_ridge(pool: Callable[[Tensor], Tensor], train: Split, choose: Split | Non
 def probe(train: Split, penalty: float) -> nn.Linear:
     """Softmax regression on the mean token, by L-BFGS, on the votes."""
     x = train[0].float().mean(1)
-    mean, deviation = x.mean(0), x.std(0)
+    mean, deviation = x.mean(0), x.std(0).clamp(min=1e-4)  # some channels are never above 0
     layer = nn.Linear(x.shape[1], train[1].shape[1])
     optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=200, line_search_fn="strong_wolfe")
 
@@ -113,6 +113,7 @@ def main() -> None:
         "--features", type=int, nargs="+", default=[1024, 4096], help="about so many: heads · (width + 1)"
     )
     parser.add_argument("--seeds", type=int, default=3, help="draws of the random weights")
+    parser.add_argument("--level", nargs="+", choices=("middle", "last"), default=["middle", "last"], help="maps read")
     parser.add_argument("--keep", type=Path, help="a file for the tokens, which is used where it is there")
     args = parser.parse_args()
     if args.keep and args.keep.exists():
@@ -124,7 +125,7 @@ def main() -> None:
     print(f"{args.model}, {args.train} faces teach, {args.judged} judge, torch {torch.__version__}\n")
     print("| tokens | read-out | features | accuracy, 95 % | beyond the linear probe, 95 % | seconds |")
     print("|---|---|---:|---|---|---:|")
-    for level in ("middle", "last"):
+    for level in args.level:
         every, judged = (tuple(tokens[s][k] for k in (level, "target", "label")) for s in ("train", "validation"))
         compare(every, judged, args.features, args.seeds)
 
