@@ -46,6 +46,14 @@ def test_hostile_models(tmp_path, seed):
     assert not [fault for each in range(seed, seed + 6) if (fault := models.fault(each, tmp_path))]
 
 
+def test_tampered_programs(tmp_path, monkeypatch):
+    """Two of each kind; and the program that they are made of is read."""
+    programs = pytest.importorskip("fuzz.programs")
+    monkeypatch.chdir(tmp_path)
+    assert not [fault for seed in range(16) if (fault := programs.fault(seed, tmp_path))]
+    assert Classifier.from_pretrained(tmp_path / "honest.pt2").answers(FACES)
+
+
 def test_hostile_recipes(tmp_path, capfd):
     recipes = pytest.importorskip("fuzz.recipes")
     assert not [fault for seed in range(13) if (fault := recipes.fault(seed, tmp_path))]

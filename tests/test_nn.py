@@ -40,6 +40,7 @@ from mien.nn import (
     LandmarkQueryPool,
     LayerScale,
     LevelAttention,
+    LinearAttention,
     LookError,
     MagnifiedAttention,
     MaxViTBlockAttention,
@@ -49,10 +50,12 @@ from mien.nn import (
     MoH,
     MultiConv,
     Neighborhood,
+    RandomFeatureAttentionPool,
     RegionCrossAttention,
     SelfAttention,
     Sparsifiner,
     SpectralGate,
+    Superlinear,
     TalkingHeads,
     TiC,
     WindowAttention,
@@ -147,9 +150,17 @@ MECHANISMS = {
     "cmha, axial": (lambda dim: OnGrid(CMHA(dim, 1, axial=True), (2, 3)), lambda b, dim: [(b, 1 + 2 * 6, dim)]),
     "rcmha": (lambda dim: RCMHA(dim, 2, causal=True, max_length=6), lambda b, dim: [(b, 6, dim)]),
     "rcmha, grid": (lambda dim: OnGrid(RCMHA(dim, 2, grid=(2, 3)), (2, 3)), lambda b, dim: [(b, 1 + 2 * 6, dim)]),
+    "superlinear": (lambda dim: Superlinear(dim, 2, 3, top_k=2), lambda b, dim: [(b, 12, dim)]),
+    "superlinear, sparse": (
+        lambda dim: Superlinear(dim, 2, 3, forward_factor=0.5, direction="both", dense_tokens=0),
+        lambda b, dim: [(b, 12, dim)],
+    ),
+    "linear, delta": (lambda dim: LinearAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
+    "linear, hebb": (lambda dim: LinearAttention(dim, 2, "hebb", norm=False), lambda b, dim: [(b, 6, dim)]),
     "class attention": (lambda dim: ClassAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "class block": (lambda dim: ClassBlock(dim, 2, 2, init_values=0.1), lambda b, dim: [(b, 1, dim), (b, 5, dim)]),
     "class pool": (lambda dim: ClassAttentionPool(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 7, dim)]),
+    "random features": (lambda dim: RandomFeatureAttentionPool(dim, 3), lambda b, dim: [(b, 7, dim)]),
     "mlp": (lambda dim: Mlp(dim, 2 * dim), lambda b, dim: [(b, 6, dim)]),
     "layer scale": (lambda dim: LayerScale(dim, 0.1), lambda b, dim: [(b, 6, dim)]),
     "landmarks": (landmarks, lambda b, dim: [(b, dim, 4, 4)] * 2),
@@ -233,6 +244,7 @@ for _name, _options in BRANCHES.items():
         lambda b, dim: [(b, dim, 2, 2), (b, 3)],
     )
 SHAPES = {"class attention": (3, 1, WIDE), "class block": (3, 1, WIDE), "class pool": (3, WIDE)}  # others: the input's
+SHAPES["random features"] = (3, WIDE)
 SHAPES |= {
     "guided head": (3, 3 + 2 * 3),
     "acmil pool": (3, WIDE),
@@ -287,6 +299,8 @@ def without_gradient(name: str) -> dict[str, slice]:
     if name in ("self attention", "talking heads") or name.startswith(("block", "moh")):
         keys = {("attn." if name.startswith("block") else "") + "qkv.bias": slice(WIDE, 2 * WIDE)}
         return keys | ({"proj_l.bias": slice(None)} if name == "talking heads" else {})
+    if name.startswith("superlinear"):
+        return {"qkv.bias": slice(WIDE, 2 * WIDE)}
     if name in ("axial, shared", "windows", "windows, padded", "tic") or name.startswith(("maxvit", "neighborhood")):
         return {"mixer.qkv.bias": slice(WIDE, 2 * WIDE)}
     if name.startswith("class "):
@@ -380,13 +394,16 @@ def test_attention_is_the_same_when_looked_at(name):
     assert seen.keys() == attentions(module).keys()
     for look in seen.values():
         assert look.layout.kind in ("token", "class", "cross", "channel", "batch")
+        if name.startswith("linear"):  # there is no softmax
+            assert look.scores is None and look.attn.shape == (3, 2, 6, 6) and look.heads.isfinite().all()
+            continue
         assert look.scores.shape == look.attn.shape and look.heads.isfinite().all()
         if look.attn.ndim == 4:
             count = look.attn.shape[-1]
             prefix, planes, grid = look.layout[1:]
             assert grid is None or count == prefix + planes * grid[0] * grid[1]
-            if name.startswith("talking"):
-                continue  # heads are mixed after the softmax
+            if name.startswith(("talking", "random")):
+                continue  # heads are mixed after the softmax, or there is none
             assert (look.attn >= 0).all() and not look.attn[look.scores == -torch.inf].any()
             mass = look.attn.sum(-1)
             assert (mass < 1 + 1e-5).all()

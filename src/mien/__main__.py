@@ -35,6 +35,7 @@ COMMANDS = {
     "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
     "explain": ("mien.commands.explain", "torch", "draw what an answer rests on, and what a network attended to"),
     "analyse": ("mien.commands.analyse", "eval", "which heads of a network's attention matter, and where they look"),
+    "study": ("mien.commands.study", "torch", "do a small study of attention, figures beside their bounds"),
     "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
     "export": ("mien.commands.export", "export", "turn a model into a file for other engines"),
     "serve": ("mien.commands.serve", "serve", "read pictures that are sent over HTTP"),
@@ -45,7 +46,7 @@ COMMANDS = {
 
 GROUPS = {
     "Read": ("read", "batch", "demo", "serve"),
-    "Measure": ("eval", "choose", "calibrate", "explain", "bench"),
+    "Measure": ("eval", "choose", "calibrate", "explain", "bench", "study"),
     "Teach": ("finetune", "data", "train", "ablate", "average"),
     "Models": ("list", "fetch", "export", "convert", "doctor"),
 }

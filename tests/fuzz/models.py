@@ -24,16 +24,16 @@ VALUES: tuple[Any, ...] = (
 FACES = np.zeros((2, 112, 112, 3), np.uint8)
 
 
-def _places(value: Any, path: tuple = ()) -> list[tuple]:
+def places(value: Any, path: tuple = ()) -> list[tuple]:
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, part in inner for place in _places(part, (*path, key)))]
+    return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
 
 
 def header(draw: np.random.Generator) -> Any:
     """A header with another value somewhere."""
     found: Any = copy.deepcopy(HEADER)
-    places = _places(found)
-    *path, last = places[int(draw.integers(1, len(places)))]
+    there = places(found)
+    *path, last = there[int(draw.integers(1, len(there)))]
     part = found
     for key in path:
         part = part[key]

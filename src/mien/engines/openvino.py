@@ -210,7 +210,8 @@ def _recall(core: Any, kept: Path, settings: dict[str, Any]) -> Any | None:
 
 def _keep(model: Any, kept: Path) -> None:
     """Write whole or not at all; a folder that cannot be written to costs a slower start, and nothing else."""
-    data = model.export_model().getvalue()
+    model.export_model(stream := io.BytesIO())  # what it would return is of another type in each version
+    data = stream.getvalue()
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         with whole(kept) as file:

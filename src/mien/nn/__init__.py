@@ -4,6 +4,7 @@ from mien.nn.acmil import ACMILHead, ACMILPool, ACMILQueryPool
 from mien.nn.attend import Attend
 from mien.nn.axial import Axial
 from mien.nn.block import Block, DropPath, LayerScale, Mlp
+from mien.nn.circuits import Circuit, circuits
 from mien.nn.class_attention import ClassAttention, ClassAttentionPool, ClassBlock
 from mien.nn.class_batch_attention import BatchTransformer, ClassEncoding, class_batch_attention
 from mien.nn.cmha import CMHA
@@ -16,6 +17,7 @@ from mien.nn.guided_attention import GuidedAttention, MultiConv, SemanticModule
 from mien.nn.halo import Halo
 from mien.nn.landmark_cross_attention import LandmarkCrossAttention
 from mien.nn.landmark_queries import LandmarkQueryHead, LandmarkQueryPool
+from mien.nn.linear_attention import LinearAttention
 from mien.nn.magnified_attention import MagnifiedAttention
 from mien.nn.maxvit import MaxViTBlockAttention, MaxViTGridAttention
 from mien.nn.medusa import Medusa
@@ -23,6 +25,7 @@ from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
 from mien.nn.observe import Layout, Look, LookError, intervene, observe
+from mien.nn.random_feature_attention import RandomFeatureAttentionPool, Ridge
 from mien.nn.rcmha import RCMHA
 from mien.nn.region_cross_attention import RegionCrossAttention
 from mien.nn.reliability_balancing import ReliabilityBalancing
@@ -30,6 +33,7 @@ from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
 from mien.nn.sparsifiner import Sparsifiner
 from mien.nn.spectral_gate import SpectralGate
+from mien.nn.superlinear import Superlinear
 from mien.nn.talking_heads import TalkingHeads
 from mien.nn.tic import TiC
 
@@ -48,6 +52,7 @@ __all__ = [
     "BatchTransformer",
     "Block",
     "ChannelAttention",
+    "Circuit",
     "ClassAttention",
     "ClassAttentionPool",
     "ClassBlock",
@@ -67,6 +72,7 @@ __all__ = [
     "LayerScale",
     "Layout",
     "LevelAttention",
+    "LinearAttention",
     "Look",
     "LookError",
     "MagnifiedAttention",
@@ -77,15 +83,19 @@ __all__ = [
     "MoH",
     "MultiConv",
     "Neighborhood",
+    "RandomFeatureAttentionPool",
     "RegionCrossAttention",
     "ReliabilityBalancing",
+    "Ridge",
     "SelfAttention",
     "SemanticModule",
     "Sparsifiner",
     "SpectralGate",
+    "Superlinear",
     "TalkingHeads",
     "TiC",
     "WindowAttention",
+    "circuits",
     "class_batch_attention",
     "intervene",
     "observe",
