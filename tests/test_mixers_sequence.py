@@ -111,10 +111,9 @@ def test_sparse_is_dense_and_the_future_mirrors_the_past(window, top_k, factors,
         (out * torch.linspace(-1, 1, 8)).square().sum().backward()
         return [out, tokens.grad, *(p.grad.clone() for p in mixer.parameters())]
 
-    answers = {}
+    answers, state = {}, make().double().state_dict()
     for direction in ("past", "future", "both") if window else ("past", "future"):
         mixer = make(direction=direction).double()
-        state = mixer.state_dict() if not answers else state
         mixer.load_state_dict(state)
         dense, mixer.dense_tokens = run(mixer, tokens), 0
         for a, b in zip(dense, run(mixer, tokens), strict=True):

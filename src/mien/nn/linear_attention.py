@@ -1,4 +1,4 @@
-"""Linear attention: a matrix that remembers which value goes with which key, written by Hebb's rule or the delta rule."""
+"""Linear attention: a matrix remembers which value goes with which key, by Hebb's rule or the delta rule."""
 
 from typing import Literal
 
@@ -24,15 +24,16 @@ class LinearAttention(nn.Module):
     No token sees a later one, and there is no softmax. Of n random keys Hebb's rule reads each with an error of
     (n - 1) / d_k, over the square of its value; the delta rule with b = 1 reads the last that was written without any.
 
-    Ours: q and k are of length 1, without which the delta rule need not be stable; b_t = sigmoid(rate(x_t)), one a head,
-    unless one number is given (published for the delta rule with b learned: DeltaNet); `norm` divides a head's answer
-    by its root mean square, as Hebb's memory grows with the sequence.
+    Ours: `norm`, which divides a head's answer by its root mean square, as Hebb's memory grows with the sequence; q and
+    k of length 1, without which the delta rule need not be stable, and b_t = sigmoid(rate(x_t)), one a head, unless a
+    number is given, are those of DeltaNet.
 
-    How: chunks of 64 tokens. Within one, `out = Q S + P (V - K S)` ('hebb': `Q S + P V`), where P, lower triangular, is
-    `tril(Q Kᵀ) (I + diag(b) tril(K Kᵀ, -1))⁻¹ diag(b)` ('hebb': without the inverse): time and memory grow with N. `stream`
-    takes tokens as they come, one at a time or many, and equals `forward` on all of them together. Of the stages of
-    `mien.nn.observe` there are attn, which is P of the whole sequence, may be negative and does not sum to 1, and heads.
-    Computed in at least fp32. Tokens lie in a row; `grid` is ignored.
+    How: in chunks of 64 tokens, of which `out = Q S + P (V - K S)` with P = `tril(Q Kᵀ) (I + diag(b) tril(K Kᵀ, -1))⁻¹
+    diag(b)`, lower triangular; by Hebb's rule `Q S + P V` without the inverse. Time and memory grow with N; a compiled
+    or exported program has one chunk of all its tokens. `stream` takes tokens as they come, one at a time or many, and
+    equals `forward` on all of them together; one at a time it goes into ONNX, where the inverse cannot. Of the stages
+    of `mien.nn.observe` there are attn, which is P of the whole sequence, may be negative and does not sum to 1, and
+    heads. Computed in at least fp32. Tokens lie in a row; `grid` is ignored.
 
     Args:
         dim, num_heads: int, width of the tokens and number of heads, which divides it.
@@ -111,8 +112,8 @@ def remember(
 
     q and k (…, N, d_k), v (…, N, d_v), rate (…, N, 1), state (…, d_k, d_v).
     """
-    out = []
-    for q_, k_, v_, rate_ in zip(*(x.split(CHUNK, -2) for x in (q, k, v, rate)), strict=True):
+    out, size = [], q.shape[-2] if torch.compiler.is_compiling() else CHUNK
+    for q_, k_, v_, rate_ in zip(*(x.split(size, -2) for x in (q, k, v, rate)), strict=True):
         out.append(read(q_, k_, v_, mixing(q_, k_, rate_, update), state, update))
         new = rate_ * v_
         if update == "delta":
@@ -136,5 +137,7 @@ def mixing(q: Tensor, k: Tensor, rate: Tensor, update: str) -> Tensor:
 
 def solved(k: Tensor, rate: Tensor, given: Tensor) -> Tensor:
     """`(I + diag(rate) tril(k kᵀ, -1))⁻¹ given`: what each token writes, those before it being known to the memory."""
+    if k.shape[-2] == 1:
+        return given
     below = (rate * (k @ k.transpose(-2, -1))).tril(-1)
     return torch.linalg.solve_triangular(below, given, upper=False, unitriangular=True)

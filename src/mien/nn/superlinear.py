@@ -20,14 +20,14 @@ class Superlinear(nn.Module):
 
         anchors of token t:  a_i = t - i² + 1, i² > window        about √t of them
         search:  s_i = q1_t · k_{a_i}, not scaled;   the top_k greatest are taken
-        span of a:  from a - ⌈backward_factor · √(t + 1)⌉ to a + ⌈forward_factor · √(t + 1)⌉, within the past and before the window
+        span of a:  from a - ⌈backward_factor · √(t + 1)⌉ to a + ⌈forward_factor · √(t + 1)⌉, but before the window
         o_j = softmax(head_dim^-1/2 · q2_t kᵀ) v over span j and the window, the last `window` tokens up to t
         out = proj(Σ_j softmax_j(s) o_j)
 
     Where there are fewer than top_k anchors the gate knows of these alone; without any the window is all there is.
-    The search learns through the gate only. With backward_factor ≥ 2 the spans of all anchors and the window cover the whole
-    past: a_i and a_{i+1} lie 2i + 1 ≤ 2 √(t + 1) + 1 apart. Less would leave tokens that nobody can find, and is an
-    error. A window as long as the sequence is causal attention.
+    The search learns through the gate only. With backward_factor ≥ 2 the spans of all anchors and the window cover the
+    whole past: a_i and a_{i+1} lie 2i + 1 ≤ 2 √(t + 1) + 1 apart. Less would leave tokens that nobody can find, and is
+    an error. A window as long as the sequence is causal attention.
 
     With direction 'both', ours, for sequences that are known to their end: anchors, spans and window of what is ahead
     mirror those of the past, √(N - t) taking the place of √(t + 1), and the search is among all of them. 'future' has
@@ -79,9 +79,7 @@ class Superlinear(nn.Module):
         if direction not in ("past", "future", "both"):
             raise ValueError(f"direction must be 'past', 'future' or 'both', not {direction!r}")
         if direction == "both" and not window:
-            raise ValueError(
-                "looking both ways needs a window from 1 on: without one t is its own anchor on either side"
-            )
+            raise ValueError("looking both ways needs a window from 1 on: without it t is its own anchor on both sides")
         self.num_heads, self.top_k, self.direction, self.dense_tokens = num_heads, top_k, direction, dense_tokens
         self.first_root = math.isqrt(window) + 1 if window else 1
         self.window = self.first_root**2 - 1
