@@ -8,6 +8,7 @@ from mien.nn.class_attention import ClassAttention, ClassAttentionPool, ClassBlo
 from mien.nn.class_batch_attention import BatchTransformer, ClassEncoding, class_batch_attention
 from mien.nn.cmha import CMHA
 from mien.nn.davit import ChannelAttention, WindowAttention
+from mien.nn.distributed_attention import DistributedAttention
 from mien.nn.dual_attention import CAM, PAM
 from mien.nn.gaam import GAAM, GAAMBlock
 from mien.nn.grassmann import Grassmann
@@ -27,6 +28,7 @@ from mien.nn.rcmha import RCMHA
 from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
+from mien.nn.shares import ShareError, join_tokens, share_tokens
 from mien.nn.sparsifiner import Sparsifiner
 from mien.nn.spectral_gate import SpectralGate
 from mien.nn.superlinear import Superlinear
@@ -54,6 +56,7 @@ __all__ = [
     "ClassEncoding",
     "CosineMoH",
     "DeformableAttention",
+    "DistributedAttention",
     "DropPath",
     "GAAMBlock",
     "Grassmann",
@@ -80,6 +83,7 @@ __all__ = [
     "ReliabilityBalancing",
     "SelfAttention",
     "SemanticModule",
+    "ShareError",
     "Sparsifiner",
     "SpectralGate",
     "Superlinear",
@@ -88,5 +92,7 @@ __all__ = [
     "WindowAttention",
     "class_batch_attention",
     "intervene",
+    "join_tokens",
     "observe",
+    "share_tokens",
 ]
