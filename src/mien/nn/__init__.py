@@ -20,6 +20,7 @@ from mien.nn.landmark_queries import LandmarkQueryHead, LandmarkQueryPool
 from mien.nn.linear_attention import LinearAttention
 from mien.nn.maxvit import MaxViTBlockAttention, MaxViTGridAttention
 from mien.nn.medusa import Medusa
+from mien.nn.mixing import mixing_matrix
 from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
@@ -93,6 +94,7 @@ __all__ = [
     "class_batch_attention",
     "intervene",
     "join_tokens",
+    "mixing_matrix",
     "observe",
     "share_tokens",
 ]
