@@ -13,6 +13,7 @@ import argparse
 import math
 import statistics
 import time
+from functools import partial
 
 import torch
 
@@ -25,6 +26,8 @@ MIXERS = {
     "LinearAttention, delta": LinearAttention,
     "LinearAttention, hebb": lambda dim, heads: LinearAttention(dim, heads, "hebb"),
 }
+
+WARM = 4096  # tokens up to which the first round is not counted
 
 
 def main() -> None:
@@ -40,35 +43,34 @@ def main() -> None:
     mixers = {name: make(args.dim, args.heads) for name, make in MIXERS.items()}
     lengths = [args.least * 2**i for i in range(int(math.log2(args.longest / args.least)) + 1)]
     seconds = {name: {} for name in mixers}
-    memory = {(name, kind): {} for name in mixers for kind in ("forward", "training")}
     for n in lengths:
-        tokens = torch.randn(1, n, args.dim)
-        runs = {name: [] for name in mixers}
-        for turn in range(args.rounds + 1):
+        tokens, runs = torch.randn(1, n, args.dim), {name: [] for name in mixers}
+        for turn in range(args.rounds + (n <= WARM)):
             for name, mixer in mixers.items():
                 begin = time.process_time()
                 forward(mixer, tokens)
-                runs[name].append(time.process_time() - begin)
-                if not turn:
-                    runs[name].clear()  # the first is to get warm
-        for name, mixer in mixers.items():
+                if turn or n > WARM:
+                    runs[name].append(time.process_time() - begin)
+        for name in mixers:
             seconds[name][n] = statistics.median(runs[name])
-            memory[name, "forward"][n] = peak_bytes(lambda: forward(mixer, tokens)) / 1e6  # noqa: B023 called here
-            if n <= args.training:
-                memory[name, "training"][n] = peak_bytes(lambda: training(mixer, tokens)) / 1e6  # noqa: B023
-        told = ", ".join(f"{name} {each[n]:.3f} s" for name, each in seconds.items())
-        print(f"{n:,} tokens: {told}", flush=True)
+        print(f"{n:,} tokens: " + ", ".join(f"{name} {each[n]:.3f} s" for name, each in seconds.items()), flush=True)
     print(
-        f"\n{args.dim} wide, {args.heads} head(s), fp32, torch {torch.__version__}, threads: {torch.get_num_threads()},"
+        f"\n{args.dim} wide, heads: {args.heads}, fp32, torch {torch.__version__}, threads: {torch.get_num_threads()},"
     )
     print(f"medians of {args.rounds} rounds; in brackets the ratio to fused causal attention\n")
     dense = seconds["fused causal attention"]
     show("seconds, forward", seconds, dense)
-    for kind in ("forward", "training"):
-        show(f"MB, {kind}", {name: memory[name, kind] for name in mixers}, memory["fused causal attention", kind])
     for name, each in seconds.items():
         if each is not dense:
-            print(f"{name}: {crossing(each, dense)}")
+            print(f"{name}: {crossing(each, dense)}", flush=True)
+    for kind, run, most in (("forward", forward, args.longest), ("training", training, args.training)):
+        found = {name: {} for name in mixers}
+        for n in (n for n in lengths if n <= most):
+            tokens = torch.randn(1, n, args.dim)
+            for name, mixer in mixers.items():
+                found[name][n] = peak_bytes(partial(run, mixer, tokens)) / 1e6
+        print()
+        show(f"MB, {kind}", found, found["fused causal attention"])
 
 
 def forward(mixer: torch.nn.Module, tokens: torch.Tensor) -> None:
