@@ -1,7 +1,7 @@
 """Self-attention over a sequence, or over heads, that the processes of a group share."""
 
-from collections.abc import Iterator
-from typing import Literal, Self, get_args
+from collections.abc import Callable, Iterator
+from typing import Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -148,8 +148,8 @@ class DistributedAttention(nn.Module):
         order = torch.arange(k.shape[2], device=q.device)[:, None]
         last = to_parts(order, processes, balanced=True)[rank].T.expand(q.shape[0] * q.shape[1], -1)
         scale = self.head_dim**-0.5 if self.attend.scale is None else self.attend.scale
-        flat = (x.flatten(0, 1) for x in (q, k, v))
-        return attend_ranges(*flat, torch.zeros_like(last), last, scale)[0].view_as(q)
+        flat = [x.flatten(0, 1) for x in (q, k, v)]
+        return attend_ranges(flat[0], flat[1], flat[2], torch.zeros_like(last), last, scale)[0].view_as(q)
 
     def exchanging(self, q: Tensor, k: Tensor, v: Tensor, processes: int) -> Tensor:
         pieces = torch.stack([q, k, v]).unflatten(2, (processes, -1)).movedim(2, 0)  # (P, 3, B, heads / P, n, head_dim)
@@ -190,14 +190,14 @@ class _Ring(torch.autograd.Function):
                 of_block[0][..., keys, :] += b
                 of_block[1][..., keys, :] += c
             arrived = shift(of_block if arrived is None else of_block + arrived(), group, tag=1)
-        of_k, of_v = arrived()  # they have come round
+        of_k, of_v = cast(Callable[[], Tensor], arrived)()  # they have come round
         return of_q, of_k, of_v, None, None, None
 
 
 def _blocks(rank: int, source: int, q: Tensor, causal: bool) -> Iterator[tuple[slice, slice, Tensor | None]]:
     """Own queries, `ROWS` at once, the keys of a source that they see, and the bias that hides some of these."""
-    n = q.shape[-2]
-    half = n // 2
+    n, heads = q.shape[-2], q.shape[:-2].numel()
+    half, step = n // 2, min(ROWS, max(32, ROWS // heads))  # so that memory is that of one head
     if not causal:
         areas = [(0, n, 0, n, False)]
     elif source == rank:
@@ -207,7 +207,7 @@ def _blocks(rank: int, source: int, q: Tensor, causal: bool) -> Iterator[tuple[s
     else:
         areas = [(half, n, 0, n, False)]
     for top, bottom, left, right, triangle in areas:
-        for a in range(top, bottom, ROWS):
-            b = min(bottom, a + ROWS)
+        for a in range(top, bottom, step):
+            b = min(bottom, a + step)
             bias = q.new_full((b - a, b - left), NEVER).triu(a - left + 1) if triangle else None
             yield slice(a, b), slice(left, b if triangle else right), bias

@@ -1,13 +1,14 @@
 """A sequence in equal parts, one for each process of a group, and what these tell one another."""
 
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, distributed
 
 from mien.errors import MienError
 
-Group = distributed.ProcessGroup | None if distributed.is_available() else None
+Group: TypeAlias = "distributed.ProcessGroup | None"
 
 
 class ShareError(MienError, ValueError):
