@@ -38,14 +38,37 @@ def main() -> None:
     parser.add_argument("--least", type=int, default=1024, help="tokens")
     parser.add_argument("--longest", type=int, default=65536, help="tokens")
     parser.add_argument("--training", type=int, default=16384, help="tokens up to which a backward pass is measured")
+    parser.add_argument("--only", choices=("seconds", "forward", "training"), help="one of the three tables")
     args = parser.parse_args()
     torch.manual_seed(0)
     mixers = {name: make(args.dim, args.heads) for name, make in MIXERS.items()}
     lengths = [args.least * 2**i for i in range(int(math.log2(args.longest / args.least)) + 1)]
+    print(f"{args.dim} wide, heads: {args.heads}, fp32, torch {torch.__version__}, threads: {torch.get_num_threads()},")
+    print(f"medians of {args.rounds} rounds; in brackets the ratio to fused causal attention\n", flush=True)
+    if args.only in (None, "seconds"):
+        seconds = timed(mixers, lengths, args.dim, args.rounds)
+        dense = seconds["fused causal attention"]
+        show("seconds, forward", seconds, dense)
+        for name, each in seconds.items():
+            if each is not dense:
+                print(f"{name}: {crossing(each, dense)}", flush=True)
+        print()
+    for kind, run, most in (("forward", forward, args.longest), ("training", training, args.training)):
+        if args.only in (None, kind):
+            found = {name: {} for name in mixers}
+            for n in (n for n in lengths if n <= most):
+                tokens = torch.randn(1, n, args.dim)
+                for name, mixer in mixers.items():
+                    found[name][n] = peak_bytes(partial(run, mixer, tokens)) / 1e6
+            show(f"MB, {kind}", found, found["fused causal attention"])
+
+
+def timed(mixers: dict[str, torch.nn.Module], lengths: list[int], dim: int, rounds: int) -> dict[str, dict[int, float]]:
+    """Seconds of each mixer at each length, all of them in turn in every round."""
     seconds = {name: {} for name in mixers}
     for n in lengths:
-        tokens, runs = torch.randn(1, n, args.dim), {name: [] for name in mixers}
-        for turn in range(args.rounds + (n <= WARM)):
+        tokens, runs = torch.randn(1, n, dim), {name: [] for name in mixers}
+        for turn in range(rounds + (n <= WARM)):
             for name, mixer in mixers.items():
                 begin = time.process_time()
                 forward(mixer, tokens)
@@ -53,24 +76,7 @@ def main() -> None:
                     runs[name].append(time.process_time() - begin)
         for name in mixers:
             seconds[name][n] = statistics.median(runs[name])
-        print(f"{n:,} tokens: " + ", ".join(f"{name} {each[n]:.3f} s" for name, each in seconds.items()), flush=True)
-    print(
-        f"\n{args.dim} wide, heads: {args.heads}, fp32, torch {torch.__version__}, threads: {torch.get_num_threads()},"
-    )
-    print(f"medians of {args.rounds} rounds; in brackets the ratio to fused causal attention\n")
-    dense = seconds["fused causal attention"]
-    show("seconds, forward", seconds, dense)
-    for name, each in seconds.items():
-        if each is not dense:
-            print(f"{name}: {crossing(each, dense)}", flush=True)
-    for kind, run, most in (("forward", forward, args.longest), ("training", training, args.training)):
-        found = {name: {} for name in mixers}
-        for n in (n for n in lengths if n <= most):
-            tokens = torch.randn(1, n, args.dim)
-            for name, mixer in mixers.items():
-                found[name][n] = peak_bytes(partial(run, mixer, tokens)) / 1e6
-        print()
-        show(f"MB, {kind}", found, found["fused causal attention"])
+    return seconds
 
 
 def forward(mixer: torch.nn.Module, tokens: torch.Tensor) -> None:

@@ -5,7 +5,7 @@
 Processes are forked on this machine, one thread each. Printed are, of the first process: MB handed over to be sent to
 others, in a forward pass and in its backward pass besides; the most memory that torch's profiler saw allocated at once,
 beside tokens and parameters; processor seconds, which say little where processes share the cores; and how far the
-outputs of all are from one process's. `--check` compares with `torch.distributed.tensor.experimental
+outputs of all are from one process's. `--check` instead compares `ring` with `torch.distributed.tensor.experimental
 .context_parallel`, where it can: attention that is not causal on a CPU, whose ring knows no other there. Its first call
 takes about a minute of each processor.
 """
@@ -24,6 +24,8 @@ from torch import distributed
 
 from mien.networks.cost import peak_bytes
 from mien.nn import DistributedAttention, SelfAttention, join_tokens, share_tokens
+from mien.nn.distributed_attention import _Ring
+from mien.nn.shares import Gather, from_parts, to_parts
 
 METHODS = ("ring", "all_gather", "ulysses", "head_parallel")
 
@@ -34,7 +36,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
-    parser.add_argument("--check", action="store_true", help="compare with torch's context_parallel")
+    parser.add_argument("--check", action="store_true", help="compare with torch's context_parallel instead")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(
@@ -63,6 +65,10 @@ def one(rank: int, count: int, folder: Path, args: argparse.Namespace) -> None:
     say = print if rank == 0 else lambda *_, **__: None
     if count > 1:
         distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=count)
+    if args.check:
+        if count > 1:
+            cross_check(count, args, say)
+        return
     torch.manual_seed(0)
     attention, tokens = SelfAttention(args.dim, args.heads), torch.randn(1, args.tokens, args.dim)
     for causal in (False, True):
@@ -89,8 +95,6 @@ def one(rank: int, count: int, folder: Path, args: argparse.Namespace) -> None:
             cells += [f"{sent[1] - sent[0]:.2f}", *(f"{each:.1f}" for each in kept), f"{seconds:.2f}"]
             say(f"| {' | '.join(map(str, cells))} | {(out - whole).abs().max().item():.1e} |", flush=True)
     if count > 1:
-        if args.check:
-            cross_check(attention, tokens, count, say)
         distributed.destroy_process_group()
 
 
@@ -119,7 +123,7 @@ def count_sent(count: int, run) -> float:
     return sent[0] / 1e6
 
 
-def cross_check(attention: SelfAttention, tokens: torch.Tensor, count: int, say) -> None:
+def cross_check(count: int, args: argparse.Namespace, say) -> None:
     """Beside torch's context_parallel, which shards its buffers in place."""
     warnings.simplefilter("ignore")
     from torch.distributed.device_mesh import init_device_mesh
@@ -128,19 +132,19 @@ def cross_check(attention: SelfAttention, tokens: torch.Tensor, count: int, say)
 
     mesh = init_device_mesh("cpu", (count,))
     for causal in (False, True):
-        mixer = DistributedAttention.of(attention, "ring", causal)
-        with torch.no_grad():
-            ours = join_tokens(mixer(share_tokens(tokens, balanced=causal)), balanced=causal)
-            q, k, v = (x.contiguous() for x in attention.split(tokens))
-            try:
-                with context_parallel(mesh, buffers=[q, k, v], buffer_seq_dims=[2, 2, 2]):
-                    out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-                    (out,) = context_parallel_unshard(mesh, [out], [2])
-                theirs = attention.join(out)
-                found = f"ring is within {(ours - theirs).abs().max().item():.1e} of it"
-            except NotImplementedError as error:
-                found = f"it cannot: {str(error).splitlines()[0][:90]}"
-        say(f"context_parallel, {count} processes, {'causal' if causal else 'not causal'}: {found}", flush=True)
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(1, args.heads, args.tokens, args.dim // args.heads) for _ in range(3))
+        parts = [to_parts(x, count, causal)[distributed.get_rank()] for x in (q, k, v)]
+        ours = _Ring.apply(*parts, q.shape[-1] ** -0.5, causal, None)
+        ours = from_parts(Gather.apply(ours, None), causal)
+        name = f"context_parallel, {count} processes, {'causal' if causal else 'not causal'}"
+        try:
+            with torch.no_grad(), context_parallel(mesh, buffers=[q, k, v], buffer_seq_dims=[2, 2, 2]):
+                out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+                (out,) = context_parallel_unshard(mesh, [out], [2])
+            say(f"{name}: ring is within {(ours - out).abs().max().item():.1e} of it", flush=True)
+        except NotImplementedError as error:
+            say(f"{name}: it cannot: {str(error).splitlines()[0]}", flush=True)
 
 
 if __name__ == "__main__":
