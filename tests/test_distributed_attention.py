@@ -144,6 +144,8 @@ def one_of_four(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
     """What each of four processes found."""
+    if not hasattr(os, "fork"):
+        pytest.skip("four processes are forked of one")
     folder = tmp_path_factory.mktemp("four")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
