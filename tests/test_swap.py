@@ -32,6 +32,7 @@ from mien.training.run import parser, plain
 
 MIXERS = mixers()
 OPTIONS = {"Sparsifiner": {"num_tokens": 148}}  # of a class token and three planes of 7×7
+BLIND = ("LinearAttention", "Superlinear")  # they look back: a class token, which comes first, sees itself alone
 every = pytest.mark.parametrize("name", MIXERS)
 
 
