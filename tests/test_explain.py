@@ -252,7 +252,7 @@ def test_levels_have_a_panel_each(here, mien):
 
 SEEN = {  # what a mixer has in ViT's blocks
     *("SelfAttention TalkingHeads MoH CosineMoH Sparsifiner CMHA RCMHA PAM Axial WindowAttention TiC".split()),
-    *("MaxViTBlockAttention MaxViTGridAttention Halo Neighborhood".split()),
+    *("MaxViTBlockAttention MaxViTGridAttention Halo Neighborhood DistributedAttention".split()),
 }
 
 

@@ -46,7 +46,7 @@ COMMANDS = {
 
 GROUPS = {
     "Read": ("read", "batch", "demo", "serve"),
-    "Measure": ("eval", "choose", "calibrate", "explain", "bench", "study"),
+    "Measure": ("eval", "choose", "calibrate", "explain", "analyse", "bench", "study"),
     "Teach": ("finetune", "data", "train", "ablate", "average"),
     "Models": ("list", "fetch", "export", "convert", "doctor"),
 }

@@ -9,6 +9,7 @@ from mien.nn.class_attention import ClassAttention, ClassAttentionPool, ClassBlo
 from mien.nn.class_batch_attention import BatchTransformer, ClassEncoding, class_batch_attention
 from mien.nn.cmha import CMHA
 from mien.nn.davit import ChannelAttention, WindowAttention
+from mien.nn.distributed_attention import DistributedAttention
 from mien.nn.dual_attention import CAM, PAM
 from mien.nn.gaam import GAAM, GAAMBlock
 from mien.nn.grassmann import Grassmann
@@ -21,6 +22,7 @@ from mien.nn.linear_attention import LinearAttention
 from mien.nn.magnified_attention import MagnifiedAttention
 from mien.nn.maxvit import MaxViTBlockAttention, MaxViTGridAttention
 from mien.nn.medusa import Medusa
+from mien.nn.mixing import mixing_matrix
 from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
@@ -31,6 +33,7 @@ from mien.nn.region_cross_attention import RegionCrossAttention
 from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
+from mien.nn.shares import ShareError, join_tokens, share_tokens
 from mien.nn.sparsifiner import Sparsifiner
 from mien.nn.spectral_gate import SpectralGate
 from mien.nn.superlinear import Superlinear
@@ -59,6 +62,7 @@ __all__ = [
     "ClassEncoding",
     "CosineMoH",
     "DeformableAttention",
+    "DistributedAttention",
     "DropPath",
     "GAAMBlock",
     "Grassmann",
@@ -89,6 +93,7 @@ __all__ = [
     "Ridge",
     "SelfAttention",
     "SemanticModule",
+    "ShareError",
     "Sparsifiner",
     "SpectralGate",
     "Superlinear",
@@ -98,5 +103,8 @@ __all__ = [
     "circuits",
     "class_batch_attention",
     "intervene",
+    "join_tokens",
+    "mixing_matrix",
     "observe",
+    "share_tokens",
 ]

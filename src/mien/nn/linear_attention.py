@@ -1,4 +1,4 @@
-"""Linear attention: a matrix that remembers which value goes with which key, written by Hebb's rule or the delta rule."""
+"""Linear attention: a matrix remembers which value goes with which key, by Hebb's rule or the delta rule."""
 
 from typing import Literal
 
@@ -10,6 +10,7 @@ from mien.nn.attend import merge_heads
 from mien.nn.base import Grid
 from mien.nn.observe import Layout, Stages
 
+Update = Literal["hebb", "delta"]
 CHUNK = 64
 """Tokens whose pairs are formed at once."""
 
@@ -24,15 +25,16 @@ class LinearAttention(nn.Module):
     No token sees a later one, and there is no softmax. Of n random keys Hebb's rule reads each with an error of
     (n - 1) / d_k, over the square of its value; the delta rule with b = 1 reads the last that was written without any.
 
-    Ours: q and k are of length 1, without which the delta rule need not be stable; b_t = sigmoid(rate(x_t)), one a head,
-    unless one number is given (published for the delta rule with b learned: DeltaNet); `norm` divides a head's answer
-    by its root mean square, as Hebb's memory grows with the sequence.
+    Ours: `norm`, which divides a head's answer by its root mean square, as Hebb's memory grows with the sequence; q and
+    k of length 1, without which the delta rule need not be stable, and b_t = sigmoid(rate(x_t)), one a head, unless a
+    number is given, are those of DeltaNet.
 
-    How: chunks of 64 tokens. Within one, `out = Q S + P (V - K S)` ('hebb': `Q S + P V`), where P, lower triangular, is
-    `tril(Q Kᵀ) (I + diag(b) tril(K Kᵀ, -1))⁻¹ diag(b)` ('hebb': without the inverse): time and memory grow with N. `stream`
-    takes tokens as they come, one at a time or many, and equals `forward` on all of them together. Of the stages of
-    `mien.nn.observe` there are attn, which is P of the whole sequence, may be negative and does not sum to 1, and heads.
-    Computed in at least fp32. Tokens lie in a row; `grid` is ignored.
+    How: in chunks of 64 tokens, of which `out = Q S + P (V - K S)` with P = `tril(Q Kᵀ) (I + diag(b) tril(K Kᵀ, -1))⁻¹
+    diag(b)`, lower triangular; by Hebb's rule `Q S + P V` without the inverse. Time and memory grow with N; a compiled
+    or exported program has one chunk of all its tokens. `stream` takes tokens as they come, one at a time or many, and
+    equals `forward` on all of them together; one at a time it goes into ONNX, where the inverse cannot. Of the stages
+    of `mien.nn.observe` there are attn, which is P of the whole sequence, may be negative and does not sum to 1, and
+    heads. Computed in at least fp32, outside of autocast. Tokens lie in a row; `grid` is ignored.
 
     Args:
         dim, num_heads: int, width of the tokens and number of heads, which divides it.
@@ -51,7 +53,7 @@ class LinearAttention(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        update: Literal["hebb", "delta"] = "delta",
+        update: Update = "delta",
         rate: float | None = None,
         norm: bool = True,
         qkv_bias: bool = True,
@@ -64,7 +66,8 @@ class LinearAttention(nn.Module):
             raise ValueError(f"update must be 'hebb' or 'delta', not {update!r}")
         if rate is not None and not 0 < rate <= 1:
             raise ValueError(f"rate must be above 0 and at most 1, not {rate}")
-        self.num_heads, self.update, self.constant, self.norm = num_heads, update, rate, norm
+        self.num_heads, self.constant, self.norm = num_heads, rate, norm
+        self.update: Update = update
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.rate = nn.Linear(dim, num_heads) if rate is None else None
         self.attend = Stages(("attn", "heads"))
@@ -104,15 +107,13 @@ class LinearAttention(nn.Module):
         return self.proj_drop(self.proj(merge_heads(heads).to(tokens.dtype))), state
 
 
-def remember(
-    q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: Tensor, update: Literal["hebb", "delta"]
-) -> tuple[Tensor, Tensor]:
+def remember(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: Tensor, update: Update) -> tuple[Tensor, Tensor]:
     """Write every key and value into the memory, and ask it: answers (…, N, d_v), and the memory that is left.
 
     q and k (…, N, d_k), v (…, N, d_v), rate (…, N, 1), state (…, d_k, d_v).
     """
-    out = []
-    for q_, k_, v_, rate_ in zip(*(x.split(CHUNK, -2) for x in (q, k, v, rate)), strict=True):
+    out, size = [], q.shape[-2] if torch.compiler.is_compiling() else CHUNK
+    for q_, k_, v_, rate_ in zip(*(x.split(size, -2) for x in (q, k, v, rate)), strict=True):
         out.append(read(q_, k_, v_, mixing(q_, k_, rate_, update), state, update))
         new = rate_ * v_
         if update == "delta":
@@ -121,12 +122,12 @@ def remember(
     return torch.cat(out, -2), state
 
 
-def read(q: Tensor, k: Tensor, v: Tensor, mix: Tensor, state: Tensor, update: str) -> Tensor:
+def read(q: Tensor, k: Tensor, v: Tensor, mix: Tensor, state: Tensor, update: Update) -> Tensor:
     """What the memory says to queries whose own tokens it is told between: (…, N, d_v)."""
     return q @ state + mix @ (v - k @ state if update == "delta" else v)
 
 
-def mixing(q: Tensor, k: Tensor, rate: Tensor, update: str) -> Tensor:
+def mixing(q: Tensor, k: Tensor, rate: Tensor, update: Update) -> Tensor:
     """P: how much of every token's value every query is told by a memory that was empty before, (…, N, N)."""
     seen = (q @ k.transpose(-2, -1)).tril()
     if update == "hebb":
@@ -136,5 +137,7 @@ def mixing(q: Tensor, k: Tensor, rate: Tensor, update: str) -> Tensor:
 
 def solved(k: Tensor, rate: Tensor, given: Tensor) -> Tensor:
     """`(I + diag(rate) tril(k kᵀ, -1))⁻¹ given`: what each token writes, those before it being known to the memory."""
+    if k.shape[-2] == 1:
+        return given
     below = (rate * (k @ k.transpose(-2, -1))).tril(-1)
     return torch.linalg.solve_triangular(below, given, upper=False, unitriangular=True)
