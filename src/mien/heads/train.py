@@ -1,0 +1,161 @@
+"""Training DirectMHP on annotated pictures."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from mien.errors import MienError, ReadError
+from mien.faces import open_picture
+from mien.heads.angles import encode
+from mien.heads.annotations import Picture, read_annotations
+from mien.heads.checkpoint import MEAN, STD, Deployed, runner, save_heads
+from mien.heads.detector import HeadDetector
+from mien.heads.loss import WEIGHTS, directmhp_loss
+from mien.heads.measure import Measured, measure_heads
+from mien.networks.checkpoint import fill, load_tensors
+from mien.networks.deploy import to_float
+from mien.networks.directmhp import DirectMHP
+
+LEAST = 0.01
+"""The score from which finds count for average precision."""
+
+
+def load(pictures: Sequence[Picture], size: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Pictures (n, size, size, 3) uint8, their boxes (m, 4) in pixels of them, and angles (m, 3), encoded.
+
+    Raises ReadError for a picture that cannot be read, and for one of another size than its annotations say.
+    """
+    images, boxes, angles = np.zeros((len(pictures), size, size, 3), np.uint8), [], []
+    for i, picture in enumerate(pictures):
+        image = open_picture(picture.path)
+        if image.shape[1::-1] != tuple(picture.size):
+            shown = "×".join(map(str, image.shape[1::-1]))
+            raise ReadError(picture.path, f"has {shown} pixels, and {'×'.join(map(str, picture.size))} in its annotations")
+        scale = size / max(image.shape[:2])
+        small = [max(1, round(side * scale)) for side in picture.size]
+        resized = cv2.resize(image, small, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        images[i, : small[1], : small[0]] = resized
+        stretch = np.tile(np.divide(small, picture.size), 2)
+        boxes.append(np.array([head.box for head in picture.heads], np.float32).reshape(-1, 4) * np.float32(stretch))
+        angles.append(np.float32(encode(np.array([head.angles for head in picture.heads]).reshape(-1, 3))))
+    return images, boxes, angles
+
+
+def mirror(images: np.ndarray, boxes: np.ndarray, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A picture (H, W, 3), its boxes and encoded angles as in a mirror: yaw and roll change their signs."""
+    boxes, angles = boxes.copy(), angles.copy()
+    boxes[:, 0] = images.shape[1] - boxes[:, 0] - boxes[:, 2]
+    angles[:, 1:] = 1 - angles[:, 1:]
+    return images[:, ::-1], boxes, angles
+
+
+def train_heads(
+    annotations: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    validation: str | os.PathLike[str] | None = None,
+    init: str | os.PathLike[str] | None = None,
+    size: int = 128,
+    epochs: int = 10,
+    batch_size: int = 16,
+    lr: float = 2e-3,
+    seed: int = 0,
+    wrapped: bool = True,
+    weights: dict[str, float] = WEIGHTS,
+    network: dict[str, Any] | None = None,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Measured | None:
+    """Train a network, and write it to `out`, a .safetensors file, after its last epoch.
+
+    annotations, validation: files that `read_annotations` reads; the second is measured before and after, never chosen by.
+    init: weights of the trunk, as `mien convert mobilefacenet` writes them; without them all of it learns.
+    size: pixels of the longer side that pictures are brought to, a multiple of 16. epochs, batch_size, lr: of AdamW,
+    whose rate rises for a twentieth of the steps and falls to 0 along a cosine. seed: 0 or more. wrapped: yaw's shorter
+    way round in the loss. weights: of the loss's parts. network: arguments of `DirectMHP`. tell: is given a line an epoch.
+
+    Half of the pictures are mirrored each time. Gives what was measured at the end, None without `validation`.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise MienError(f"{out}: a trained network is a .safetensors file")
+    if size % 16 or size < 32:
+        raise MienError(f"the size of pictures is a multiple of 16 from 32 up, not {size}")
+    images, boxes, angles = load(read_annotations(annotations), size)
+    held = read_annotations(validation) if validation else []
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    arguments = dict(network or {})
+    if init is None:
+        arguments["rest"] = 0  # what was never trained must not rest
+    model = DirectMHP(**arguments)
+    if init is not None:
+        fill(model.trunk, load_tensors(Path(init)), init)
+    header = {
+        "version": 1,
+        "model": {"class_path": "mien.networks.directmhp.DirectMHP", "init_args": arguments},
+        "input_size": size,
+        "mean": MEAN,
+        "std": STD,
+        "training": {"pictures": len(images), "epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+        | {"wrapped": wrapped, "weights": dict(weights)},
+    }
+    learning = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in learning if (p.ndim > 1) == many], "weight_decay": 0.01 * many} for many in (True, False)]
+    optimizer = torch.optim.AdamW(groups, lr=lr)
+    steps = epochs * -(-len(images) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.05)
+    deployed = Deployed(model, MEAN, STD)
+    if held:
+        tell(f"before: {summary(measure_network(model, header, held))}")
+    for epoch in range(1, epochs + 1):
+        model.train()
+        sums, order = {}, rng.permutation(len(images))
+        for first in range(0, len(order), batch_size):
+            batch = [
+                mirror(images[i], boxes[i], angles[i]) if rng.random() < 0.5 else (images[i], boxes[i], angles[i])
+                for i in order[first : first + batch_size]
+            ]
+            pictures = torch.from_numpy(np.stack([one[0] for one in batch]))
+            values = model((to_float(pictures) - deployed.mean) / deployed.std)
+            true = ([torch.from_numpy(one[k]) for one in batch] for k in (1, 2))
+            loss, parts = directmhp_loss(values, *true, wrapped=wrapped, weights=weights)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learning, 10.0)
+            optimizer.step()
+            schedule.step()
+            for name, part in parts.items():
+                sums[name] = sums.get(name, 0.0) + part.item() * len(batch)
+        tell(f"epoch {epoch}: " + ", ".join(f"{name} {value / len(images):.4f}" for name, value in sums.items()))
+    save_heads(out, model.eval(), header)
+    if not held:
+        return None
+    found = measure_network(model, header, held)
+    tell(f"after: {summary(found)}")
+    return found
+
+
+def measure_network(model: DirectMHP, header: dict[str, Any], pictures: Sequence[Picture]) -> Measured:
+    """What a network finds in annotated pictures."""
+    model.eval()
+    return measure_detector(HeadDetector(runner(model, header), size=header["input_size"], threshold=LEAST), pictures)
+
+
+def measure_detector(detector: HeadDetector, pictures: Sequence[Picture]) -> Measured:
+    """What a detector, with a threshold of `LEAST`, finds in annotated pictures."""
+    found = [detector(open_picture(picture.path)) for picture in pictures]
+    return measure_heads(found, [picture.heads for picture in pictures])
+
+
+def summary(found: Measured) -> str:
+    """One line of what matters."""
+    return (
+        f"AP {found.average_precision:.3f}, recall {found.recall:.3f} (from behind {found.recall_from_behind:.3f}), "
+        f"{found.false} false, pitch {found.pitch:.1f}°, yaw {found.yaw:.1f}°, roll {found.roll:.1f}°, "
+        f"mean {found.angles:.1f}° (from behind {found.angles_from_behind:.1f}°)"
+    )
