@@ -34,6 +34,7 @@ COMMANDS = {
     "explain": ("mien.commands.explain", "torch", "draw what a network kept of a face and attended to"),
     "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
     "export": ("mien.commands.export", "export", "turn a model into a file for other engines"),
+    "heads": ("mien.commands.heads", "", "find all heads, seen from any side, and how they are turned; train that"),
     "serve": ("mien.commands.serve", "serve", "read pictures that are sent over HTTP"),
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }

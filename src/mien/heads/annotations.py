@@ -115,7 +115,9 @@ def _head(entry: Any, number: int, size: tuple[int, int]) -> Head:
     if not isinstance(box, list) or len(box) != 4 or not all(map(_number, box)):
         raise ValueError(f"heads[{number}] has a box that is not four numbers: {box!r}")
     x, y, width, height = box
-    if not (0 <= x and 0 <= y and 0 < width and 0 < height and x + width <= size[0] + 0.01 and y + height <= size[1] + 0.01):
+    if not (
+        x >= 0 and y >= 0 and width > 0 and height > 0 and x + width <= size[0] + 0.01 and y + height <= size[1] + 0.01
+    ):
         raise ValueError(f"heads[{number}] has the box {box}, which does not lie within {size[0]}×{size[1]} pixels")
     if not all(map(_number, angles)):
         raise ValueError(f"heads[{number}] has an angle that is no number")

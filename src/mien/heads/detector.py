@@ -43,7 +43,9 @@ def read_heads_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _three(values: Any) -> bool:
-    return isinstance(values, list) and len(values) == 3 and all(type(v) in (int, float) and abs(v) < 1e6 for v in values)
+    return (
+        isinstance(values, list) and len(values) == 3 and all(type(v) in (int, float) and abs(v) < 1e6 for v in values)
+    )
 
 
 class HeadDetector:

@@ -83,7 +83,11 @@ def directmhp_loss(
     owned = torch.stack(at) >= 0
     if not owned.any():
         nothing = values.sum() * 0
-        parts = {"box": nothing, "objectness": F.binary_cross_entropy_with_logits(objectness, target), "angles": nothing}
+        parts = {
+            "box": nothing,
+            "objectness": F.binary_cross_entropy_with_logits(objectness, target),
+            "angles": nothing,
+        }
         return sum(weights[name] * part for name, part in parts.items()), parts
     true_boxes = torch.cat([one[a[a >= 0]] for one, a in zip(boxes, at, strict=True)])
     true_codes = torch.cat([one[a[a >= 0]] for one, a in zip(angles, at, strict=True)])

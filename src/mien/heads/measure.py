@@ -6,9 +6,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mien.errors import MienError
+from mien.faces import open_picture
 from mien.heads.angles import LABELS, difference, turn_between
-from mien.heads.annotations import Head
-from mien.heads.detector import overlaps
+from mien.heads.annotations import Head, Picture
+from mien.heads.detector import HeadDetector, overlaps
+
+LEAST = 0.01
+"""The score from which finds count for average precision."""
 
 SURE = 0.5
 """The IoU from which a box is of a head."""
@@ -117,3 +121,18 @@ def average_precision(pairs: Sequence[tuple[Sequence[Head], Sequence[Head]]], le
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else float("nan")
+
+
+def measure_detector(detector: HeadDetector, pictures: Sequence[Picture]) -> Measured:
+    """What a detector, with a threshold of `LEAST`, finds in annotated pictures."""
+    found = [detector(open_picture(picture.path)) for picture in pictures]
+    return measure_heads(found, [picture.heads for picture in pictures])
+
+
+def summary(found: Measured) -> str:
+    """One line of what matters."""
+    return (
+        f"AP {found.average_precision:.3f}, recall {found.recall:.3f} (from behind {found.recall_from_behind:.3f}), "
+        f"{found.false} false, pitch {found.pitch:.1f}°, yaw {found.yaw:.1f}°, roll {found.roll:.1f}°, "
+        f"mean {found.angles:.1f}° (from behind {found.angles_from_behind:.1f}°)"
+    )

@@ -11,10 +11,11 @@ from mien.errors import ReadError
 from mien.faces import find_pictures, open_picture
 from mien.files import whole
 from mien.heads.annotations import Head, Picture, write_annotations
-from mien.heads.figure import Figure, draw, random_colors
+from mien.heads.figure import Figure, draw
+from mien.heads.makehuman import random_colors
 
 VISIBLE = 0.5
-"""The share of a head that must be seen for it to be annotated; others are painted over."""
+"""The share of a head that must be seen."""
 
 
 def make_scene(
@@ -29,15 +30,17 @@ def make_scene(
 
     figure: makes one of a shape drawn by chance, such as `MakeHuman.figure`. photographs: (H, W, 3) uint8, without
     people. heights: of heads in pixels, between which logarithms are even. Yaw is even over all directions; pitch and
-    roll are about 0, with deviations of 18 and 12 degrees. One picture in ten has no heads. A head of which less than
-    half is seen is none: the scene is then made without the figures that hide it.
+    roll are about 0, with deviations of 18 and 12 degrees. One picture in ten has no heads. A figure that would hide
+    more than half of a head behind it is left out.
     """
     scene = cut(photographs[rng.integers(len(photographs))], rng, size)
     count = 0 if rng.random() < 0.1 else int(rng.integers(1, most + 1))
     heads, owner = [], np.zeros((size, size), int)  # which head is seen at a pixel
     areas = []
     for height in np.sort(np.exp(rng.uniform(*np.log(heights), count))):
-        angles = np.array([np.clip(rng.normal(0, 18), -60, 60), rng.uniform(-180, 180), np.clip(rng.normal(0, 12), -45, 45)])
+        angles = np.array(
+            [np.clip(rng.normal(0, 18), -60, 60), rng.uniform(-180, 180), np.clip(rng.normal(0, 12), -45, 45)]
+        )
         light = np.array([rng.normal(), -abs(rng.normal()), -abs(rng.normal()) - 0.3])
         body = (0, angles[1] + rng.normal(0, 25), 0)
         sprite = draw(figure(rng), angles, height, random_colors(rng), light, body=body, distance=rng.uniform(5, 20))
@@ -68,7 +71,7 @@ def _shared(start: int, length: int, size: int) -> tuple[int, int]:
 
 
 def cut(photograph: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:
-    """A square of a photograph, at least as large as half of its shorter side, or mirrored so, at another brightness."""
+    """A square of a photograph, half to all of its shorter side wide, perhaps mirrored, in another light."""
     shorter = min(photograph.shape[:2])
     side = int(rng.uniform(0.5, 1) * shorter)
     top, left = (int(rng.integers(0, length - side + 1)) for length in photograph.shape[:2])
