@@ -307,6 +307,22 @@ def test_the_grid_is_read_as_it_is_described():
     assert angles[0, at].tolist() == [0.5] * 3
 
 
+@pytest.mark.parametrize("rest", (0, 2, 3))
+def test_what_rests_comes_first(rest):
+    """What training keeps of a picture is all that the rest of the network needs."""
+    torch.manual_seed(0)
+    network = DirectMHP(width=16, depth=1, rest=rest).train()
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        kept = network.front(images)
+        assert kept.shape == {0: (1, 3, 32, 32), 2: (1, 128, 4, 4), 3: (1, 128, 4, 4)}[rest]
+        _, near, far = network.eval().trunk(images)
+        far = torch.nn.functional.interpolate(network.far(far), scale_factor=2.0)
+        torch.testing.assert_close(network.behind(kept), network.head(network.blocks(network.near(near) + far)))
+    with pytest.raises(ValueError, match="rest must be 0, 1, 2 or 3"):
+        DirectMHP(rest=4)
+
+
 def test_the_loss_reaches_every_part_that_learns():
     torch.manual_seed(0)
     network = DirectMHP(width=16, depth=1, rest=1).train()

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("out", type=Path, metavar="OUT.safetensors")
     train.add_argument("--validation", type=Path, metavar="ANNOTATIONS.json", help="measured before and after")
     train.add_argument("--init", type=Path, metavar="FILE", help="weights of the trunk: mien convert mobilefacenet")
+    train.add_argument("--rest", type=int, choices=(0, 1, 2, 3), default=1, metavar="N", help="stages that stay (1)")
     train.add_argument("--size", type=count, default=128, metavar="PIXELS", help="a multiple of 16 (128)")
     train.add_argument("--epochs", type=count, default=10, metavar="N", help="default: 10")
     train.add_argument("--batch-size", type=count, default=16, metavar="N", help="default: 16")

@@ -4,20 +4,22 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mien.errors import CheckpointError
+from mien.errors import CheckpointError, require
 from mien.files import whole
 from mien.heads.detector import KEY, OUTPUTS, read_heads_header
 from mien.networks import build
 from mien.networks.checkpoint import fill, load_tensors
 from mien.networks.deploy import to_float
 from mien.networks.directmhp import DirectMHP, read_grid
+
+NETWORK = "mien.networks.directmhp.DirectMHP"
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as the trunk's weights know pictures
 
@@ -38,9 +40,12 @@ class Deployed(nn.Module):
 def load_heads(path: str | os.PathLike[str]) -> tuple[DirectMHP, dict[str, Any]]:
     """The network of a .safetensors file, in eval mode, and its header. Raises CheckpointError for what is none."""
     header = read_heads_header(path)
-    network = build(header["model"])
-    if not isinstance(network, DirectMHP):
+    if header["model"]["class_path"] != NETWORK:
         raise CheckpointError(f"{path}: {header['model']['class_path']} finds no heads")
+    try:
+        network = cast(DirectMHP, build(header["model"]))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     fill(network, load_tensors(Path(path)), path)
     return network.eval(), header
 
@@ -76,8 +81,6 @@ def export_heads(source: str | os.PathLike[str], out: str | os.PathLike[str]) ->
 
     Raises CheckpointError for a file that is no head detector, MissingExtra without the extra [export].
     """
-    from mien.errors import require
-
     require("onnxscript", "export")
     import onnx
     from onnx import helper

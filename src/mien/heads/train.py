@@ -1,7 +1,7 @@
 """Training DirectMHP on annotated pictures."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ from mien.errors import MienError, ReadError
 from mien.faces import open_picture
 from mien.heads.angles import encode
 from mien.heads.annotations import Picture, read_annotations
-from mien.heads.checkpoint import MEAN, STD, Deployed, runner, save_heads
+from mien.heads.checkpoint import MEAN, NETWORK, STD, Deployed, runner, save_heads
 from mien.heads.detector import HeadDetector
 from mien.heads.loss import WEIGHTS, directmhp_loss
 from mien.heads.measure import LEAST, Measured, measure_detector, summary
 from mien.networks.checkpoint import fill, load_tensors
 from mien.networks.deploy import to_float
 from mien.networks.directmhp import DirectMHP
+
+KEPT = 2**30
+"""Bytes of maps that are kept rather than made again each time."""
 
 
 def load(pictures: Sequence[Picture], size: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
@@ -66,7 +69,7 @@ def train_heads(
     seed: int = 0,
     wrapped: bool = True,
     weights: dict[str, float] = WEIGHTS,
-    network: dict[str, Any] | None = None,
+    network: Mapping[str, Any] | None = None,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Measured | None:
     """Train a network, and write it to `out`, a .safetensors file, after its last epoch.
@@ -98,7 +101,7 @@ def train_heads(
         fill(model.trunk, load_tensors(Path(init)), init)
     header = {
         "version": 1,
-        "model": {"class_path": "mien.networks.directmhp.DirectMHP", "init_args": arguments},
+        "model": {"class_path": NETWORK, "init_args": arguments},
         "input_size": size,
         "mean": MEAN,
         "std": STD,
@@ -112,21 +115,29 @@ def train_heads(
     optimizer = torch.optim.AdamW(groups, lr=lr)
     steps = epochs * -(-len(images) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.05)
+    mirrored = [mirror(*one) for one in zip(images, boxes, angles, strict=True)]
+    truth = [
+        [(torch.from_numpy(one), torch.from_numpy(other)) for one, other in zip(boxes, angles, strict=True)],
+        [(torch.from_numpy(one), torch.from_numpy(other)) for _, one, other in mirrored],
+    ]
     deployed = Deployed(model, MEAN, STD)
+
+    def front(batch: Sequence[tuple[int, int]]) -> torch.Tensor:
+        shown = np.stack([mirrored[i][0] if m else images[i] for i, m in batch])
+        return model.front((to_float(torch.from_numpy(shown)) - deployed.mean) / deployed.std)
+
+    kept = _keep(front, len(images), batch_size) if model.rest else None
     if held:
         tell(f"before: {summary(measure_network(model, header, held))}")
     for epoch in range(1, epochs + 1):
         model.train()
         sums, order = {}, rng.permutation(len(images))
         for first in range(0, len(order), batch_size):
-            batch = [
-                mirror(images[i], boxes[i], angles[i]) if rng.random() < 0.5 else (images[i], boxes[i], angles[i])
-                for i in order[first : first + batch_size]
-            ]
-            pictures = torch.from_numpy(np.stack([one[0] for one in batch]))
-            values = model((to_float(pictures) - deployed.mean) / deployed.std)
-            true = ([torch.from_numpy(one[k]) for one in batch] for k in (1, 2))
-            loss, parts = directmhp_loss(values, *true, wrapped=wrapped, weights=weights)
+            batch = [(i, int(rng.integers(2))) for i in order[first : first + batch_size]]  # 1: in a mirror
+            with torch.no_grad():
+                maps = kept[tuple(zip(*batch, strict=True))].float() if kept is not None else front(batch)
+            true = zip(*(truth[m][i] for i, m in batch), strict=True)
+            loss, parts = directmhp_loss(model.behind(maps), *true, wrapped=wrapped, weights=weights)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learning, 10.0)
@@ -141,6 +152,21 @@ def train_heads(
     found = measure_network(model, header, held)
     tell(f"after: {summary(found)}")
     return found
+
+
+def _keep(front: Callable[[list[tuple[int, int]]], torch.Tensor], count: int, batch_size: int) -> torch.Tensor | None:
+    """What the part that rests makes of every picture and of its mirror image, once and for all, fp16
+    (count, 2, C, h, w); None where that would be more than KEPT bytes."""
+    with torch.no_grad():
+        shape = front([(0, 0)]).shape[1:]
+        if 4 * count * shape.numel() > KEPT:
+            return None
+        kept = torch.empty((count, 2, *shape), dtype=torch.float16)
+        for first in range(0, count, batch_size):
+            rows = range(first, min(first + batch_size, count))
+            for m in (0, 1):
+                kept[list(rows), m] = front([(i, m) for i in rows]).half()
+    return kept
 
 
 def measure_network(model: DirectMHP, header: dict[str, Any], pictures: Sequence[Picture]) -> Measured:

@@ -16,6 +16,7 @@ from mien.networks.cait import (
 )
 from mien.networks.checkpoint import build, load_network, save_network
 from mien.networks.deploy import Deployed, Normalize, activate, deploy
+from mien.networks.directmhp import DirectMHP
 from mien.networks.ir50 import IR50
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
@@ -33,6 +34,7 @@ __all__ = [
     "CaiT",
     "IR50",
     "Deployed",
+    "DirectMHP",
     "GuidedClassifier",
     "MobileFaceNet",
     "Network",

@@ -22,7 +22,8 @@ class DirectMHP(nn.Module):
     Args:
         width: int, channels of the blocks behind the trunk; 96.
         depth: int, how many of them; 2.
-        rest: int, how many of the trunk's stages, with its stem, stay as they are in training; 1.
+        rest: int, how many of the trunk's stages, with its stem, stay as they are in training, 0 (then the stem learns,
+            too) to 3; 1.
 
     Departures: anchor-free cells in place of YOLOv5-P6 and its anchors, a phone's trunk, one level in place of four.
     Paper: Zhou et al., DirectMHP: Direct 2D Multi-Person Head Pose Estimation with Full-range Angles, arXiv 2302.01110.
@@ -32,8 +33,11 @@ class DirectMHP(nn.Module):
     def __init__(self, *, width: int = 96, depth: int = 2, rest: int = 1):
         super().__init__()
         self.trunk = MobileFaceNet("relu6")
-        if not 0 <= rest <= len(self.trunk.stages):
-            raise ValueError(f"rest must be 0 to {len(self.trunk.stages)}, not {rest!r}")
+        if rest not in (0, 1, 2, 3):
+            raise ValueError(f"rest must be 0, 1, 2 or 3, not {rest!r}")
+        for name, value, most in (("width", width, 1024), ("depth", depth, 32)):
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} must be a whole number of 1 to {most}, not {value!r}")
         self.rest = rest
         (_, (near, _), (far, _)) = self.trunk.levels
         self.near, self.far = Unit(near, width, 1), Unit(far, width, 1)
@@ -43,7 +47,7 @@ class DirectMHP(nn.Module):
         with torch.no_grad():  # few cells hold a head, and one is some 4 cells wide
             self.head.bias.copy_(torch.tensor([-4.0, 0, 0, 1.4, 1.4, 0, 0, 0]))
         for part in self.resting():
-            part.requires_grad_(False)
+            part.requires_grad_(False).train(False)
 
     def resting(self) -> list[nn.Module]:
         """The parts that stay as they are in training."""
@@ -55,10 +59,25 @@ class DirectMHP(nn.Module):
             part.train(False)
         return self
 
-    def forward(self, images: Tensor) -> Tensor:
-        _, near, far = self.trunk(images)
-        far = nn.functional.interpolate(self.far(far), scale_factor=2.0, mode="nearest")
+    def front(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the map behind all that stays as it is; without such, the images."""
+        for part in self.resting():
+            images = part(images)
+        return images
+
+    def behind(self, x: Tensor) -> Tensor:
+        """What `front` gives -> (B, 8, H/8, W/8)."""
+        trunk, near = self.trunk, x
+        if not self.rest:
+            x = trunk.stem_dw(trunk.stem(x))
+        for i in range(self.rest, len(trunk.stages)):
+            x = trunk.stages[i](x)
+            near = x if i == 2 else near
+        far = nn.functional.interpolate(self.far(trunk.last(x)), scale_factor=2.0, mode="nearest")
         return self.head(self.blocks(self.near(near) + far))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.behind(self.front(images))
 
 
 def read_grid(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
