@@ -1,5 +1,6 @@
 """Heads of any direction: angles, annotations, geometry of cameras, the network, and the command."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -377,7 +378,16 @@ def test_boxes_are_cut_and_those_that_overlap_left_out():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def few_blocks():
+    """A trunk of one block a stage, which is exported in a third of the time."""
+    module = importlib.import_module("mien.networks.mobilefacenet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "STAGES", [(*channels, 1, stride) for *channels, _, stride in module.STAGES])
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, few_blocks):
     """Scenes of balls, and a network that two epochs made of them: (annotations, checkpoint)."""
     folder = tmp_path_factory.mktemp("heads")
     cv2.imwrite(str(folder / "sky.png"), np.full((80, 80, 3), (200, 120, 40), np.uint8))

@@ -21,6 +21,7 @@ from mien.nn.medusa import Medusa
 from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
+from mien.nn.object_attention import ObjectAttention
 from mien.nn.observe import Layout, Look, LookError, intervene, observe
 from mien.nn.rcmha import RCMHA
 from mien.nn.reliability_balancing import ReliabilityBalancing
@@ -74,6 +75,7 @@ __all__ = [
     "MoH",
     "MultiConv",
     "Neighborhood",
+    "ObjectAttention",
     "ReliabilityBalancing",
     "SelfAttention",
     "SemanticModule",
