@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -154,6 +155,7 @@ def _export(args: argparse.Namespace) -> int:
         require(module, "export")
     from mien.heads.checkpoint import export_heads
 
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torch's exporter warns about itself
     with root_silenced():
         print(export_heads(args.model, args.out))
     return 0
