@@ -21,6 +21,7 @@ from mien.networks.ir50 import IR50
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
+from mien.networks.oat import OAT
 from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
@@ -39,6 +40,7 @@ __all__ = [
     "MobileFaceNet",
     "Network",
     "Normalize",
+    "OAT",
     "PlainClassifier",
     "PooledViT",
     "Poster",

@@ -59,7 +59,7 @@ def distance_codes(sizes: Sequence[int], dim: int, sigma: float = 2.0) -> Tensor
 
 
 def fit_codes(
-    count: int, dim: int = 86, sigma: float = 2.0, steps: int = 2000, lr: float = 0.01, seed: int = 0
+    count: int, dim: int = 86, sigma: float = 2.0, steps: int = 5000, lr: float = 0.01, seed: int = 0
 ) -> Tensor:
     """Codes (count, dim) of the places of one axis, fitted as published: cos(W_i, W_j) = exp(-(i - j)² / 2σ²).
 
