@@ -6,7 +6,7 @@ A scene has ten drawn shapes on a grid of 6×8; one of them is what is looked fo
 other has both of. The searcher is a simulation, after the idea of guided search (Wolfe, 1994), and no person: from the
 middle it goes to the object that has most of
 
-    1.0 · same colour + 0.7 · same shape - 0.15 · distance in cells + noise (Gumbel, 0.3)
+    0.6 · same colour + 0.4 · same shape - 0.1 · distance in cells + noise (Gumbel, 0.3)
 
 of those that it has not looked at, until it looks at the target. Beside the network stand an order by chance, the
 nearest object next, and saliency: the rarest colour and shape first. All three are told when they are at the target;
@@ -76,8 +76,8 @@ def follow(scene: dict, score) -> list[int]:
 
 def searcher(scene: dict, rng: np.random.Generator) -> list[int]:
     same = scene["kinds"] == scene["kinds"][scene["target"]]
-    guide = same @ (0.7, 1.0)
-    return follow(scene, lambda i, now: guide[i] - 0.15 * np.hypot(*(scene["places"][i] - now)) + 0.3 * rng.gumbel())
+    guide = same @ (0.4, 0.6)
+    return follow(scene, lambda i, now: guide[i] - 0.1 * np.hypot(*(scene["places"][i] - now)) + 0.3 * rng.gumbel())
 
 
 def by_chance(scene: dict, rng: np.random.Generator) -> list[int]:

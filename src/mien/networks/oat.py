@@ -72,8 +72,12 @@ class OAT(nn.Module):
         self.register_buffer("time", sinusoid_codes((steps + 1,), dim) * (dim / 2) ** 0.5)
         self.start = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
         options = {"dim_feedforward": ffn, "dropout": dropout, "batch_first": True}
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(dim, num_heads, **options), depth[0])
-        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(dim, num_heads, **options), depth[1])
+        layers = (
+            nn.TransformerEncoderLayer(dim, num_heads, **options),
+            nn.TransformerDecoderLayer(dim, num_heads, **options),
+        )
+        self.encoder = nn.TransformerEncoder(layers[0], depth[0], enable_nested_tensor=False)
+        self.decoder = nn.TransformerDecoder(layers[1], depth[1])
         self.pointer = ObjectAttention(dim, 2)
 
     def embed(self, crops: Tensor, places: Tensor, target: Tensor) -> Tensor:
