@@ -1,6 +1,6 @@
 """How well networks of several seeds find rendered heads, and one picture of what the first of them finds.
 
-    python benchmarks/heads.py held/annotations.json run0.safetensors run1.safetensors --picture docs/heads.png
+    python benchmarks/heads.py held/annotations.json run0.safetensors run1.safetensors --picture docs/heads.jpg
 
 The table has each seed, and mean and range of all. A yaw, pitch or roll that is guessed, always the mean direction, is
 beside it: that is what an angle's error falls from. Errors are over heads that were found (IoU 0.5, score above 0.3).
@@ -72,7 +72,7 @@ def main() -> None:
     print(table(pictures, args.models))
     if args.picture:
         shown = [picture for picture in pictures if len(picture.heads) > 1][:12]  # the first ones, not chosen
-        cv2.imwrite(str(args.picture), sheet(shown, args.models[0])[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+        cv2.imwrite(str(args.picture), sheet(shown, args.models[0])[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 82])
 
 
 if __name__ == "__main__":
