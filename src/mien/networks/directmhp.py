@@ -44,8 +44,8 @@ class DirectMHP(nn.Module):
         self.blocks = nn.Sequential(*(InvertedResidual(width, width, 2 * width, 1, "relu6") for _ in range(depth)))
         self.head = nn.Conv2d(width, 8, 1)
         nn.init.normal_(self.head.weight, std=0.01)
-        with torch.no_grad():  # few cells hold a head, and one is some 4 cells wide
-            self.head.bias.copy_(torch.tensor([-4.0, 0, 0, 1.4, 1.4, 0, 0, 0]))
+        start = torch.tensor([-4.0, 0, 0, 1.4, 1.4, 0, 0, 0])  # few cells hold a head, and one is some 4 cells wide
+        self.head.bias = nn.Parameter(start)
         for part in self.resting():
             part.requires_grad_(False).train(False)
 
