@@ -38,6 +38,7 @@ COMMANDS = {
     "study": ("mien.commands.study", "torch", "do a small study of attention, figures beside their bounds"),
     "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
     "export": ("mien.commands.export", "export", "turn a model into a file for other engines"),
+    "heads": ("mien.commands.heads", "", "find all heads, seen from any side, and how they are turned; train that"),
     "serve": ("mien.commands.serve", "serve", "read pictures that are sent over HTTP"),
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
     "fetch": ("mien.commands.fetch", "", "get a model that is not in the package, and check that it is that one"),

@@ -33,6 +33,16 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises CheckpointError, naming the file, for a file that is missing, damaged or not mien's.
     """
+    header = read_metadata(path)
+    check_header(header, path)
+    return header
+
+
+def read_metadata(path: str | os.PathLike[str], key: str = KEY) -> Any:
+    """The JSON that the metadata of a .safetensors, .onnx, .xml or .pt2 file holds under a key.
+
+    Raises CheckpointError, naming the file, for a file that is missing, damaged or has nothing there.
+    """
     path = Path(path)
     readers = {
         ".safetensors": _safetensors_metadata,
@@ -46,7 +56,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
         if path.exists() and not path.is_dir() and not path.is_file():
             raise CheckpointError(f"{path}: neither a file nor a folder")
         with open(path, "rb") as file:
-            text = readers[path.suffix](file, os.fstat(file.fileno()).st_size).get(KEY)
+            text = readers[path.suffix](file, os.fstat(file.fileno()).st_size).get(key)
         if text is not None and not isinstance(text, str):
             raise ValueError("its metadata is not text")
         header = None if text is None else json.loads(text, parse_constant=_no_number)
@@ -57,8 +67,7 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (ValueError, EOFError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged or cut short ({error})") from error
     if header is None:
-        raise CheckpointError(f'{path}: not one of mien\'s checkpoints: no "{KEY}" in its metadata')
-    check_header(header, path)
+        raise CheckpointError(f'{path}: not one of mien\'s checkpoints: no "{key}" in its metadata')
     return header
 
 

@@ -16,11 +16,13 @@ from mien.networks.cait import (
 )
 from mien.networks.checkpoint import build, load_network, save_network
 from mien.networks.deploy import Deployed, Normalize, activate, deploy
+from mien.networks.directmhp import DirectMHP
 from mien.networks.ir50 import IR50
 from mien.networks.magnified import Magnified, magnified
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
+from mien.networks.oat import OAT
 from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
@@ -35,11 +37,13 @@ __all__ = [
     "CaiT",
     "IR50",
     "Deployed",
+    "DirectMHP",
     "GuidedClassifier",
     "Magnified",
     "MobileFaceNet",
     "Network",
     "Normalize",
+    "OAT",
     "PlainClassifier",
     "PooledViT",
     "Poster",

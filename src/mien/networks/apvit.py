@@ -15,6 +15,7 @@ from mien.networks.network import Network
 from mien.networks.pooled_vit import PooledViT, TokenCriterion
 from mien.networks.trunk import Trunk
 from mien.nn.base import MakeMixers, MakePool
+from mien.nn.distance_position import Position
 from mien.nn.grid import resize_positions, to_tokens
 from mien.nn.observe import attentions, observe
 from mien.nn.select import AttentiveSelect, Criterion
@@ -76,7 +77,7 @@ class APViT(Network):
         img_size, patch_size: int, pixels along the side of the images and of a square; 112 and 16.
         embed_dim, depth, num_heads: int, of the transformer; 768, 8 and 8.
         mlp_ratio: float, hidden width of its mlp over embed_dim; 3.
-        qkv_bias, qk_scale, mixer, token_criterion: as for `PooledViT`.
+        qkv_bias, qk_scale, mixer, token_criterion, position: as for `PooledViT`.
         keep_patches: int in [1, N], or None: all.
         keep_rate: float in (0, 1], or one for each block; 1.
         patch_criterion: of `AttentiveSelect`; abs.
@@ -109,6 +110,7 @@ class APViT(Network):
         mixer: MakeMixers | None = None,
         pool: Literal["class", "mean"] | MakePool = "class",
         num_action_units: int = 0,
+        position: Position = "learned",
     ):
         super().__init__()
         self.image, self.level, self.img_size = image, level, img_size
@@ -137,6 +139,7 @@ class APViT(Network):
             keep_rate=keep_rate,
             token_criterion=token_criterion,
             mixer=mixer,
+            position=position,
         )
         self.keep_patches = keep_patches
         if isinstance(pool, str) and pool not in ("class", "mean"):
@@ -217,9 +220,12 @@ class APViT(Network):
         return self.head(features)
 
     def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Positions of another `img_size` are interpolated."""
-        name = "vit.patch_pos_embed"
-        return tensors if name not in tensors else {**tensors, name: resize_positions(tensors[name], self.side)}
+        """Positions of another `img_size` are interpolated, where they are learned."""
+        name, own = "vit.patch_pos_embed", self.vit.patch_pos_embed
+        if name not in tensors:
+            return tensors
+        learned = isinstance(own, nn.Parameter)
+        return {**tensors, name: resize_positions(tensors[name], self.side) if learned else own}
 
     @property
     def head_names(self) -> tuple[str, ...]:

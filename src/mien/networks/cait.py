@@ -12,6 +12,7 @@ from mien.networks.network import Network
 from mien.nn.base import MakeMixers
 from mien.nn.block import Block
 from mien.nn.class_attention import ClassAttentionPool
+from mien.nn.distance_position import Position, set_positions
 from mien.nn.grid import resize_positions, to_tokens
 from mien.nn.observe import Layout
 from mien.nn.talking_heads import TalkingHeads
@@ -38,12 +39,14 @@ class CaiT(Network):
         init_values: float at which layer scales start, or None: by depth.
         drop_path: float in [0, 1), rate of stochastic depth; 0.
         mixer: makes that of every block, or a list with one a block; None is talking heads.
+        position: "learned", or fixed codes of the grid: "distance" or "sinusoid"; learned.
 
     Paper: Touvron et al., Going deeper with Image Transformers, 2021. Reference: huggingface/pytorch-image-models
     1.0.31, whose released XXS36 starts at 1e-5, and so does `cait_xxs36`.
     """
 
     no_decay = ("pos_embed", "pool.cls_token")
+    pos_embed: Tensor
 
     def __init__(
         self,
@@ -60,6 +63,7 @@ class CaiT(Network):
         init_values: float | None = None,
         drop_path: float = 0.0,
         mixer: MakeMixers | None = None,
+        position: Position = "learned",
     ):
         super().__init__()
         if img_size < patch_size or img_size % patch_size:
@@ -68,14 +72,15 @@ class CaiT(Network):
             init_values = 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
         self.img_size, self.side = img_size, img_size // patch_size
         self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, patch_size)
-        self.pos_embed = nn.Parameter(torch.empty(1, self.side**2, embed_dim))
+        set_positions(self, "pos_embed", position, (self.side, self.side), embed_dim)
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio, drop_path, make, init_values=init_values)
             for make in one_a_block(mixer, depth, usual=partial(TalkingHeads, qkv_bias=qkv_bias))
         )
         self.pool = ClassAttentionPool(embed_dim, num_heads, class_depth, mlp_ratio, init_values, qkv_bias)
         self.head = nn.Linear(embed_dim, num_classes)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if position == "learned":
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -115,9 +120,11 @@ class CaiT(Network):
         return self.head(features)
 
     def fit(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Positions of another `img_size` are interpolated."""
+        """Positions of another `img_size` are interpolated, where they are learned."""
         if "pos_embed" not in tensors:
             return tensors
+        if not isinstance(self.pos_embed, nn.Parameter):
+            return {**tensors, "pos_embed": self.pos_embed}
         return {**tensors, "pos_embed": resize_positions(tensors["pos_embed"], self.side)}
 
 

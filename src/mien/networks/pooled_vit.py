@@ -13,6 +13,7 @@ from mien.networks.intermediates import intermediates
 from mien.networks.mixers import needing_grid, one_a_block
 from mien.nn.base import Grid, MakeMixers
 from mien.nn.block import Block
+from mien.nn.distance_position import Position, set_positions
 from mien.nn.observe import Layout
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
@@ -42,9 +43,12 @@ class PooledViT(nn.Module):
         keep_rate: float in (0, 1], of the second half of the blocks, or one for each; 0.9.
         token_criterion: of `AttentiveSelect`, but lanet; sum.
         mixer: makes that of every block, or a list with one a block; None is self-attention.
+        position: of patches, as for `ViT`; learned.
 
     Paper: Xue et al., APViT, arXiv 2212.05463. Reference: youqingxiaozhua/APViT, 9efaf97.
     """
+
+    patch_pos_embed: Tensor
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class PooledViT(nn.Module):
         keep_rate: float | Sequence[float] = 0.9,
         token_criterion: TokenCriterion = "sum",
         mixer: MakeMixers | None = None,
+        position: Position = "learned",
     ):
         super().__init__()
         if mixer is not None and qk_scale is not None:
@@ -67,15 +72,17 @@ class PooledViT(nn.Module):
             raise ValueError("lanet judges patches; tokens are judged by a criterion that learns nothing")
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim))
         self.cls_pos_embed = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.patch_pos_embed = nn.Parameter(torch.empty(1, num_tokens, embed_dim))
+        side = math.isqrt(num_tokens)
+        self.grid = (side, side) if side**2 == num_tokens else None
+        if self.grid is None and position != "learned":
+            raise ValueError(f"position={position!r} needs a grid, and {num_tokens} patches are no square")
+        set_positions(self, "patch_pos_embed", position, self.grid or (num_tokens,), embed_dim)
         usual = partial(SelfAttention, qkv_bias=qkv_bias, scale=qk_scale)
         made = [Block(embed_dim, num_heads, mlp_ratio, mixer=make) for make in one_a_block(mixer, depth, usual)]
         self.blocks = cast(Sequence[Block], nn.ModuleList(made))
         for block in self.blocks:
             if hasattr(block.attn, "with_class_scores"):
                 block.select = AttentiveSelect(criterion=token_criterion)
-        side = math.isqrt(num_tokens)
-        self.grid = (side, side) if side**2 == num_tokens else None
         if self.grid is None and (name := needing_grid(self.blocks)):
             raise ValueError(f"{name} needs a grid, and {num_tokens} patches are no square")
         self.keep_rate = keep_rate
@@ -86,7 +93,8 @@ class PooledViT(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.patch_pos_embed, std=0.02)
+        if position == "learned":
+            nn.init.trunc_normal_(self.patch_pos_embed, std=0.02)
 
     @property
     def keep_rate(self) -> list[float]:

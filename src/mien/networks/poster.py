@@ -12,6 +12,7 @@ from mien.networks.network import Network
 from mien.networks.trunk import Trunk
 from mien.networks.vit import ViT
 from mien.nn.base import MakeMixers, MakePool
+from mien.nn.distance_position import Position
 from mien.nn.grid import to_tokens
 from mien.nn.landmark_cross_attention import LandmarkCrossAttention
 
@@ -54,7 +55,7 @@ class Poster(Network):
         embed_dim, depth, num_heads, num_tokens: int, of the ViT; 768, 2, 8 and 147.
         drop_path: float in [0, 1) for each level, rate of stochastic depth; (0, 0.125, 0.25).
         freeze_landmarks, landmark_bn_train, trunk_logits: bool; True, False, False.
-        mixer, pool: of the ViT; self-attention and the class token.
+        mixer, pool, position: of the ViT; self-attention, the class token, learned.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
@@ -78,6 +79,7 @@ class Poster(Network):
         landmark_bn_train: bool = False,
         mixer: MakeMixers | None = None,
         pool: Literal["class"] | MakePool = "class",
+        position: Position = "learned",
         trunk_logits: bool = False,
     ):
         super().__init__()
@@ -107,6 +109,7 @@ class Poster(Network):
             num_heads=num_heads,
             mixer=mixer,
             pool=pool,
+            position=position,
         )
         self.trunk_head = None
         if trunk_logits:

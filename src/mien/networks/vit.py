@@ -1,5 +1,6 @@
 """The ViT at the end of POSTER++ and BTN: tokens in, logits out."""
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -10,6 +11,7 @@ from mien.networks.intermediates import intermediates
 from mien.networks.mixers import needing_grid, one_a_block
 from mien.nn.base import Grid, MakeMixers, MakePool
 from mien.nn.block import Block
+from mien.nn.distance_position import Position, set_positions
 from mien.nn.observe import Layout
 
 
@@ -41,10 +43,14 @@ class ViT(nn.Module):
         mixer: makes that of every block, or a list with one a block; None is self-attention.
         grid: (rows, columns) of the planes, or None: there is none; (7, 7).
         pool: "class", or what makes a pool of a width; class.
+        position: "learned", or fixed codes of the grid: "distance" or "sinusoid" (`mien.nn.distance_position`), which
+            need one; several planes are an axis more; learned.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559 (models/vit_model.py),
     without the parameters there that no forward pass reads.
     """
+
+    pos_embed: Tensor
 
     def __init__(
         self,
@@ -59,21 +65,24 @@ class ViT(nn.Module):
         mixer: MakeMixers | None = None,
         grid: Grid | None = (7, 7),
         pool: Literal["class"] | MakePool = "class",
+        position: Position = "learned",
     ):
         super().__init__()
         if isinstance(pool, str) and pool != "class":
             raise ValueError(f"pool must be 'class' or make a pool, not {pool!r}")
         self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim)) if pool == "class" else None
         self.pool = None if pool == "class" else pool(embed_dim)
-        self.pos_embed = nn.Parameter(torch.empty(1, num_tokens + (pool == "class"), embed_dim))
+        whole = grid is not None and num_tokens > 0 and num_tokens % (grid[0] * grid[1]) == 0
+        self.grid: Grid | None = (grid[0], grid[1]) if grid is not None and whole else None
+        if self.grid is None and position != "learned":
+            raise ValueError(f"position={position!r} needs a grid that {num_tokens} tokens fill, and has {grid}")
+        sizes = (num_tokens,) if self.grid is None else (num_tokens // math.prod(self.grid), *self.grid)
+        set_positions(self, "pos_embed", position, sizes, embed_dim, prefix=int(pool == "class"))
         rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
         self.blocks = nn.ModuleList(
             Block(embed_dim, num_heads, mlp_ratio, rate, make)
             for rate, make in zip(rates, one_a_block(mixer, depth), strict=True)
         )
-        self.grid: Grid | None = None
-        if grid is not None and num_tokens > 0 and num_tokens % (grid[0] * grid[1]) == 0:
-            self.grid = (grid[0], grid[1])
         if self.grid is None and (name := needing_grid(self.blocks)):
             reason = "there is none" if grid is None else f"{num_tokens} tokens are no planes of {grid[0]}×{grid[1]}"
             raise ValueError(f"{name} needs a grid, and {reason}")
@@ -87,7 +96,8 @@ class ViT(nn.Module):
                     nn.init.zeros_(module.bias)
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
-        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if position == "learned":
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     def start(self, tokens: Tensor) -> Tensor:
         """What the first block reads: (B, N, D) -> (B, P + N, D)."""

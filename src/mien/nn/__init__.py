@@ -26,6 +26,7 @@ from mien.nn.mixing import mixing_matrix
 from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
+from mien.nn.object_attention import ObjectAttention
 from mien.nn.observe import Layout, Look, LookError, intervene, observe
 from mien.nn.random_feature_attention import RandomFeatureAttentionPool, Ridge
 from mien.nn.rcmha import RCMHA
@@ -87,6 +88,7 @@ __all__ = [
     "MoH",
     "MultiConv",
     "Neighborhood",
+    "ObjectAttention",
     "RandomFeatureAttentionPool",
     "RegionCrossAttention",
     "ReliabilityBalancing",
