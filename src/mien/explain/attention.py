@@ -101,7 +101,7 @@ def class_map(look: Look) -> tuple[np.ndarray, tuple[int, int]] | None:
         return None
     queries = attn[0, :, :1] if layout.kind == "token" else attn[0]
     values = queries[..., layout.prefix :].float().mean((0, 1))
-    if not values.any():  # a first token that sees none of those behind it
+    if values.max() <= 1e-6:  # a first token that sees none of those behind it
         return None
     count, grid = layout.planes, layout.grid
     if grid is None:
