@@ -23,6 +23,7 @@ COMMANDS = {
     "batch": ("mien.commands.batch", "parquet", "read very many pictures, on one machine or on many"),
     "list": ("mien.commands.list", "", "list the models that came with mien, or the mixers of its networks"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
+    "eval-events": ("mien.commands.eval_events", "", "measure events of videos against those that people noted"),
     "choose": ("mien.commands.choose", "eval", "choose among models by one half of labelled faces, judge by the other"),
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
     "finetune": ("mien.commands.finetune", "train", "teach a model your own classes, from a folder of pictures"),
