@@ -40,6 +40,7 @@ from mien.nn import (
     LandmarkQueryPool,
     LayerScale,
     LevelAttention,
+    LinearAttention,
     LookError,
     MaxViTBlockAttention,
     MaxViTGridAttention,
@@ -51,6 +52,7 @@ from mien.nn import (
     SelfAttention,
     Sparsifiner,
     SpectralGate,
+    Superlinear,
     TalkingHeads,
     TiC,
     WindowAttention,
@@ -116,6 +118,13 @@ MECHANISMS = {
     "cmha, axial": (lambda dim: OnGrid(CMHA(dim, 1, axial=True), (2, 3)), lambda b, dim: [(b, 1 + 2 * 6, dim)]),
     "rcmha": (lambda dim: RCMHA(dim, 2, causal=True, max_length=6), lambda b, dim: [(b, 6, dim)]),
     "rcmha, grid": (lambda dim: OnGrid(RCMHA(dim, 2, grid=(2, 3)), (2, 3)), lambda b, dim: [(b, 1 + 2 * 6, dim)]),
+    "superlinear": (lambda dim: Superlinear(dim, 2, 3, top_k=2), lambda b, dim: [(b, 12, dim)]),
+    "superlinear, sparse": (
+        lambda dim: Superlinear(dim, 2, 3, forward_factor=0.5, direction="both", dense_tokens=0),
+        lambda b, dim: [(b, 12, dim)],
+    ),
+    "linear, delta": (lambda dim: LinearAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
+    "linear, hebb": (lambda dim: LinearAttention(dim, 2, "hebb", norm=False), lambda b, dim: [(b, 6, dim)]),
     "class attention": (lambda dim: ClassAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "class block": (lambda dim: ClassBlock(dim, 2, 2, init_values=0.1), lambda b, dim: [(b, 1, dim), (b, 5, dim)]),
     "class pool": (lambda dim: ClassAttentionPool(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 7, dim)]),
@@ -256,6 +265,8 @@ def without_gradient(name: str) -> dict[str, slice]:
     if name in ("self attention", "talking heads") or name.startswith(("block", "moh")):
         keys = {("attn." if name.startswith("block") else "") + "qkv.bias": slice(WIDE, 2 * WIDE)}
         return keys | ({"proj_l.bias": slice(None)} if name == "talking heads" else {})
+    if name.startswith("superlinear"):
+        return {"qkv.bias": slice(WIDE, 2 * WIDE)}
     if name in ("axial, shared", "windows", "windows, padded", "tic") or name.startswith(("maxvit", "neighborhood")):
         return {"mixer.qkv.bias": slice(WIDE, 2 * WIDE)}
     if name.startswith("class "):
@@ -349,6 +360,9 @@ def test_attention_is_the_same_when_looked_at(name):
     assert seen.keys() == attentions(module).keys()
     for look in seen.values():
         assert look.layout.kind in ("token", "class", "cross", "channel", "batch")
+        if name.startswith("linear"):  # there is no softmax
+            assert look.scores is None and look.attn.shape == (3, 2, 6, 6) and look.heads.isfinite().all()
+            continue
         assert look.scores.shape == look.attn.shape and look.heads.isfinite().all()
         if look.attn.ndim == 4:
             count = look.attn.shape[-1]

@@ -16,6 +16,7 @@ from mien.nn.guided_attention import GuidedAttention, MultiConv, SemanticModule
 from mien.nn.halo import Halo
 from mien.nn.landmark_cross_attention import LandmarkCrossAttention
 from mien.nn.landmark_queries import LandmarkQueryHead, LandmarkQueryPool
+from mien.nn.linear_attention import LinearAttention
 from mien.nn.maxvit import MaxViTBlockAttention, MaxViTGridAttention
 from mien.nn.medusa import Medusa
 from mien.nn.moh import CosineMoH, MoH
@@ -28,6 +29,7 @@ from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
 from mien.nn.sparsifiner import Sparsifiner
 from mien.nn.spectral_gate import SpectralGate
+from mien.nn.superlinear import Superlinear
 from mien.nn.talking_heads import TalkingHeads
 from mien.nn.tic import TiC
 
@@ -65,6 +67,7 @@ __all__ = [
     "LayerScale",
     "Layout",
     "LevelAttention",
+    "LinearAttention",
     "Look",
     "LookError",
     "MaxViTBlockAttention",
@@ -79,6 +82,7 @@ __all__ = [
     "SemanticModule",
     "Sparsifiner",
     "SpectralGate",
+    "Superlinear",
     "TalkingHeads",
     "TiC",
     "WindowAttention",
