@@ -28,6 +28,7 @@ COMMANDS = {
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
     "finetune": ("mien.commands.finetune", "train", "teach a model your own classes, from a folder of pictures"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
+    "temporal": ("mien.commands.temporal", "train", "train what joins a face's answers through time, as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
     "average": ("mien.commands.average", "torch", "make one checkpoint of several, whose weights are their mean"),
     "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
@@ -39,10 +40,10 @@ COMMANDS = {
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
 }
 
-SERVICES = {"serve", "demo", "train", "finetune", "ablate", "bench", "batch"}
+SERVICES = {"serve", "demo", "train", "temporal", "finetune", "ablate", "bench", "batch"}
 """Commands of several processes, whose stderr is what says how they end; in all others libraries in C keep silent."""
 
-NAMING = {"train", "finetune", "ablate", "bench", "eval", "choose", "data"}
+NAMING = {"train", "temporal", "finetune", "ablate", "bench", "eval", "choose", "data"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mien.checkpoint import labels_of, outputs_of, read_header, tensor_names
+from mien.checkpoint import FEATURES, labels_of, outputs_of, read_header, tensor_names
 from mien.engines import Engine, TorchEngine, computes_bf16, open_model
 from mien.engines.graph import external_files
 from mien.errors import CheckpointError, MienError, require
@@ -34,13 +34,15 @@ says that bf16 was measured to lose less on validation faces, and otherwise fp32
 _FILES = ("model.onnx", "model.safetensors", "model.xml", "model.pt2")
 """The model files of a folder, in order of preference: ONNX needs no torch. model.bin has the weights of model.xml."""
 
-_BESIDE = ("model.bin", "model.onnx?data")  # weights of model.xml, and such of model.onnx as exporters call them
+_BESIDE = ("model.bin", "model.onnx?data", "temporal.onnx")
+"""Weights of model.xml, and such of model.onnx as exporters call them; and what joins a track's features."""
 
 _NOTES = ("README.md", "config.json", "calibration.png")
 
 
 Answer = Mapping[str, np.ndarray]
-"""What a model says of one face: by the name of each output an array of the output's shape."""
+"""What a model says of one face: by the name of each output an array of the output's shape, and of a model that gives
+them the "features" (D,)."""
 
 
 class Classifier:
@@ -62,7 +64,7 @@ class Classifier:
         self.engine, self.header, self.path = engine, header, path
         self.outputs = outputs_of(header)
         self.labels = self.outputs[0].labels
-        self._tensors = tensor_names(header)[1:]
+        self._tensors = tensor_names(header)[1 : 1 + len(self.outputs)]
 
     @classmethod
     def from_pretrained(
@@ -131,12 +133,26 @@ class Classifier:
         """The crop (S, S, 3) uint8 of a face in image (H, W, 3) uint8 RGB that the network sees: `mien.faces.crop`."""
         return crop(image, self.header["preprocess"], landmarks, box)
 
+    @property
+    def temporal(self) -> Path | None:
+        """The file of the graph that joins a track's features over time, where the header names one.
+
+        Raises CheckpointError where it is not there.
+        """
+        if self.path is None or "temporal" not in self.header:
+            return None
+        file = self.path.with_name(self.header["temporal"]["file"])
+        if not file.is_file():
+            raise CheckpointError(f"{self.path}: {file.name}, which its header names, is not beside it")
+        return file
+
     def run(self, crops: np.ndarray) -> np.ndarray:
         """The probability of each label, (N, C) float32, for crops (N, S, S, 3) uint8 that `crop` made."""
         return self.answers(crops)[self.outputs[0].name]
 
     def read(self, crops: np.ndarray) -> list[Answer]:
-        """What `answers` gives, face by face: for each of the N crops the answer of every output by its name."""
+        """What `answers` gives, face by face: for each of the N crops the answer of every output by its name, and its
+        features where the model gives them."""
         answers = self.answers(crops)
         return [{name: values[i] for name, values in answers.items()} for i in range(len(crops))]
 
@@ -147,6 +163,10 @@ class Classifier:
         """
         values = self.engine(crops)
         answers = {}
+        if FEATURES in self.header:
+            answers[FEATURES] = values.get(FEATURES)
+            if np.shape(answers[FEATURES]) != (len(crops), self.header[FEATURES]):
+                raise CheckpointError(f"{self.path}: gives no features of {self.header[FEATURES]} numbers a face")
         for output, tensor in zip(self.outputs, self._tensors, strict=True):
             if tensor not in values:
                 raise CheckpointError(f"{self.path}: gives no {tensor}, only {', '.join(sorted(values))}")
@@ -177,6 +197,8 @@ class Classifier:
                     _write(folder / f"model{part.suffix}", part.read_bytes())
             for part in external_files(origin) if origin.exists() else []:
                 _write(folder / part.name, part.read_bytes())
+        if temporal := self.temporal:
+            _write(folder / temporal.name, temporal.read_bytes())
         card, plot = source / "README.md", source / "calibration.png"
         text = card.read_text("utf-8") if whole and card.exists() else model_card(self.header)
         if whole and plot.exists():

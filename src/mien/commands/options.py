@@ -111,6 +111,11 @@ def duration(text: str) -> float:
     return float(seconds(text.removesuffix("s")))
 
 
+def smoothing(text: str) -> float | str:
+    """Seconds of a time constant, or "temporal"."""
+    return text if text == "temporal" else float(seconds(text))
+
+
 def change(text: str) -> float:
     """How much one frame differs from another, of 255; inf for "off"."""
     return math.inf if text == "off" else float(number(text, float, 0, 255))

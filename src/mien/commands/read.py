@@ -21,8 +21,8 @@ from mien.commands.options import (
     every,
     folder,
     reading_options,
-    seconds,
     share,
+    smoothing,
     summary_file,
     table_file,
 )
@@ -74,7 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--track", action="store_true", help="number the people, look for them faster, and smooth their probabilities"
     )
     videos.add_argument(
-        "--smooth", type=seconds, metavar="SECONDS", help="time constant of that smoothing, 0 for none (default: 0.5)"
+        "--smooth",
+        type=smoothing,
+        metavar="SECONDS",
+        help="time constant of that smoothing, 0 for none (default: 0.5), or temporal for the model's own network",
     )
     videos.add_argument(
         "--detect-every",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mien.checkpoint import read_header
+from mien.checkpoint import labels_of, read_header
 from mien.classifier import Classifier, find_checkpoint
 from mien.data import DataSet
 from mien.engines import computes_bf16, open_model
@@ -23,9 +23,10 @@ from mien.evaluation.measure import Data, choose_split, open_labelled, sample, t
 from mien.export.ir import write_ir
 from mien.export.onnx import make_onnx, write_onnx
 from mien.export.program import export_program
+from mien.export.temporal import open_temporal, temporal_onnx, with_temporal
 from mien.faces import crop
 from mien.files import whole
-from mien.networks import load_network, save_network
+from mien.networks import Network, load_network, save_network
 from mien.networks.checkpoint import write_header
 
 CALIBRATION = 256
@@ -97,6 +98,8 @@ def export_model(
     format: str | None = None,
     labels: Sequence[str] | str | None = None,
     limit: int | None = None,
+    features: bool = False,
+    temporal: str | os.PathLike[str] | None = None,
     trust: bool = False,
     progress: bool = False,
 ) -> Exported:
@@ -111,6 +114,9 @@ def export_model(
     measure: labelled pictures, on which the header is to say what bf16 does to the answers.
     split, limit: the split and the number of faces of `check` and `measure`; by default validation, else test, else
         the only one, and all of them.
+    features: give what the network's head reads as a further output, "features". temporal: the .safetensors file of a
+        temporal model that learnt of those features: its graph is written beside, as temporal.onnx in a folder and else
+        as NAME.temporal.onnx, and the header names it; then features are given, too.
     trust: as for `mien.load_network`. progress: show a bar on stderr.
 
     Data are a data set, or the path of one, which `mien.data.open_for` opens as format and labels say.
@@ -123,6 +129,8 @@ def export_model(
     folder = out.is_dir() or not out.suffix
     kind, int8 = ".onnx" if folder else out.suffix, precision == "int8"
     _check_options(out, kind, folder, precision, check, calibrate, measure)
+    if int8 and (features or temporal is not None):
+        raise Misuse("features are of a model in fp32 or fp16: int8 would change what a temporal model learnt of")
     for module in ("onnxscript", *(["onnxruntime.quantization"] if int8 else [])):
         require(module, "export")
     path = find_checkpoint(source)
@@ -135,6 +143,14 @@ def export_model(
     compared = partial(_side_by_side, split=split, limit=limit, progress=progress)
 
     network = load_network(path, trust=trust)
+    joined, file = None, ""
+    if temporal is not None:
+        file = "temporal.onnx" if folder else f"{out.stem}.temporal.onnx"
+        joined = open_temporal(temporal, network, labels_of(header))
+    if features or joined:
+        if not isinstance(network, Network):
+            raise MienError(f"{path}: {type(network).__name__} has no one vector of features")
+        header = with_temporal(header, network, file)
     checked = measured = None
     with tempfile.TemporaryDirectory() as name:
         weights, graph = Path(name, "model.safetensors"), Path(name, f"model{kind}")
@@ -172,13 +188,16 @@ def export_model(
                 raise AccuracyLost(out, checked)
         files = {graph: out}
         if folder:
-            files = {file: out / file.name for file in (weights, graph)}
+            files = {each: out / each.name for each in (weights, graph)}
         elif kind == ".xml":
             files = {graph.with_suffix(".bin"): out.with_suffix(".bin"), **files}
+        if joined:
+            write_onnx(Path(name, file), temporal_onnx(*joined), joined[1])
+            files[Path(name, file)] = (out if folder else out.parent) / file
         with ExitStack() as stack:  # all of them or none
-            for file, target in files.items():
+            for made, target in files.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(whole(target)).write(file.read_bytes())
+                stack.enter_context(whole(target)).write(made.read_bytes())
     return Exported(files[graph], tuple(files.values()), header, checked, measured)
 
 

@@ -23,6 +23,7 @@ from mien.networks.network import Network
 from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
+from mien.networks.temporal import Temporal
 from mien.networks.vit import ViT
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "PlainClassifier",
     "PooledViT",
     "Poster",
+    "Temporal",
     "ViT",
     "acmil_mobile",
     "activate",

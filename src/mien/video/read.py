@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from mien.video.cuts import CUT, Cuts
 from mien.video.follow import Finder, Follower, Tracked
 from mien.video.smooth import Exponential, Smoothing
 from mien.video.source import Every, Picture, Video
+from mien.video.temporal import TemporalSmoothing
 from mien.video.thumbnails import Thumbnails
 
 _HELD = 16  # frames held back, with their images, until a batch of faces is full
@@ -68,7 +69,7 @@ def read_video(
     *,
     every: int | str = 1,
     track: bool = False,
-    smooth: float | Smoothing = 0.5,
+    smooth: float | Literal["temporal"] | Smoothing = 0.5,
     detect_every: int | str = "0.2s",
     cuts: float = CUT,
     images: bool = False,
@@ -87,8 +88,8 @@ def read_video(
         `duration` in seconds.
     every: read every N-th frame, or with "0.5s" the first of every half second.
     track: number the people, and smooth each one's probabilities: exponentially, with a time constant of `smooth`
-        seconds (0 for not at all), whatever the frame rate; or by a `mien.video.smooth.Smoothing`. Faces are then
-        looked for in the whole frame only as often as `detect_every` says (frames that are read, or seconds), and in
+        seconds (0 for not at all), whatever the frame rate; by the network that the
+        model's header names ("temporal"); or by a `mien.video.smooth.Smoothing`. Faces are then looked for in the whole frame only as often as `detect_every` says (frames that are read, or seconds), and in
         every frame between only about where those known are expected, which costs a tenth and still gives each frame
         its own box and landmarks.
     cuts: how much a frame that is read has to differ from the one before to begin another scene, 0 to 255 (default 10).
@@ -99,11 +100,14 @@ def read_video(
     stop: asked several times a second, from the thread that iterates; once true, what was read so far still comes.
 
     Raises ReadError for what is no video, at once, and where the rest of one cannot be read, after all frames that
-    could; MissingExtra without PyAV; ValueError for impossible arguments.
+    could; MienError for "temporal" with a model that has no such network; MissingExtra without PyAV; ValueError for
+    impossible arguments.
     """
     if batch_size < 1:
         raise ValueError(f"a batch holds at least one face, not {batch_size}")
-    if isinstance(smooth, int | float):
+    if smooth == "temporal":
+        smooth = TemporalSmoothing(reader.classifier)
+    elif isinstance(smooth, int | float):
         smooth = Exponential(smooth, reader.classifier.outputs)
     due, look = Every(every), Follower(reader, Every(detect_every), Cuts(cuts)) if track else Finder(reader)
     video = source if isinstance(source, Video) else Video(source)

@@ -9,7 +9,8 @@ import numpy as np
 from mien.classifier import Answer
 from mien.outputs import Output
 
-_FORGOTTEN = 10  # seconds after which nobody comes back under the same number
+FORGOTTEN = 10.0
+"""Seconds after which nobody comes back under the same number."""
 
 
 class Smoothing(Protocol):
@@ -58,5 +59,5 @@ class Exponential:
         return smoothed
 
     def forget(self, time: float) -> None:
-        for track in [track for track, (at, _) in self._before.items() if time - at > _FORGOTTEN]:
+        for track in [track for track, (at, _) in self._before.items() if time - at > FORGOTTEN]:
             del self._before[track]
