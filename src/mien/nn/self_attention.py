@@ -75,6 +75,5 @@ class SelfAttention(nn.Module):
 def later(q: Tensor) -> Tensor:
     """What hides later tokens from each: (N, N), -inf where column > row and else 0, for q (B, heads, N, head_dim)."""
     place = torch.arange(q.shape[2], device=q.device)
-    return torch.zeros(len(place), len(place), dtype=q.dtype, device=q.device).masked_fill(
-        place > place[:, None], -math.inf
-    )
+    hidden = place > place[:, None]
+    return torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, -math.inf)

@@ -252,9 +252,15 @@ def train_temporal(
     """
     if (made is None) == (windows is None):
         raise MienError("a recipe of a temporal model has either made (of pictures) or windows (of videos)")
+    _check("made", made or {}, ("length", "count", "neutral"))
+    _check("windows", windows or {}, ("length", "stride", "rate", "gap"))
+    for split, arguments in (sampled or {}).items():
+        _check(f"sampled.{split}", arguments, ("per_class", "thin"))
     path, opened = find_checkpoint(model), build_data(data)
     labels = outputs_of(read_header(path))[0].labels
-    if opened.labels != labels:
+    if windows is not None and "length" not in windows:
+        windows = {**windows, "length": 64}
+    if tuple(opened.labels) != labels:
         raise MienError(f"{opened}: labels {', '.join(opened.labels)}, and the model's are {', '.join(labels)}")
     others = opened.outputs[1:] if windows is not None else ()
     sets = []
@@ -287,6 +293,11 @@ def sample(rows: Sequence[Row], per_class: int = 0, thin: int = 1) -> list[Row]:
             counts[label] = counts.get(label, 0) + 1
             chosen.append(rows[i])
     return chosen[::thin]
+
+
+def _check(name: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
+    if unknown := [option for option in given if option not in known]:
+        raise MienError(f"{name}: no option {unknown[0]!r}, only {', '.join(known)}")
 
 
 def build_data(block: Mapping[str, Any]) -> DataSet:

@@ -88,10 +88,10 @@ def read_video(
         `duration` in seconds.
     every: read every N-th frame, or with "0.5s" the first of every half second.
     track: number the people, and smooth each one's probabilities: exponentially, with a time constant of `smooth`
-        seconds (0 for not at all), whatever the frame rate; by the network that the
-        model's header names ("temporal"); or by a `mien.video.smooth.Smoothing`. Faces are then looked for in the whole frame only as often as `detect_every` says (frames that are read, or seconds), and in
-        every frame between only about where those known are expected, which costs a tenth and still gives each frame
-        its own box and landmarks.
+        seconds (0 for not at all), whatever the frame rate; by the network that the model's header names ("temporal");
+        or by a `mien.video.smooth.Smoothing`. Faces are then looked for in the whole frame only as often as
+        `detect_every` says (frames that are read, or seconds), and in every frame between only about where those known
+        are expected, which costs a tenth and still gives each frame its own box and landmarks.
     cuts: how much a frame that is read has to differ from the one before to begin another scene, 0 to 255 (default 10).
         All tracks end there, and smoothing with them. inf: none does. `mien.video.cuts.Cuts` says how that is measured.
     images: give each frame its image. sound: hand audio packets through, for `AnnotatedVideo`.

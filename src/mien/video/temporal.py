@@ -13,11 +13,11 @@ from mien.video.smooth import FORGOTTEN, Exponential
 
 
 class TemporalSmoothing:
-    """What the model's temporal graph says of every frame, of the features of the last frames of a track; what the graph
-    does not answer is smoothed by a time constant.
+    """What the model's temporal graph says of every frame, of the features of the last frames of a track; what it does
+    not answer is smoothed by a time constant.
 
-        graph  `track` (1, T, 1 + D) float32, seconds before now and features -> `probs` (1, T, C) of the first output, and
-               others by their names (1, T, …); the last row is taken; T ≤ window
+        graph  `track` (1, T, 1 + D) float32, seconds before now and features -> `probs` (1, T, C) of the first output,
+               and others by their names (1, T, …); the last row is taken; T ≤ window
 
     A frame whose features are not numbers is answered by the time constant; the first of them has a line.
 
