@@ -14,7 +14,7 @@ from mien.export.onnx import OPSET
 from mien.networks import Temporal, activate, load_network
 
 WINDOW = 64
-"""How many frames are joined at most, of each track."""
+"""How many frames of a track are joined."""
 
 
 class _Answers(nn.Module):
@@ -47,12 +47,14 @@ def open_temporal(path: str | os.PathLike[str], network: Any, labels: tuple[str,
 
 
 def temporal_onnx(network: Temporal, header: Mapping[str, Any]) -> onnx.ModelProto:
-    """The model: `track` (1, T, 1 + D) float32 -> `probs` (1, T, C), and every other output by its name.
+    """The model: `track` (1, WINDOW, 1 + D) float32 -> `probs` (1, WINDOW, C), and every other output by its name.
+
+    Of fewer frames the last is repeated, which none before it sees.
 
     Raises MienError where a mixer cannot be exported.
     """
-    track = torch.zeros(1, 5, 1 + network.head.in_features)
-    track[0, :, 0] = torch.arange(5) / 25
+    track = torch.zeros(1, WINDOW, 1 + network.head.in_features)
+    track[0, :, 0] = torch.arange(WINDOW) / 25
     names = ["probs", *(output.name for output in outputs_of(header)[1:])]
     try:
         done = torch.onnx.export(
@@ -62,7 +64,6 @@ def temporal_onnx(network: Temporal, header: Mapping[str, Any]) -> onnx.ModelPro
             opset_version=OPSET,
             input_names=["track"],
             output_names=names,
-            dynamic_shapes={"track": {1: torch.export.Dim("frames", min=1, max=4096)}},
             verbose=False,
         )
     except Exception as error:  # of whatever kind: torch's exporter has many

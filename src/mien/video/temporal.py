@@ -16,8 +16,8 @@ class TemporalSmoothing:
     """What the model's temporal graph says of every frame, of the features of the last frames of a track; what it does
     not answer is smoothed by a time constant.
 
-        graph  `track` (1, T, 1 + D) float32, seconds before now and features -> `probs` (1, T, C) of the first output,
-               and others by their names (1, T, …); the last row is taken; T ≤ window
+        graph  `track` (1, W, 1 + D) float32, seconds before now and features -> `probs` (1, W, C) of the first output,
+               and others by their names (1, W, …); of n < W frames the last is repeated, and row n is taken
 
     A frame whose features are not numbers is answered by the time constant; the first of them has a line.
 
@@ -52,6 +52,8 @@ class TemporalSmoothing:
         seen.append(np.concatenate([[time], np.asarray(features, np.float64)]))
         rows = np.stack(seen)
         rows[:, 0] -= time  # floats of 32 bits do not hold hours and milliseconds
+        last = len(rows) - 1
+        rows = np.pad(rows, ((0, self._window - len(rows)), (0, 0)), "edge")
         given = self._engine(rows[None].astype(np.float32))
         if "probs" not in given:
             raise CheckpointError(f"{self._path}: gives no probs, only {', '.join(sorted(given))}")
@@ -60,7 +62,7 @@ class TemporalSmoothing:
             name = "probs" if output is self._outputs[0] else output.name
             if name in given:
                 try:
-                    answers[output.name] = output.check(given[name][0, -1:])[0]
+                    answers[output.name] = output.check(given[name][0, last : last + 1])[0]
                 except (ValueError, IndexError) as error:
                     raise CheckpointError(f"{self._path}: {error}") from error
         return answers
