@@ -29,6 +29,7 @@ from mien.training.temporal import JUDGING, judge, keep_features, learn, made_tr
 RECIPE = Path(__file__).parents[1] / "recipes" / "temporal" / "ferplus.yaml"
 
 MIXERS = {
+    "no mixer": None,  # no blocks: what a filter and another head on the features give by themselves
     "self-attention": causal_attention,
     "superlinear": partial(Superlinear, window=15),
     "delta": partial(LinearAttention, update="delta"),
@@ -64,7 +65,8 @@ def main() -> None:
         for seed in args.seeds:
             torch.manual_seed(seed)
             begin = time.process_time()
-            network, _ = start(model, {**recipe["network"], "mixer": MIXERS[name]})
+            depth = {"depth": 0} if MIXERS[name] is None else {}
+            network, _ = start(model, {**recipe["network"], **depth, "mixer": MIXERS[name]})
             learning = made_tracks(*kept[train], seed=seed, **recipe["made"])
             learn(network, learning, seed=seed, **options)
             networks[f"{name}#{seed}"] = network

@@ -94,12 +94,12 @@ class Temporal(nn.Module):
         Exactly `s + (1 - exp(-Δt / τ)) (p - s)`, frame after frame: w_ts = (1 - exp(-Δt_s / τ)) exp(-(t_t - t_s) / τ),
         and the first frame has all that is left of 1.
         """
-        steps = F.pad(times[:, 1:] - times[:, :-1], (1, 0)).clamp(0, _LONGEST)
+        steps = F.pad(times[:, 1:] - times[:, :-1], (1, 0)).clamp(0.0, _LONGEST)
         tau = self.log_seconds.exp()
         place = torch.arange(times.shape[1], device=times.device)
         since = steps.cumsum(1)
         since = since[:, :, None] - since[:, None]  # (B, T, T): from s to t
-        fade = torch.exp(-since.clamp_min(0) / tau)
+        fade = torch.exp(-since.clamp_min(0.0) / tau)
         taken = torch.where(place == 0, 1.0, 1 - torch.exp(-steps / tau))
         weight = (fade * taken[:, None]).masked_fill(place > place[:, None], 0.0)
         return weight @ probs, steps

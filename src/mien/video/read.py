@@ -69,7 +69,7 @@ def read_video(
     *,
     every: int | str = 1,
     track: bool = False,
-    smooth: float | Literal["temporal"] | Smoothing = 0.5,
+    smooth: float | Literal["temporal"] | Smoothing | None = None,
     detect_every: int | str = "0.2s",
     cuts: float = CUT,
     images: bool = False,
@@ -89,6 +89,7 @@ def read_video(
     every: read every N-th frame, or with "0.5s" the first of every half second.
     track: number the people, and smooth each one's probabilities: exponentially, with a time constant of `smooth`
         seconds (0 for not at all), whatever the frame rate; by the network that the model's header names ("temporal");
+        by default by the network, where there is one, and else with 0.5 seconds;
         or by a `mien.video.smooth.Smoothing`. Faces are then looked for in the whole frame only as often as
         `detect_every` says (frames that are read, or seconds), and in every frame between only about where those known
         are expected, which costs a tenth and still gives each frame its own box and landmarks.
@@ -105,7 +106,9 @@ def read_video(
     """
     if batch_size < 1:
         raise ValueError(f"a batch holds at least one face, not {batch_size}")
-    if smooth == "temporal":
+    if smooth is None:
+        smooth = "temporal" if "temporal" in reader.classifier.header else 0.5
+    if smooth == "temporal" and track:
         smooth = TemporalSmoothing(reader.classifier)
     elif isinstance(smooth, int | float):
         smooth = Exponential(smooth, reader.classifier.outputs)
