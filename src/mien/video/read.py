@@ -89,10 +89,10 @@ def read_video(
     every: read every N-th frame, or with "0.5s" the first of every half second.
     track: number the people, and smooth each one's probabilities: exponentially, with a time constant of `smooth`
         seconds (0 for not at all), whatever the frame rate; by the network that the model's header names ("temporal");
-        by default by the network, where there is one, and else with 0.5 seconds;
-        or by a `mien.video.smooth.Smoothing`. Faces are then looked for in the whole frame only as often as
-        `detect_every` says (frames that are read, or seconds), and in every frame between only about where those known
-        are expected, which costs a tenth and still gives each frame its own box and landmarks.
+        or by a `mien.video.smooth.Smoothing`. By default it is the network, where there is one, and else half a second.
+        Faces are then looked for in the whole frame only as often as `detect_every` says (frames that are read, or
+        seconds), and in every frame between only about where those known are expected, which costs a tenth and still
+        gives each frame its own box and landmarks.
     cuts: how much a frame that is read has to differ from the one before to begin another scene, 0 to 255 (default 10).
         All tracks end there, and smoothing with them. inf: none does. `mien.video.cuts.Cuts` says how that is measured.
     images: give each frame its image. sound: hand audio packets through, for `AnnotatedVideo`.
@@ -107,7 +107,7 @@ def read_video(
     if batch_size < 1:
         raise ValueError(f"a batch holds at least one face, not {batch_size}")
     if smooth is None:
-        smooth = "temporal" if "temporal" in reader.classifier.header else 0.5
+        smooth = "temporal" if reader.classifier.temporal else 0.5
     if smooth == "temporal" and track:
         smooth = TemporalSmoothing(reader.classifier)
     elif isinstance(smooth, int | float):
