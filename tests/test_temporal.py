@@ -297,14 +297,15 @@ def test_smoothing_by_the_temporal_graph(exported, tmp_path):
     images = [np.full((64, 64, 3), colour, np.uint8) for colour in [(200, 30, 30)] * 4 + [(20, 40, 220)] * 5]
     film(tmp_path / "a.mkv", images, codec="ffv1")
     reader = Reader.from_pretrained(path, aligned=True)
-    frames = list(read_video(tmp_path / "a.mkv", reader, track=True, smooth="temporal", cuts=math.inf))
+    options = {"track": True, "cuts": math.inf}
+    frames = list(read_video(tmp_path / "a.mkv", reader, smooth="temporal", images=True, **options))
     told = np.array([list(frame.faces[0].probabilities.values()) for frame in frames])
-    crops = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    crops = torch.from_numpy(np.stack([reader.classifier.crop(frame.image) for frame in frames])).permute(0, 3, 1, 2)
     with torch.no_grad():
         features = small.forward_features((crops / 255 - 0.5) / 0.5)
         track = torch.cat([torch.tensor([[frame.time] for frame in frames]), features], 1)[None].float()
         wanted = temporal(track)[0].softmax(-1).numpy()
-    usually = list(read_video(tmp_path / "a.mkv", reader, track=True, cuts=math.inf))  # where the model has one
+    usually = list(read_video(tmp_path / "a.mkv", reader, **options))  # where the model has one
     assert usually[-1].faces[0].probabilities == frames[-1].faces[0].probabilities
     assert np.allclose(told, wanted, atol=1e-3) and list(frames[0].faces[0].probabilities) == list(EXPRESSIONS)
     assert np.abs(told - [list(frame.faces[0].unsmoothed.values()) for frame in frames]).max() > 0.01

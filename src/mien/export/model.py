@@ -146,7 +146,7 @@ def export_model(
     joined, file = None, ""
     if temporal is not None:
         file = "temporal.onnx" if folder else f"{out.stem}.temporal.onnx"
-        joined = open_temporal(temporal, network, labels_of(header))
+        joined = open_temporal(temporal, network, labels_of(header), trust)
     if features or joined:
         if not isinstance(network, Network):
             raise MienError(f"{path}: {type(network).__name__} has no one vector of features")

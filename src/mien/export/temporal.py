@@ -29,12 +29,14 @@ class _Answers(nn.Module):
         return values["logits"].softmax(-1), *(activate(output, values[output.name]) for output in self.others)
 
 
-def open_temporal(path: str | os.PathLike[str], network: Any, labels: tuple[str, ...]) -> tuple[Temporal, dict]:
-    """The temporal model of a .safetensors file, and its header.
+def open_temporal(
+    path: str | os.PathLike[str], network: Any, labels: tuple[str, ...], trust: bool = False
+) -> tuple[Temporal, dict]:
+    """The temporal model of a .safetensors file, and its header; trust: as for `mien.load_network`.
 
     Raises CheckpointError where it is none, and MienError where it learnt of another network's features or labels.
     """
-    header, temporal = read_header(path), load_network(path)
+    header, temporal = read_header(path), load_network(path, trust=trust)
     if not isinstance(temporal, Temporal):
         raise CheckpointError(f"{path}: no temporal model, but {header['model']['class_path']}")
     head = next(part for part in network.headed.head.modules() if isinstance(part, nn.Linear))
