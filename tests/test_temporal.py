@@ -305,8 +305,8 @@ def test_smoothing_by_the_temporal_graph(exported, tmp_path):
         features = small.forward_features((crops / 255 - 0.5) / 0.5)
         track = torch.cat([torch.tensor([[frame.time] for frame in frames]), features], 1)[None].float()
         wanted = temporal(track)[0].softmax(-1).numpy()
-    usually = list(read_video(tmp_path / "a.mkv", reader, **options))  # where the model has one
-    assert usually[-1].faces[0].probabilities == frames[-1].faces[0].probabilities
+    usually = list(read_video(tmp_path / "a.mkv", reader, **options))  # by a time constant, though the model has one
+    assert usually[-1].faces[0].probabilities != frames[-1].faces[0].probabilities
     assert np.allclose(told, wanted, atol=1e-3) and list(frames[0].faces[0].probabilities) == list(EXPRESSIONS)
     assert np.abs(told - [list(frame.faces[0].unsmoothed.values()) for frame in frames]).max() > 0.01
 

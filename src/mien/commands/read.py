@@ -77,8 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smooth",
         type=smoothing,
         metavar="SECONDS",
-        help="time constant of that smoothing, 0 for none, or temporal for the model's own network (default: temporal "
-        "where the model has one, else 0.5)",
+        help="time constant of that smoothing, 0 for none (default: 0.5), or temporal for the model's own network",
     )
     videos.add_argument(
         "--detect-every",

@@ -69,7 +69,7 @@ def read_video(
     *,
     every: int | str = 1,
     track: bool = False,
-    smooth: float | Literal["temporal"] | Smoothing | None = None,
+    smooth: float | Literal["temporal"] | Smoothing = 0.5,
     detect_every: int | str = "0.2s",
     cuts: float = CUT,
     images: bool = False,
@@ -89,10 +89,9 @@ def read_video(
     every: read every N-th frame, or with "0.5s" the first of every half second.
     track: number the people, and smooth each one's probabilities: exponentially, with a time constant of `smooth`
         seconds (0 for not at all), whatever the frame rate; by the network that the model's header names ("temporal");
-        or by a `mien.video.smooth.Smoothing`. By default it is the network, where there is one, and else half a second.
-        Faces are then looked for in the whole frame only as often as `detect_every` says (frames that are read, or
-        seconds), and in every frame between only about where those known are expected, which costs a tenth and still
-        gives each frame its own box and landmarks.
+        or by a `mien.video.smooth.Smoothing`. Faces are then looked for in the whole frame only as often as
+        `detect_every` says (frames that are read, or seconds), and in every frame between only about where those known
+        are expected, which costs a tenth and still gives each frame its own box and landmarks.
     cuts: how much a frame that is read has to differ from the one before to begin another scene, 0 to 255 (default 10).
         All tracks end there, and smoothing with them. inf: none does. `mien.video.cuts.Cuts` says how that is measured.
     images: give each frame its image. sound: hand audio packets through, for `AnnotatedVideo`.
@@ -106,8 +105,6 @@ def read_video(
     """
     if batch_size < 1:
         raise ValueError(f"a batch holds at least one face, not {batch_size}")
-    if smooth is None:
-        smooth = "temporal" if reader.classifier.temporal else 0.5
     if smooth == "temporal" and track:
         smooth = TemporalSmoothing(reader.classifier)
     elif isinstance(smooth, int | float):
