@@ -3,11 +3,13 @@
     mien bench mixers --json > docs/mechanisms/bench.json
     python docs/make_mechanisms.py [--only NAME …] [--out FOLDER]
 
-A drawing shows how far a mixer truly reaches: how strongly what it gives for one token depends on every other.
+A drawing shows how far a mixer truly reaches: how strongly what it gives for one token depends on every other. Of
+mixers that are a matrix over the tokens (`mien.nn.mixing_matrix`) another shows it.
 """
 
 import argparse
 import inspect
+import io
 import json
 import math
 import re
@@ -21,13 +23,15 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, SymLogNorm
 from matplotlib.patches import Circle, Ellipse, Rectangle
+from PIL import Image
 from torch import Tensor, nn
 
 import mien.nn
 from mien.commands.list import mixers, summary
 from mien.networks.cost import fitted
+from mien.nn import LookError, mixing_matrix
 from mien.nn.base import Grid
 
 HERE = Path(__file__).parent / "mechanisms"
@@ -53,15 +57,21 @@ def reach(kind: type, query: Grid, grid: Grid = GRID, dim: int = 48, num_heads: 
     Of a mixer and tokens drawn at random, in fp64 and eval mode, the norm being taken over `draws` directions of the
     output. What a mixer starts at 0 is drawn, too.
     """
+    mixer, tokens = random_mixer(kind, grid, dim, num_heads)
+    tokens = tokens.repeat(draws, 1, 1).requires_grad_()
+    out = mixer(tokens, grid)[:, query[0] * grid[1] + query[1]]
+    (out * torch.randn_like(out)).sum().backward()
+    return tokens.grad.square().sum(-1).mean(0).sqrt().unflatten(0, grid)
+
+
+def random_mixer(kind: type, grid: Grid, dim: int, num_heads: int) -> tuple[nn.Module, Tensor]:
+    """A mixer in fp64 and eval mode, what starts at 0 moved a little, and tokens for it."""
     torch.manual_seed(0)
     mixer = fitted(kind, grid)(dim, num_heads).double().eval()
     with torch.no_grad():
         for p in mixer.parameters():
             p += 0.02 * torch.randn_like(p)
-    tokens = torch.randn(1, grid[0] * grid[1], dim, dtype=torch.float64).repeat(draws, 1, 1).requires_grad_()
-    out = mixer(tokens, grid)[:, query[0] * grid[1] + query[1]]
-    (out * torch.randn_like(out)).sum().backward()
-    return tokens.grad.square().sum(-1).mean(0).sqrt().unflatten(0, grid)
+    return mixer, torch.randn(1, grid[0] * grid[1], dim, dtype=torch.float64)
 
 
 def draw(kind: type, path: Path) -> dict[str, int]:
@@ -92,6 +102,45 @@ def draw(kind: type, path: Path) -> dict[str, int]:
     figure.savefig(path, metadata={"Software": None}, pil_kwargs={"optimize": True})
     plt.close(figure)
     return reached
+
+
+def draw_matrix(kind: type, path: Path) -> str | None:
+    """Write the drawing of the mixing matrix, of one head; what it says, or None where there is no matrix."""
+    mixer, tokens = random_mixer(kind, GRID, 48, 6)
+    try:
+        matrix = mixing_matrix(mixer, 3 * tokens, GRID)[0, 0]
+    except LookError:
+        return None
+    matrix, signed = matrix / matrix.abs().max(), bool((matrix < 0).any())
+    figure, axis = plt.subplots(figsize=(3.4, 2.9), dpi=100, layout="compressed")
+    axis.imshow(torch.ones_like(matrix).numpy(), cmap="Greys", vmin=0, vmax=9)
+    if signed:
+        norm, ticks = SymLogNorm(0.01, vmin=-1, vmax=1), {-1: "-1", -0.1: "-1/10", 0: "0", 0.1: "1/10", 1: "1"}
+    else:
+        norm, ticks = LogNorm(LEAST / 4, 1), {1: "1", 0.1: "1/10", 0.01: "1/100", LEAST: "1/1000"}
+    shown = torch.where(matrix == 0, math.nan, matrix if signed else matrix.clamp(min=LEAST))
+    colours = axis.imshow(shown.numpy(), cmap="RdYlBu" if signed else "YlGnBu", norm=norm, interpolation="none")
+    axis.set_xlabel("whose value", fontsize=8)
+    axis.set_ylabel("who is given it", fontsize=8)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    scale = figure.colorbar(colours, ax=axis, ticks=list(ticks), shrink=0.9, pad=0.03)
+    scale.ax.set_ylim(-1 if signed else LEAST, 1)
+    scale.ax.set_yticklabels(ticks.values(), fontsize=7)
+    scale.ax.tick_params(which="both", length=0)
+    scale.outline.set_visible(False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn)
+    plt.close(figure)
+    picture = Image.open(drawn).convert("RGB")  # noise, of fewer colours, takes less room
+    picture.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
+    one = "channel" if kind is mien.nn.SpectralGate else "head"
+    return prose(f"""
+        The [mixing matrix](../sequences.md#the-matrix-of-a-mixer) of a {one} among the same tokens, row by row of the
+        grid: how much of the value of each (to the right) each is given (downwards), as a fraction of the
+        most{"; red: negative" if signed else ""}; grey: none.
+    """)
 
 
 def face(axis: Any) -> None:
@@ -141,6 +190,8 @@ def page(name: str, kind: type, names: set[str], bench: dict[str, Any], folder: 
                 it reaches {counts}.
             """),
         ]
+        said = draw_matrix(kind, folder / f"{name}.mixing.png")
+        parts += [f"![how it mixes values]({name}.mixing.png)", said] if said else []
     parts += [p for p in others if not departs(p)]
     if any(map(departs, others)):
         parts += ["## Beside the paper: departures, what was inferred, what is ours", *filter(departs, others)]

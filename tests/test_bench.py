@@ -203,7 +203,7 @@ def test_a_page(pages, monkeypatch, tmp_path):
     monkeypatch.setattr("sys.argv", ["make_mechanisms.py", *arguments])
     pages.main()
     made = {path.name: path for path in (tmp_path / "out").iterdir()}
-    assert made.keys() == {"README.md", "TalkingHeads.md", "TalkingHeads.png"}
+    assert made.keys() == {"README.md", "TalkingHeads.md", "TalkingHeads.png", "TalkingHeads.mixing.png"}
     text = made["TalkingHeads.md"].read_text()
     for part in (
         "scores = proj_l(head_dim^-1/2",
@@ -211,6 +211,7 @@ def test_a_page(pages, monkeypatch, tmp_path):
         "196 from the middle",
         "| 4×4 |",
         "Shazeer",
+        "(TalkingHeads.mixing.png)",
     ):
         assert part in text
     assert "| [TalkingHeads](TalkingHeads.md) | Self-attention whose" in made["README.md"].read_text()

@@ -29,6 +29,7 @@ from mien.nn import (
     ClassEncoding,
     CosineMoH,
     DeformableAttention,
+    DistributedAttention,
     DropPath,
     Grassmann,
     GroupPoseLayer,
@@ -125,6 +126,7 @@ MECHANISMS = {
     ),
     "linear, delta": (lambda dim: LinearAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "linear, hebb": (lambda dim: LinearAttention(dim, 2, "hebb", norm=False), lambda b, dim: [(b, 6, dim)]),
+    "distributed": (lambda dim: DistributedAttention(dim, 2, causal=True), lambda b, dim: [(b, 6, dim)]),
     "class attention": (lambda dim: ClassAttention(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "class block": (lambda dim: ClassBlock(dim, 2, 2, init_values=0.1), lambda b, dim: [(b, 1, dim), (b, 5, dim)]),
     "class pool": (lambda dim: ClassAttentionPool(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 7, dim)]),
@@ -262,7 +264,7 @@ def without_gradient(name: str) -> dict[str, slice]:
     """The parts of parameters that shift every score of a query alike, which softmax does not see: biases of keys."""
     if name == "rcmha":
         return {"conv_k.bias": slice(None)}
-    if name in ("self attention", "talking heads") or name.startswith(("block", "moh")):
+    if name in ("self attention", "talking heads", "distributed") or name.startswith(("block", "moh")):
         keys = {("attn." if name.startswith("block") else "") + "qkv.bias": slice(WIDE, 2 * WIDE)}
         return keys | ({"proj_l.bias": slice(None)} if name == "talking heads" else {})
     if name.startswith("superlinear"):

@@ -8,6 +8,7 @@ from mien.nn.class_attention import ClassAttention, ClassAttentionPool, ClassBlo
 from mien.nn.class_batch_attention import BatchTransformer, ClassEncoding, class_batch_attention
 from mien.nn.cmha import CMHA
 from mien.nn.davit import ChannelAttention, WindowAttention
+from mien.nn.distributed_attention import DistributedAttention
 from mien.nn.dual_attention import CAM, PAM
 from mien.nn.gaam import GAAM, GAAMBlock
 from mien.nn.grassmann import Grassmann
@@ -19,6 +20,7 @@ from mien.nn.landmark_queries import LandmarkQueryHead, LandmarkQueryPool
 from mien.nn.linear_attention import LinearAttention
 from mien.nn.maxvit import MaxViTBlockAttention, MaxViTGridAttention
 from mien.nn.medusa import Medusa
+from mien.nn.mixing import mixing_matrix
 from mien.nn.moh import CosineMoH, MoH
 from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
@@ -27,6 +29,7 @@ from mien.nn.rcmha import RCMHA
 from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
+from mien.nn.shares import ShareError, join_tokens, share_tokens
 from mien.nn.sparsifiner import Sparsifiner
 from mien.nn.spectral_gate import SpectralGate
 from mien.nn.superlinear import Superlinear
@@ -54,6 +57,7 @@ __all__ = [
     "ClassEncoding",
     "CosineMoH",
     "DeformableAttention",
+    "DistributedAttention",
     "DropPath",
     "GAAMBlock",
     "Grassmann",
@@ -80,6 +84,7 @@ __all__ = [
     "ReliabilityBalancing",
     "SelfAttention",
     "SemanticModule",
+    "ShareError",
     "Sparsifiner",
     "SpectralGate",
     "Superlinear",
@@ -88,5 +93,8 @@ __all__ = [
     "WindowAttention",
     "class_batch_attention",
     "intervene",
+    "join_tokens",
+    "mixing_matrix",
     "observe",
+    "share_tokens",
 ]

@@ -10,6 +10,7 @@ from mien.nn.attend import merge_heads
 from mien.nn.base import Grid
 from mien.nn.observe import Layout, Stages
 
+Update = Literal["hebb", "delta"]
 CHUNK = 64
 """Tokens whose pairs are formed at once."""
 
@@ -33,7 +34,7 @@ class LinearAttention(nn.Module):
     or exported program has one chunk of all its tokens. `stream` takes tokens as they come, one at a time or many, and
     equals `forward` on all of them together; one at a time it goes into ONNX, where the inverse cannot. Of the stages
     of `mien.nn.observe` there are attn, which is P of the whole sequence, may be negative and does not sum to 1, and
-    heads. Computed in at least fp32. Tokens lie in a row; `grid` is ignored.
+    heads. Computed in at least fp32, outside of autocast. Tokens lie in a row; `grid` is ignored.
 
     Args:
         dim, num_heads: int, width of the tokens and number of heads, which divides it.
@@ -52,7 +53,7 @@ class LinearAttention(nn.Module):
         self,
         dim: int,
         num_heads: int,
-        update: Literal["hebb", "delta"] = "delta",
+        update: Update = "delta",
         rate: float | None = None,
         norm: bool = True,
         qkv_bias: bool = True,
@@ -65,7 +66,8 @@ class LinearAttention(nn.Module):
             raise ValueError(f"update must be 'hebb' or 'delta', not {update!r}")
         if rate is not None and not 0 < rate <= 1:
             raise ValueError(f"rate must be above 0 and at most 1, not {rate}")
-        self.num_heads, self.update, self.constant, self.norm = num_heads, update, rate, norm
+        self.num_heads, self.constant, self.norm = num_heads, rate, norm
+        self.update: Update = update
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.rate = nn.Linear(dim, num_heads) if rate is None else None
         self.attend = Stages(("attn", "heads"))
@@ -105,9 +107,7 @@ class LinearAttention(nn.Module):
         return self.proj_drop(self.proj(merge_heads(heads).to(tokens.dtype))), state
 
 
-def remember(
-    q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: Tensor, update: Literal["hebb", "delta"]
-) -> tuple[Tensor, Tensor]:
+def remember(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: Tensor, update: Update) -> tuple[Tensor, Tensor]:
     """Write every key and value into the memory, and ask it: answers (…, N, d_v), and the memory that is left.
 
     q and k (…, N, d_k), v (…, N, d_v), rate (…, N, 1), state (…, d_k, d_v).
@@ -122,12 +122,12 @@ def remember(
     return torch.cat(out, -2), state
 
 
-def read(q: Tensor, k: Tensor, v: Tensor, mix: Tensor, state: Tensor, update: str) -> Tensor:
+def read(q: Tensor, k: Tensor, v: Tensor, mix: Tensor, state: Tensor, update: Update) -> Tensor:
     """What the memory says to queries whose own tokens it is told between: (…, N, d_v)."""
     return q @ state + mix @ (v - k @ state if update == "delta" else v)
 
 
-def mixing(q: Tensor, k: Tensor, rate: Tensor, update: str) -> Tensor:
+def mixing(q: Tensor, k: Tensor, rate: Tensor, update: Update) -> Tensor:
     """P: how much of every token's value every query is told by a memory that was empty before, (…, N, N)."""
     seen = (q @ k.transpose(-2, -1)).tril()
     if update == "hebb":

@@ -147,7 +147,7 @@ class Superlinear(nn.Module):
         missing = score == -math.inf
         gate = score.masked_fill(missing, torch.finfo(wide).min).softmax(-1)
         a, b = self.window_bounds(t, n)
-        inside = (key >= a) & (key <= b) if self.window else torch.zeros_like(candidate)
+        inside = (key >= a) & (key <= b) if self.window else torch.zeros_like(key > t)
         in_span = (key >= first[..., None]) & (key <= last[..., None]) & ~missing[..., None]
         seen = inside[:, None] | in_span  # (B, heads, N, top_k, N)
         scores = q2 @ k.transpose(-2, -1) * q2.shape[-1] ** -0.5
@@ -198,4 +198,5 @@ class Superlinear(nn.Module):
                     torch.sum(q1[:, a:b] * k[:, a + offset : b + offset], -1, out=score[j, :, a - start : b - start])
             best, index = score.topk(self.top_k, 0)
             found.append(index.masked_fill(best == -math.inf, len(both)).permute(1, 2, 0))
-        return table[torch.cat(found, 1)].unbind(-1)
+        root, side = table[torch.cat(found, 1)].unbind(-1)
+        return root, side
