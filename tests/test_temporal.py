@@ -3,13 +3,16 @@
 import json
 import math
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import header
 from films import film
 from PIL import Image
+from sets import EXPR, UNITS, write
 from torch import Tensor, nn
 
 from mien.checkpoint import read_header
@@ -20,7 +23,7 @@ from mien.data.windows import windows
 from mien.errors import CheckpointError, MienError, MienWarning
 from mien.evaluation.tracks import choose_seconds, exponential, interval, median, right, two_state
 from mien.export import export_model
-from mien.labels import EXPRESSIONS
+from mien.labels import EXPRESSIONS, ORDERS
 from mien.networks import Network, Temporal, save_network
 from mien.networks.temporal import causal_attention
 from mien.nn import CMHA, RCMHA, Grassmann, LinearAttention, Superlinear
@@ -30,6 +33,8 @@ from mien.training.temporal import JUDGING, Tracks, judge, learn, made_tracks, w
 from mien.video import read_video
 from mien.video.smooth import Exponential
 from mien.video.temporal import TemporalSmoothing
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "temporal"
 
 
 def faces(count=40, width=6, views=3, seed=0) -> tuple[np.ndarray, np.ndarray]:
@@ -351,3 +356,37 @@ def test_judging_tracks_are_the_same_whatever_the_seed_of_training():
     features, labels = faces()
     one, other = (made_tracks(features, labels, seed=JUDGING, length=8, count=3) for _ in range(2))
     assert np.array_equal(one[2][0], other[2][0])
+
+
+def test_windows_of_affwild2_train_every_answer(tmp_path, call):
+    """Three frames of one video, of which one is not labelled, and one of another."""
+    notes, frames = tmp_path / "annotations", tmp_path / "cropped_aligned"
+    for split in ("Train_Set", "Validation_Set"):
+        write(notes / "EXPR_Set" / split / f"{split}.txt", EXPR, "0", "-1", "5")
+        write(notes / "AU_Set" / split / f"{split}.txt", UNITS, "0,0,1", "1,-1,0", "1,1,1")
+        write(notes / "VA_Set" / split / f"{split}.txt", "valence,arousal", "0.1,0.2", "-5,-5", "-0.5,1")
+        (frames / split).mkdir(parents=True)
+        for i in (1, 2, 3):
+            Image.new("RGB", (112, 112), (20 * i, 9, 99)).save(frames / split / f"{i:05}.jpg")
+    from mien.networks import mobilefacenet
+
+    says = header("mien.networks.mobilefacenet", num_classes=7)
+    says["id2label"] = {str(i): label for i, label in enumerate(ORDERS["affwild2"])}
+    save_network(tmp_path / "trunk.safetensors", mobilefacenet(num_classes=7), says)
+    recipe = yaml.safe_load((RECIPES / "affwild2.yaml").read_text())
+    recipe |= {"model": str(tmp_path / "trunk.safetensors"), "steps": 2, "batch_size": 2}
+    recipe |= {"windows": {"length": 2, "stride": 1, "rate": 30.0}, "network": {"dim": 8, "depth": 1}}
+    file = tmp_path / "r.yaml"
+    file.write_text(json.dumps(recipe))
+    code, out, err = call("temporal", file, "--data", tmp_path, "--out", tmp_path / "run")
+    assert code == 0, err
+    made = read_header(tmp_path / "run" / "temporal.safetensors")
+    assert [output["name"] for output in made["outputs"]] == ["expression", "action_units", "valence", "arousal"]
+
+
+@pytest.mark.parametrize("name", ["ferplus", "affwild2"])
+def test_recipes_are_understood(name, tmp_path, monkeypatch, call):
+    """Up to the data, which are not here."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call("temporal", RECIPES / f"{name}.yaml")
+    assert code == 1 and len(err) == 1 and err[0].startswith("mien: data/") and "no such" in err[0]
