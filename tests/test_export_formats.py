@@ -17,6 +17,7 @@ from test_export_networks import KINDS, faces, lively, note, plain
 
 import mien.classifier
 import mien.export.ir
+import mien.precision
 from mien import engines
 from mien.__main__ import main
 from mien.checkpoint import read_header
@@ -123,7 +124,7 @@ def test_bf16_in_torch(exported):
 @pytest.mark.parametrize("loses", [None, -0.002, -0.0031])
 def test_auto_asks_the_header(exported, tmp_path, monkeypatch, kind, loses):
     """bf16 where it was measured to lose less than 0.3 points, and never in torch, where nothing was measured."""
-    monkeypatch.setattr(mien.classifier, "computes_bf16", lambda: True)
+    monkeypatch.setattr(mien.precision, "computes_bf16", lambda: True)
     asked = []
     monkeypatch.setattr(mien.classifier, "open_model", lambda path, **options: asked.append(options["precision"]))
     head = note(32)
@@ -133,7 +134,7 @@ def test_auto_asks_the_header(exported, tmp_path, monkeypatch, kind, loses):
         }
     monkeypatch.setattr(mien.classifier, "read_header", lambda path: head)
     Classifier.from_pretrained(exported / f"model.{kind}")
-    assert asked == ["bf16" if loses == -0.002 and kind != "pt2" else "auto"]
+    assert asked == ["bf16" if loses == -0.002 and kind != "pt2" else "fp32"]
 
 
 def test_what_is_exported_by_default_has_weights_for_torch():

@@ -78,7 +78,8 @@ def test_wheel_carries_the_models_and_the_licence(wheel):
     for model in ("mobilefacenet_ferplus", "btn_mobile_ferplus"):
         for name in ("model.onnx", "model.safetensors", "README.md"):
             assert f"mien/models/{model}/{name}" in names
-    assert "mien/models/mobilefacenet_ferplus/calibration.png" in names
+    for name in ("calibration.png", "model.int8.onnx"):
+        assert f"mien/models/mobilefacenet_ferplus/{name}" in names
     assert "mien/py.typed" in names
     assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in names if ".dist-info/licenses/" in name}
     assert {Path(name).parts[0].partition("-")[0] for name in names} == {"mien"}

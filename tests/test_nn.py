@@ -43,6 +43,7 @@ from mien.nn import (
     LevelAttention,
     LinearAttention,
     LookError,
+    MagnifiedAttention,
     MaxViTBlockAttention,
     MaxViTGridAttention,
     Medusa,
@@ -50,6 +51,7 @@ from mien.nn import (
     MoH,
     MultiConv,
     Neighborhood,
+    RegionCrossAttention,
     SelfAttention,
     Sparsifiner,
     SpectralGate,
@@ -86,6 +88,30 @@ class OnGrid(nn.Module):
         return self.mixer(tokens, self.grid)
 
 
+class Opened(nn.Module):
+    """A magnified layer that reads its own tokens, doubled, for details: what it chose, and the last, are opened."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.layer = MagnifiedAttention(dim, 2)
+
+    def forward(self, tokens):
+        chosen = self.layer.regions(tokens, 5) | (torch.arange(5, device=tokens.device) == 4)
+        return self.layer(tokens, fine=tokens[:, 1:].repeat_interleave(2, 1), selected=chosen)
+
+
+class Regions(nn.Module):
+    """Parallel cross attention whose grid is 2 × 3, and whose masks are shares that tokens of their own make."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.layer = RegionCrossAttention(dim, 2)
+
+    def forward(self, text, image, masks, tokens):
+        shares = masks.softmax(2).transpose(1, 2).unflatten(2, (2, 3))[:, None]  # (B, 1, M, 2, 3)
+        return self.layer(tokens, (2, 3), text, shares.expand(-1, 2, -1, -1, -1), image)
+
+
 class Joined(nn.Module):
     """A part whose several answers are laid end to end, (B, all); `lists` puts its last inputs into a list."""
 
@@ -109,6 +135,11 @@ MECHANISMS = {
     "self attention without bias": (lambda dim: SelfAttention(dim, 2, qkv_bias=False), lambda b, dim: [(b, 6, dim)]),
     "block": (lambda dim: Block(dim, 2, mlp_ratio=2), lambda b, dim: [(b, 6, dim)]),
     "block, scaled": (lambda dim: Block(dim, 2, mlp_ratio=2, init_values=0.1), lambda b, dim: [(b, 6, dim)]),
+    "magnified attention": (lambda dim: Opened(dim), lambda b, dim: [(b, 6, dim)]),
+    "region cross attention": (
+        Regions,
+        lambda b, dim: [(b, 3, 2, dim), (b, 3, 4, dim), (b, 6, 3), (b, 6, dim)],
+    ),
     "talking heads": (lambda dim: TalkingHeads(dim, 2), lambda b, dim: [(b, 6, dim)]),
     "moh": (lambda dim: MoH(dim, 4, 1, 2), lambda b, dim: [(b, 6, dim)]),
     "moh, skipping": (lambda dim: MoH(dim, 4, 1, 2, skip=True), lambda b, dim: [(b, 6, dim)]),

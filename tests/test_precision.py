@@ -1,6 +1,12 @@
-"""precision="auto": bf16 where the CPU has it and the model was measured to bear it, else fp32."""
+"""precision="auto": of bf16, int8 and fp32 the first that the CPU has and the model was measured to bear."""
+
+import hashlib
+import json
+import pickle
+import warnings
 
 import numpy as np
+import onnx
 import pytest
 from conftest import HEADER, write_stand_in
 from PIL import Image
@@ -10,7 +16,8 @@ from mien.__main__ import main
 from mien.checkpoint import check_header
 from mien.classifier import Classifier
 from mien.engines import open_model, openvino
-from mien.errors import CheckpointError
+from mien.errors import CheckpointError, MienError, MienWarning
+from mien.precision import choose
 
 MEASURED = {"accuracy_difference": -0.0011, "interval": [-0.003, 0.001], "faces": 3509, "mean_distance": 0.004}
 
@@ -80,7 +87,7 @@ def test_auto(tmp_path, cpu, asked, header, capabilities, chosen):
     path, able = write_stand_in(tmp_path / "model.onnx", header), engines.computes_bf16()
     cpu(*capabilities)
     engine = Classifier.from_pretrained(path).engine
-    assert asked == ["bf16" if chosen == "bf16" else "auto"]
+    assert asked == [chosen]
     assert engine.precision == (chosen if able else "fp32")  # what it computes in, whatever was asked for
     taken = engine._get().model.get_property("INFERENCE_PRECISION_HINT").to_string()
     assert taken == engine.precision.replace("fp", "f")
@@ -127,6 +134,113 @@ def test_torch_stays_in_fp32(tmp_path, cpu):
     assert Classifier.from_pretrained(tmp_path / "a.safetensors").engine.precision == "fp32"
 
 
+@pytest.fixture
+def both(tmp_path):
+    """Writes a model and its int8 file into a folder, of which int8 and bf16 lose so much."""
+
+    def write(folder, int8: float = -0.001, bf16: float | None = None):
+        path = write_stand_in(tmp_path / folder / "model.onnx")
+        small = path.with_name("model.int8.onnx")
+        model = onnx.load(path)
+        model.doc_string = "in eight bits"
+        onnx.save(model, small)
+        named = {"sha256": hashlib.sha256(small.read_bytes()).hexdigest(), "accuracy_difference": int8}
+        measured = {"int8": MEASURED | named} | ({"bf16": MEASURED | {"accuracy_difference": bf16}} if bf16 else {})
+        return write_stand_in(path, HEADER | {"precision": measured})
+
+    return write
+
+
+def opened(path, **options):
+    """The file that is run, and what it computes in."""
+    engine = Classifier.from_pretrained(path, **options).engine
+    return engine._path.name, engine.precision
+
+
+def test_auto_takes_int8_where_there_is_no_bf16(both, cpu):
+    cases = [
+        ({}, OLD, "int8"),
+        ({}, NEW, "int8"),  # since nobody measured bf16
+        ({}, ("FP32",), "fp32"),
+        ({"int8": -0.0029}, OLD, "int8"),
+        ({"int8": -0.003}, OLD, "fp32"),
+        ({"bf16": -0.001}, OLD, "int8"),
+        ({"bf16": -0.001}, NEW, "bf16"),
+        ({"bf16": -0.003}, NEW, "int8"),
+        ({"bf16": -0.003, "int8": -0.003}, NEW, "fp32"),
+    ]
+    for number, (loses, capabilities, chosen) in enumerate(cases):
+        path = both(str(number), **loses)
+        cpu(*capabilities)
+        header = Classifier.from_pretrained(path, precision="fp32").header
+        file = path.with_name("model.int8.onnx") if chosen == "int8" else path
+        assert choose(path, header) == (file, chosen), (loses, capabilities)
+        assert choose(path, header, device="cuda") == (path, "fp32")
+    cpu(*OLD)
+    path = both("model")
+    assert opened(path) == ("model.int8.onnx", "int8") and opened(path, precision="fp32") == ("model.onnx", "fp32")
+    read = Classifier.from_pretrained(path.parent)
+    again = pickle.loads(pickle.dumps(read.engine))  # as workers get it
+    assert (again.precision, again._path.name, read.path) == ("int8", "model.int8.onnx", path)
+    read.save_pretrained(path.parent.with_name("copy"))
+    assert opened(path.parent.with_name("copy")) == ("model.int8.onnx", "int8")
+    assert opened(path, precision="int8") == ("model.int8.onnx", "int8")
+
+
+@pytest.mark.parametrize("harm", ["missing", "another", "cut", "a folder"])
+def test_an_int8_file_that_will_not_do(both, cpu, harm, call, tmp_path):
+    path = both("model")
+    small = path.with_name("model.int8.onnx")
+    data = small.read_bytes()
+    small.unlink()
+    if harm == "another":
+        write_stand_in(small)
+    elif harm == "cut":
+        small.write_bytes(data[:-1])
+    elif harm == "a folder":
+        small.mkdir()
+    reason = {"missing": "model.int8.onnx, is not beside it", "a folder": "is a directory"}.get(
+        harm, "is damaged, or of "
+    )
+    cpu(*OLD)
+    with pytest.warns(MienWarning, match=f"{reason}.*: fp32 is taken"):
+        assert opened(path) == ("model.onnx", "fp32")
+    with pytest.raises(CheckpointError, match=reason):
+        Classifier.from_pretrained(path, precision="int8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(path, precision="fp32") == ("model.onnx", "fp32")
+        cpu("FP32")
+        assert opened(path) == ("model.onnx", "fp32")  # it would not be taken, and nobody looks
+    Image.new("RGB", (30, 30), (255, 0, 0)).save(tmp_path / "a.png")
+    common = ["read", tmp_path / "a.png", "--aligned", "--model", path]
+    cpu(*OLD)
+    code, lines, told = call(*common)
+    assert code == 0 and json.loads(lines[0])["expression"] == "anger"
+    assert len(told) == 1 and told[0].startswith("mien: ") and reason in told[0]
+    code, lines, told = call(*common, "--precision", "int8")
+    assert (code, lines, len(told)) == (1, [], 1) and reason in told[0]
+
+
+def test_int8_of_models_that_have_none(stand_in, tmp_path):
+    for path, device, reason in (
+        (stand_in / "model.onnx", "auto", "names no int8 file"),
+        (tmp_path / "model.safetensors", "auto", "names no int8 file"),
+        (stand_in / "model.onnx", "cuda", "int8 is computed on the CPU"),
+    ):
+        with pytest.raises(MienError, match=reason):
+            choose(path, with_precision(), device=device, precision="int8")
+    with pytest.raises(MienError, match="no such precision: 'int4'"):
+        choose(stand_in / "model.onnx", HEADER, precision="int4")
+
+
+def test_int8_in_onnxruntime(both, monkeypatch):
+    """Where it is asked for: what was measured is OpenVINO's."""
+    path = both("model")
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    assert opened(path) == ("model.onnx", "fp32") and opened(path, precision="int8") == ("model.int8.onnx", "int8")
+
+
 WRONG = {
     "a list": [],
     "a name": {"bf16": "fine"},
@@ -135,6 +249,8 @@ WRONG = {
     "half an interval": {"bf16": MEASURED | {"interval": [0.1]}},
     "an interval of words": {"bf16": MEASURED | {"interval": ["low", "high"]}},
     "no faces": {"bf16": MEASURED | {"faces": 0}},
+    "int8 without its file": {"int8": MEASURED},
+    "int8 of no digest": {"int8": MEASURED | {"sha256": "model.int8.onnx"}},
     "no distance": {"bf16": MEASURED | {"mean_distance": None}},
 }
 
@@ -156,4 +272,4 @@ def test_read_takes_it_as_an_option(tmp_path, cpu, asked, capsys):
     assert asked == ["bf16", "bf16", "fp32", "bf16"]
     assert capsys.readouterr().out.count('"anger"') >= 4
     with pytest.raises(SystemExit):
-        main([*common, "--precision", "int8"])
+        main([*common, "--precision", "int4"])

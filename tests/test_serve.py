@@ -23,11 +23,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import COLOURS
+from conftest import COLOURS, HEADER, write_stand_in
 from PIL import Image, PngImagePlugin
 
 import mien
 from mien.__main__ import main
+from mien.engines import computes_int8
 from mien.errors import MienError
 from mien.faces import Faces
 from mien.faces.columns import entries
@@ -42,7 +43,7 @@ from mien.service import Keys, Limits, Refused  # noqa: E402
 from mien.service.apidocs import page  # noqa: E402
 from mien.service.app import make_app  # noqa: E402
 from mien.service.bodies import pictures_in  # noqa: E402
-from mien.service.dispatch import Dispatcher  # noqa: E402
+from mien.service.dispatch import Dispatcher, Worker  # noqa: E402
 from mien.service.limits import busy  # noqa: E402
 from mien.service.schema import Labels, Question, answers, example  # noqa: E402
 from mien.service.worker import Answer, Job, JobReader, Request, Slow, Threads  # noqa: E402
@@ -600,6 +601,23 @@ def dispatched(monkeypatch, names, answer=None, later=(), **options):
         return asyncio.run(run()), worker, dispatcher
     finally:
         dispatcher.stop()
+
+
+@pytest.mark.skipif(not computes_int8(), reason="a CPU without int8")
+def test_a_worker_says_that_its_int8_file_is_missing(tmp_path, capfd):
+    measured = {
+        "accuracy_difference": 0.0,
+        "interval": [0.0, 0.0],
+        "faces": 9,
+        "mean_distance": 0.0,
+        "sha256": "0" * 64,
+    }
+    path = write_stand_in(tmp_path / "model.onnx", HEADER | {"precision": {"int8": measured}})
+    worker = Worker({"model": str(path)}, Limits(), 1)
+    worker.wait_ready()
+    worker.end()
+    reason = f"{path}: its int8 file, model.int8.onnx, is not beside it: fp32 is taken, which is slower"
+    assert capfd.readouterr().err == f"mien: {reason}\n"
 
 
 def test_requests_that_wait_are_read_together(monkeypatch):

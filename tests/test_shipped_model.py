@@ -13,6 +13,7 @@ from mien.checkpoint import labels_of, read_header
 from mien.classifier import DEFAULT_MODEL, MODELS
 from mien.data import FERPlus
 from mien.labels import EXPRESSIONS
+from mien.precision import LOSS
 
 FOLDER = MODELS / DEFAULT_MODEL
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -90,6 +91,15 @@ def test_onnxruntime_agrees(classifier, faces):
     out = OnnxRuntimeEngine(FOLDER / "model.onnx")(faces)
     assert np.abs(out["probs"] - classifier.run(faces)).max() < 1e-3
     assert out["logits"].shape == (len(faces), 8)
+
+
+def test_its_int8_file_is_the_one_that_was_measured(classifier, faces):
+    small = Classifier.from_pretrained(precision="int8")
+    assert small.engine.precision == "int8" and (FOLDER / "model.int8.onnx").stat().st_size <= 1_500_000
+    measured = small.header["precision"]["int8"]
+    assert measured["accuracy_difference"] > -LOSS and measured["faces"] == 3509
+    distance = np.abs(small.run(faces) - classifier.run(faces)).sum(1) / 2
+    assert 0 < distance.mean() < 0.05
 
 
 def test_colour_tells_it_little(classifier, faces):

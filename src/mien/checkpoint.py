@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -75,7 +76,8 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
     features: how many numbers the graph's further output "features" (B, D) has: what the network's head reads.
     temporal: {"file", "window"}: the graph beside this file that joins a track's features over so many frames.
     precision: {"bf16": {"accuracy_difference", "interval": [low, high], "faces", "mean_distance"}}: what computing in
-        bf16 changes in the answers that fp32 gives.
+        bf16 changes in the answers that fp32 gives; likewise "int8", with the "sha256" of the int8 file beside the
+        model's own.
 
     `mien.outputs.Output` says what an output has; the first is the expression.
     """
@@ -178,6 +180,9 @@ def _check_precision(precision: Any, need: Callable[[Any, str], None]) -> None:
             and _positive(found.get("faces")),
             f'has a "precision" that does not say what {name} does to the answers',
         )
+    if "int8" in precision:
+        named = re.fullmatch("[0-9a-f]{64}", str(precision["int8"].get("sha256")))
+        need(named, 'has a "precision" that does not name the int8 file by its SHA-256')
 
 
 def _check_preprocess(preprocess: Any, need: Callable[[Any, str], None]) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from mien.checkpoint import FEATURES, labels_of, outputs_of, read_header, tensor_names
-from mien.engines import Engine, TorchEngine, computes_bf16, open_model
+from mien.engines import Engine, TorchEngine, open_model
 from mien.engines.graph import external_files
 from mien.errors import CheckpointError, MienError, require
 from mien.faces import Source, crop, open_picture
 from mien.faces.sources import is_source
 from mien.files import whole
+from mien.precision import choose, int8_beside
 
 MODELS = Path(__file__).with_name("models")
 """A folder with a folder for each model that comes with mien."""
@@ -28,15 +29,12 @@ DEFAULT_MODEL = "mobilefacenet_ferplus"
 EXPLAINED_MODEL = "apvit_mobile_ferplus"
 """The model that is explained if none is named: it drops patches, and has a class token."""
 
-LOSS = 0.003
-"""The loss of accuracy that precision="auto" stays below. It takes bf16, the fastest that a CPU may have, if the header
-says that bf16 was measured to lose less on validation faces, and otherwise fp32."""
-
 _FILES = ("model.onnx", "model.safetensors", "model.xml", "model.pt2")
 """The model files of a folder, in order of preference: ONNX needs no torch. model.bin has the weights of model.xml."""
 
-_BESIDE = ("model.bin", "model.onnx?data", "temporal.onnx")
-"""Weights of model.xml, and such of model.onnx as exporters call them; and what joins a track's features."""
+_BESIDE = ("model.bin", "model.onnx?data", "model.int8.onnx", "temporal.onnx")
+"""Weights of model.xml, such of model.onnx as exporters call them, model.onnx in int8, and what joins a track's
+features."""
 
 _NOTES = ("README.md", "config.json", "calibration.png")
 
@@ -82,8 +80,8 @@ class Classifier:
             or .pt2 file; a folder with such a file that is called "model"; or "owner/name" on the Hugging Face Hub,
             "owner/name@revision" for a branch, a tag or a commit of it.
         device: "auto", "cpu" or "cuda".
-        precision: "fp32", "bf16" or "auto" (default). "auto" is bf16 if the CPU computes in it and the header of a
-            .onnx or .xml file says that it costs next to no accuracy, and otherwise fp32.
+        precision: "fp32", "bf16", "int8" (a .onnx file with its int8 file beside it) or "auto" (default), the fastest
+            on this CPU that costs next to no accuracy: see `mien.precision.choose`.
         trust: build the network of whatever classes the header of a .safetensors file names; by default, of mien's
             classes only.
 
@@ -92,11 +90,9 @@ class Classifier:
         """
         path = find_model(model)
         header = read_header(path)
+        file, precision = choose(path, header, device=device, precision=precision)
         if path.suffix != ".safetensors":
-            measured = path.suffix != ".pt2" and device != "cuda"  # a header speaks of OpenVINO's bf16
-            if precision == "auto" and measured and _bears_bf16(header) and computes_bf16():
-                precision = "bf16"
-            engine = open_model(path, device=device, precision=precision)
+            engine = open_model(file, device=device, precision=precision)
         else:
             require("torch", "torch")
             require("safetensors", "torch")
@@ -133,19 +129,6 @@ class Classifier:
     ) -> np.ndarray:
         """The crop (S, S, 3) uint8 of a face in image (H, W, 3) uint8 RGB that the network sees: `mien.faces.crop`."""
         return crop(image, self.header["preprocess"], landmarks, box)
-
-    @property
-    def temporal(self) -> Path | None:
-        """The file of the graph that joins a track's features over time, where the header names one.
-
-        Raises CheckpointError where it is not there.
-        """
-        if self.path is None or "temporal" not in self.header:
-            return None
-        file = self.path.with_name(self.header["temporal"]["file"])
-        if not file.is_file():
-            raise CheckpointError(f"{self.path}: {file.name}, which its header names, is not beside it")
-        return file
 
     def run(self, crops: np.ndarray) -> np.ndarray:
         """The probability of each label, (N, C) float32, for crops (N, S, S, 3) uint8 that `crop` made."""
@@ -198,8 +181,10 @@ class Classifier:
                     _write(folder / f"model{part.suffix}", part.read_bytes())
             for part in external_files(origin) if origin.exists() else []:
                 _write(folder / part.name, part.read_bytes())
-        if temporal := self.temporal:
-            _write(folder / temporal.name, temporal.read_bytes())
+        if (joins := self.path.with_name(self.header.get("temporal", {}).get("file", "."))).is_file():
+            _write(folder / joins.name, joins.read_bytes())
+        if "int8" in self.header.get("precision", {}) and (small := int8_beside(self.path)).exists():
+            _write(folder / "model.int8.onnx", small.read_bytes())
         card, plot = source / "README.md", source / "calibration.png"
         text = card.read_text("utf-8") if whole and card.exists() else model_card(self.header)
         if whole and plot.exists():
@@ -301,12 +286,6 @@ print(reader("photograph.jpg"))
 
 {facts}
 """
-
-
-def _bears_bf16(header: Mapping[str, Any]) -> bool:
-    """Whether bf16 was measured to lose less accuracy than LOSS."""
-    measured = header.get("precision", {}).get("bf16")
-    return measured is not None and measured["accuracy_difference"] > -LOSS
 
 
 def _write(path: Path, data: bytes) -> None:

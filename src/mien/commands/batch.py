@@ -25,6 +25,7 @@ from mien.batch import (
     running_ray,
     sha256_of,
 )
+from mien.checkpoint import read_header
 from mien.classifier import DEFAULT_MODEL, find_model
 from mien.commands.options import add_reading_arguments, count, share
 from mien.commands.read import begin
@@ -35,6 +36,7 @@ from mien.errors import MienError, ReadError, require
 from mien.faces.record import no_face, picture_records
 from mien.files import silence
 from mien.outputs import Output
+from mien.precision import choose
 
 _NAMED = 20  # how many sources that could not be read are named on stderr
 
@@ -96,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
         args.misuse(f"{args.out}: not a folder")
     names = ("aligned", "min_face", "threshold", "search", "abstain", "precision")
     options = {name: getattr(args, name) for name in names}
-    sha256 = sha256_of(find_model(args.model))
+    path = find_model(args.model)
+    sha256 = sha256_of(path)
+    precision = choose(path, read_header(path), device=args.device, precision=args.precision)[1]
     manifest = {
         "mien": 1,
         "version": __version__,
@@ -108,7 +112,12 @@ def run(args: argparse.Namespace) -> int:
         out=out,
         model=os.path.abspath(args.model) if args.model and os.path.exists(args.model) else args.model,
         sha256=sha256,
-        reading={**options, "device": args.device, "trust": args.trust},
+        reading={
+            **options,
+            "precision": precision,
+            "device": args.device,
+            "trust": args.trust,
+        },  # on all machines alike
         column=args.column,
         batch_size=args.batch_size,
         table=table,

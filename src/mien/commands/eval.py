@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure as well how accuracy falls as faces are hidden, made small or dark, blurred, turned, shifted",
     )
+    parser.add_argument(
+        "--intervene",
+        metavar="RULE",
+        help="compare with the same model under a rule that moves its attention, on the same faces: sinks, heads or "
+        "boost, with options as in heads:alpha=1.5,baseline=zero, or the import path of a rule of yours",
+    )
     parser.add_argument("--against", metavar="MODEL", help="compare with another model on the same faces")
     parser.add_argument(
         "--group-by",
@@ -57,7 +63,10 @@ def run(args: argparse.Namespace) -> int:
     from mien.evaluation import evaluate
 
     reading = ("split", "format", "labels", "align", "limit", "device", "precision", "trust", "batch_size")
-    options = {name: getattr(args, name) for name in (*reading, "group_by", "against", "consistency", "robustness")}
+    options = {
+        name: getattr(args, name)
+        for name in (*reading, "group_by", "against", "consistency", "robustness", "intervene")
+    }
     found = evaluate(args.model, args.data, **options, progress=sys.stderr.isatty())
     found.save(args.out)
     if args.json:

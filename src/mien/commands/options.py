@@ -50,9 +50,10 @@ READING: Mapping[str, Mapping[str, Any]] = {
     },
     "--device": {"choices": ("auto", "cpu", "cuda"), "default": "auto", "help": "default: auto"},
     "--precision": {
-        "choices": ("auto", "fp32", "bf16"),
+        "choices": ("auto", "fp32", "bf16", "int8"),
         "default": "auto",
-        "help": "bf16 is faster where the CPU has it; auto takes it where the model was measured to bear it (default)",
+        "help": "bf16 is the fastest where the CPU has it, else int8, of models with an int8 file; auto takes what the "
+        "model was measured to bear (default)",
     },
     "--aligned": {"action": "store_true", "help": "the sources are face crops: read them as they are"},
     "--min-face": {

@@ -26,6 +26,7 @@ from mien.commands.options import (
     summary_file,
     table_file,
 )
+from mien.commands.reference import Reference, say_by
 from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, counted
 from mien.console import printable
@@ -60,6 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=drawing_place,
         metavar="DIR",
         help="draw the faces into copies of the pictures and videos; of one video, FILE.mp4 will do, too",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="PICTURE",
+        help="of the same person with a neutral face: adds to each face its change, how much larger the log-odds of "
+        "every expression are than there",
     )
     parser.add_argument("--crops", type=folder, metavar="DIR", help="write each face, cut out, as a .png file")
     parser.add_argument(
@@ -150,10 +157,11 @@ def run(args: argparse.Namespace) -> int:
     for option, files in written.items():
         if lost := set(map(os.path.realpath, sources)) & set(map(os.path.realpath, files)):
             args.misuse(f"--{option} would overwrite {min(lost)}, which is to be read")
-    if args.events and os.path.realpath(args.events) in {
-        *map(os.path.realpath, filter(None, (args.output, args.summary)))
-    }:
+    others = [*written["summary"], *filter(None, [args.output])]
+    if args.events and os.path.realpath(args.events) in map(os.path.realpath, others):
         args.misuse(f"--events would overwrite {args.events}, which is to be written, too")
+    if args.reference and os.path.realpath(args.reference) in map(os.path.realpath, [*others, *written["events"]]):
+        args.misuse(f"{args.reference} is to be read as the reference, and would be overwritten")
 
     reader = Reader.from_pretrained(**reading_options(args))
     outputs = reader.classifier.outputs
@@ -161,17 +169,22 @@ def run(args: argparse.Namespace) -> int:
     counts = Counter(error=sum(error.rows for error in missed))
     with ExitStack() as stack:
         bar = stack.enter_context(closing(Progress(len(sources))))
+        say = say_by(lambda line: bar.write(line, file=sys.stderr))
+        reference = Reference(reader, args.reference, say) if args.reference else None
         reels = None
         if moving:
             from mien.commands.film import Films
 
             reels = stack.enter_context(Films(args, reader, bar, counts))
         if args.output:
-            writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), outputs, moving, raw=args.raw)
+            options = {"raw": args.raw, "change": reference is not None}
+            writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), outputs, moving, **options)
         elif sys.stdout.isatty():
             writer = (Changes if moving else Table)(bar, sources, outputs, reader.doubt)
         else:
             writer = JsonLinesWriter(sys.stdout.buffer, outputs)
+        if reference:
+            writer = reference.into(writer)
         stack.enter_context(closing(writer))
         for note in [*notes, *map(str, missed)]:
             bar.write(f"mien: {printable(note)}", file=sys.stderr)

@@ -16,10 +16,18 @@ class Writer(Protocol):
     """Writes records; `close` when all are there.
 
     outputs: what the model answers. moving: some records may be of videos, which have columns of their own. raw: of a
-    CSV file, text stays as it is.
+    CSV file, text stays as it is. change: records hold how far a face is from a reference.
     """
 
-    def __init__(self, file: BinaryIO, outputs: Sequence[Output], moving: bool = False, *, raw: bool = False): ...
+    def __init__(
+        self,
+        file: BinaryIO,
+        outputs: Sequence[Output],
+        moving: bool = False,
+        *,
+        raw: bool = False,
+        change: bool = False,
+    ): ...
 
     def write(self, record: Record) -> None: ...
 
@@ -29,7 +37,15 @@ class Writer(Protocol):
 class JsonLinesWriter:
     """A JSON object on each line."""
 
-    def __init__(self, file: BinaryIO, outputs: Sequence[Output], moving: bool = False, *, raw: bool = False):
+    def __init__(
+        self,
+        file: BinaryIO,
+        outputs: Sequence[Output],
+        moving: bool = False,
+        *,
+        raw: bool = False,
+        change: bool = False,
+    ):
         self._file = file
 
     def write(self, record: Record) -> None:
@@ -45,8 +61,16 @@ class CsvWriter:
     Text that a spreadsheet would take for a formula has an apostrophe before it, unless `raw` is given.
     """
 
-    def __init__(self, file: BinaryIO, outputs: Sequence[Output], moving: bool = False, *, raw: bool = False):
-        self._entries, self._raw = entries(outputs, moving), raw
+    def __init__(
+        self,
+        file: BinaryIO,
+        outputs: Sequence[Output],
+        moving: bool = False,
+        *,
+        raw: bool = False,
+        change: bool = False,
+    ):
+        self._entries, self._raw = entries(outputs, moving, change), raw
         # of both characters at the end, so that either is quoted within a cell
         line = SimpleNamespace(write=lambda line: file.write(f"{line[:-2]}\n".encode()))
         self._write = csv.writer(line, lineterminator="\r\n")
@@ -62,7 +86,7 @@ class CsvWriter:
         pass
 
 
-def schema(outputs: Sequence[Output], moving: bool = False) -> Any:
+def schema(outputs: Sequence[Output], moving: bool = False, change: bool = False) -> Any:
     """The columns of a Parquet file of records, as a `pyarrow.Schema`."""
     pa = require("pyarrow", "parquet")
     sizes = {"time": pa.float64(), "frame": pa.int64(), "rotation": pa.int16()}
@@ -73,15 +97,23 @@ def schema(outputs: Sequence[Output], moving: bool = False) -> Any:
         value = sizes.get(entry.name) or (kinds | {"points": pa.list_(numbers)})[entry.kind]
         return pa.struct([(label, value) for label in entry.labels]) if entry.labels else value
 
-    return pa.schema([(entry.name, kind(entry)) for entry in entries(outputs, moving)])
+    return pa.schema([(entry.name, kind(entry)) for entry in entries(outputs, moving, change)])
 
 
 class ParquetWriter:
     """A row for each face, nested as in JSON."""
 
-    def __init__(self, file: BinaryIO, outputs: Sequence[Output], moving: bool = False, *, raw: bool = False):
+    def __init__(
+        self,
+        file: BinaryIO,
+        outputs: Sequence[Output],
+        moving: bool = False,
+        *,
+        raw: bool = False,
+        change: bool = False,
+    ):
         pa = require("pyarrow", "parquet")
-        self._schema = schema(outputs, moving)
+        self._schema = schema(outputs, moving, change)
         self._table = pa.Table
         self._file = require("pyarrow.parquet", "parquet").ParquetWriter(file, self._schema)
         self._records: list[Record] = []

@@ -13,17 +13,17 @@ from mien.errors import CheckpointError, MienError, require
 
 
 class OnnxRuntimeEngine(FileEngine):
-    """An ONNX file in onnxruntime. device: "auto" and "cpu", or "cuda" with onnxruntime-gpu.
+    """An ONNX file in onnxruntime. device: "auto" and "cpu", or "cuda" with onnxruntime-gpu. precision: as for
+    `mien.engines.open_model`, without bf16.
 
     It may be pickled, and on the CPU carried over a fork: see `FileEngine`.
 
     Raises MissingExtra without onnxruntime, MienError where it knows no such device, CheckpointError for the file.
     """
 
-    precision = "fp32"
-
-    def __init__(self, path: str | os.PathLike[str], *, device: str = "auto"):
-        super().__init__(path, device=device)
+    def __init__(self, path: str | os.PathLike[str], *, device: str = "auto", precision: str = "auto"):
+        super().__init__(path, device=device, precision=precision)
+        self.precision = "int8" if precision == "int8" else "fp32"
         session = self._get()
         self._input = session.get_inputs()[0].name
         self.outputs = tuple(output.name for output in session.get_outputs())

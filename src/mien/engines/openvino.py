@@ -60,6 +60,8 @@ class OpenVINOEngine(FileEngine):
         model = self._get().model
         taken = model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.precision = "bf16" if taken == "bf16" else "fp32"  # a CPU without bf16 takes fp32, whatever is asked for
+        if precision == "int8":
+            self.precision = precision
         self._streams = max(1, int(model.get_property("NUM_STREAMS")))
         self._names = [sorted(port.get_names()) for port in model.outputs]
         self._splits = model.input(0).get_partial_shape()[0].is_dynamic

@@ -41,7 +41,7 @@ class TorchEngine:
             raise MienError("cuda: no GPU that this torch can use")
         self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         self.outputs = tuple(outputs)
-        self._module = module.eval().to(self.device)
+        self.module = module.eval().to(self.device)
         self.precision = "bf16" if precision == "bf16" else "fp32"
         self._asked, self._reopen, self._process = device, reopen, os.getpid()
 
@@ -54,13 +54,13 @@ class TorchEngine:
             torch.set_num_threads(1)  # those of the parent are not here, and would be waited for
             self._process = os.getpid()
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            values = self._module(torch.tensor(x, device=self.device))
+            values = self.module(torch.tensor(x, device=self.device))
         values = (values,) if isinstance(values, torch.Tensor) else values
         return {name: value.float().cpu().numpy() for name, value in zip(self.outputs, values, strict=True)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._reopen is not None:
             return self._reopen, ()
-        module = self._module if self.device.type == "cpu" else copy.deepcopy(self._module).cpu()
+        module = self.module if self.device.type == "cpu" else copy.deepcopy(self.module).cpu()
         options = {"outputs": self.outputs, "device": self._asked, "precision": self.precision}
         return partial(TorchEngine, **options), (module,)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mien.classifier import DEFAULT_MODEL, Classifier
+from mien.classifier import DEFAULT_MODEL, Classifier, find_checkpoint
 from mien.data import DataSet
 from mien.errors import MienError, Misuse, require
 from mien.evaluation.compare import Comparison, compare
@@ -29,10 +29,12 @@ from mien.evaluation.robustness import (
     robustness_facts,
     robustness_table,
 )
+from mien.evaluation.steered import Steered, steer, steered
 from mien.faces import YuNet
 from mien.files import whole
 
 Model = str | os.PathLike[str] | Classifier
+Rule = Any  # the text of one, or a mien.interventions.Intervention, which needs torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +42,13 @@ class Evaluation:
     """What `evaluate` finds. `str` of it is tables for a person.
 
     model, data, split, align: what was read, by name, and how.
-    precision: what the model computed in, "fp32" or "bf16".
+    precision: what the model computed in, "fp32", "bf16" or "int8".
     measured: the rows, the answers, and the report on them.
     groups: a report by column and group.
     against: the name of the other model, and what its answers change.
     consistency: by the name of a change.
     robustness: by the name of a model, which faces it reads right, as `measure_robustness` gives them.
+    intervention: what a rule for the model's attention changes.
     """
 
     model: str
@@ -58,6 +61,7 @@ class Evaluation:
     against: tuple[str, Comparison] | None = None
     consistency: Mapping[str, Moved] | None = None
     robustness: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict, repr=False)
+    intervention: Steered | None = None
     classifier: Classifier = field(repr=False)
 
     @property
@@ -90,6 +94,8 @@ class Evaluation:
             facts["consistency"] = {name: asdict(moved) for name, moved in self.consistency.items()}
         if self.against:
             facts["against"] = {"model": self.against[0], **self.against[1].to_dict()}
+        if self.intervention:
+            facts["intervention"] = self.intervention.to_dict()
         if self.groups:
             facts["groups"] = {
                 column: {name: report.to_dict() for name, report in reports.items()}
@@ -136,6 +142,8 @@ class Evaluation:
     def _further(self) -> dict[str, str]:
         """Tables by their headings."""
         tables = {}
+        if self.intervention:
+            tables["Attention moved"] = str(self.intervention)
         if self.measured.outputs:
             tables["Other answers"] = "\n\n".join(map(str, self.measured.outputs))
         if self.consistency:
@@ -175,6 +183,7 @@ def evaluate(
     against: Model | None = None,
     consistency: bool = False,
     robustness: bool = False,
+    intervene: Rule | None = None,
     limit: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -194,6 +203,8 @@ def evaluate(
     against: another model, to compare with on the same faces; it must have the same labels.
     consistency: measure how far answers move when a face is shown differently (see `measure_consistency`).
     robustness: measure how accuracy falls as faces are spoilt (see `measure_robustness`).
+    intervene: a rule for the model's attention, as `mien.interventions.make_rule` takes it, or an `Intervention`; the
+        answers under it are compared with the untouched ones. Of a folder the .safetensors is then read, in torch.
     limit: read so many faces only, the same ones every time; all of them by default.
     batch_size: faces read at a time, 1 or more (default 32). progress: show a bar on stderr.
 
@@ -208,25 +219,30 @@ def evaluate(
         named = "consistency" if consistency else "robustness"
         raise Misuse(f"{named} changes pictures that are faces already: it goes with align as-is")
     opening = {"device": device, "precision": precision, "trust": trust}
-    classifier, name = _open(model, **opening)
+    name = _name(model)
+    if intervene is not None and not isinstance(model, Classifier):
+        model = find_checkpoint(model)
+    classifier = _open(model, **opening)
     opened = open_labelled(data, format, labels, group_by, model=classifier)
     split = choose_split(opened, split)
     if align is None:
         learned = classifier.header.get("training", {}).get("align", "as-is")
         align = "as-is" if consistency or robustness else learned
-    other, other_name = (None, "") if against is None else _open(against, **opening)
+    other, other_name = (None, "") if against is None else (_open(against, **opening), _name(against))
     if other and other.labels != classifier.labels:
         raise MienError(f"{other_name} knows other labels than {name}: {', '.join(other.labels)}")
     _check_groups(opened, split, group_by)
 
     detector = YuNet() if align == "detect" else None
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    measured = measure(classifier, opened, split, detector=detector, limit=limit, **options)
+    under = None if intervene is None else steer(classifier, intervene, opened, split)
+    reading = {"detector": detector, "limit": limit, **options}
+    measured = measure(classifier, opened, split, **reading)
     shown = (measured.rows, measured.target)
     moved = measure_consistency(classifier, *shown, **options) if consistency else None
     compared = None
     if other:
-        others = measure(other, opened, split, detector=detector, limit=limit, **options)
+        others = measure(other, opened, split, **reading)
         compared = other_name, compare(measured.probs, others.probs, measured.target)
     spoilt = {}
     if robustness:
@@ -245,15 +261,20 @@ def evaluate(
         against=compared,
         consistency=moved,
         robustness=spoilt,
+        intervention=under and steered(under, measured, measure(under.classifier, opened, split, **reading)),
         classifier=classifier,
     )
 
 
-def _open(model: Model | None, **options: Any) -> tuple[Classifier, str]:
-    """A classifier, and what it is called."""
+def _open(model: Model | None, **options: Any) -> Classifier:
+    return model if isinstance(model, Classifier) else Classifier.from_pretrained(model, **options)
+
+
+def _name(model: Model | None) -> str:
+    """What a model is called."""
     if isinstance(model, Classifier):
-        return model, str(model.path or "the classifier")
-    return Classifier.from_pretrained(model, **options), os.fspath(DEFAULT_MODEL if model is None else model)
+        return str(model.path or "the classifier")
+    return os.fspath(DEFAULT_MODEL if model is None else model)
 
 
 def _check_groups(data: DataSet, split: str, group_by: Sequence[str]) -> None:

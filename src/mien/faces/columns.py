@@ -17,6 +17,9 @@ def safe_cell(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
+CHANGE = "How much larger the log-odds of {} are than in the reference, the same person's neutral face."
+
+
 class Column(NamedTuple):
     """A column of a CSV file. width: how many characters a value takes."""
 
@@ -51,10 +54,10 @@ class Entry(NamedTuple):
         return parts
 
 
-def entries(outputs: Sequence[Output], moving: bool = False) -> list[Entry]:
+def entries(outputs: Sequence[Output], moving: bool = False, change: bool = False) -> list[Entry]:
     """Every value of a row about a face that a model of these outputs has read, in the order of columns.
 
-    moving: some rows are of videos, which have values of their own.
+    moving: some rows are of videos, which have values of their own. change: rows are read beside a reference.
     """
     first, *others = outputs
     wide = max(map(len, (*first.labels, "uncertain")))
@@ -96,6 +99,7 @@ def entries(outputs: Sequence[Output], moving: bool = False) -> list[Entry]:
         _one("probability", "number", 8, "The probability of the likeliest label, 0 to 1."),
         _probabilities("probabilities", "p", first, "The probability of {}, 0 to 1."),
         *([_probabilities("unsmoothed", "unsmoothed", first, "The same of {} in this frame alone.")] if moving else ()),
+        *([_probabilities("change", "change", first, CHANGE)] if change else ()),
         *map(answer_entry, others),
         _one("note", "text", 40, "What is to be said of the row, such as that no face was found."),
     ]

@@ -17,12 +17,14 @@ from mien.networks.cait import (
 from mien.networks.checkpoint import build, load_network, save_network
 from mien.networks.deploy import Deployed, Normalize, activate, deploy
 from mien.networks.ir50 import IR50
+from mien.networks.magnified import Magnified, magnified
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
 from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
+from mien.networks.regions import RegionReader, region_reader
 from mien.networks.temporal import Temporal
 from mien.networks.vit import ViT
 
@@ -35,12 +37,14 @@ __all__ = [
     "IR50",
     "Deployed",
     "GuidedClassifier",
+    "Magnified",
     "MobileFaceNet",
     "Network",
     "Normalize",
     "PlainClassifier",
     "PooledViT",
     "Poster",
+    "RegionReader",
     "Temporal",
     "ViT",
     "acmil_mobile",
@@ -64,8 +68,10 @@ __all__ = [
     "guided_mobile",
     "hybrid_deit_tiny",
     "load_network",
+    "magnified",
     "mobilefacenet",
     "poster",
+    "region_reader",
     "save_network",
     "swap_attention",
 ]

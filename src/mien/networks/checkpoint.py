@@ -251,7 +251,8 @@ def average_networks(
 
     They are of one model, with the same labels and preprocessing: the last epochs of a run, or those of several runs
     from one start. Statistics of batch norm are averaged as well, whole numbers are those of the last. The header is
-    that of the last; its `training` has no metrics, and names the files in `average_of`. trust: as for `load_network`.
+    that of the last, without what was measured of it; its `training` names the files in `average_of`. trust: as for
+    `load_network`.
 
     Raises CheckpointError for fewer than two files, and for one of another model, labels or preprocessing.
 
@@ -274,4 +275,5 @@ def average_networks(
     fill(network, mean, paths[-1])
     training = {key: value for key, value in headers[-1].get("training", {}).items() if key not in ("metrics", "steps")}
     training["average_of"] = [Path(path).name for path in paths]
-    return network, {**at_temperature(headers[-1], 1.0), "training": training}
+    header = at_temperature(headers[-1], 1.0) | {"training": training}
+    return network, {key: value for key, value in header.items() if key != "precision"}

@@ -18,6 +18,7 @@ from mien.nn.halo import Halo
 from mien.nn.landmark_cross_attention import LandmarkCrossAttention
 from mien.nn.landmark_queries import LandmarkQueryHead, LandmarkQueryPool
 from mien.nn.linear_attention import LinearAttention
+from mien.nn.magnified_attention import MagnifiedAttention
 from mien.nn.maxvit import MaxViTBlockAttention, MaxViTGridAttention
 from mien.nn.medusa import Medusa
 from mien.nn.mixing import mixing_matrix
@@ -26,6 +27,7 @@ from mien.nn.multi_level_attention import LevelAttention
 from mien.nn.neighborhood import Neighborhood
 from mien.nn.observe import Layout, Look, LookError, intervene, observe
 from mien.nn.rcmha import RCMHA
+from mien.nn.region_cross_attention import RegionCrossAttention
 from mien.nn.reliability_balancing import ReliabilityBalancing
 from mien.nn.select import AttentiveSelect
 from mien.nn.self_attention import SelfAttention
@@ -74,6 +76,7 @@ __all__ = [
     "LinearAttention",
     "Look",
     "LookError",
+    "MagnifiedAttention",
     "MaxViTBlockAttention",
     "MaxViTGridAttention",
     "Medusa",
@@ -81,6 +84,7 @@ __all__ = [
     "MoH",
     "MultiConv",
     "Neighborhood",
+    "RegionCrossAttention",
     "ReliabilityBalancing",
     "SelfAttention",
     "SemanticModule",

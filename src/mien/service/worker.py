@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from mien.errors import MienError, ReadError
+from mien.errors import MienError, MienWarning, ReadError
 from mien.faces import Faces
 from mien.faces.picture import TooManyPixels, open_picture
 from mien.faces.record import record
@@ -226,7 +226,9 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # a service's end may send them to all its processes,
         signal.signal(number, signal.SIG_IGN)  # but what was begun is answered first
     warnings.simplefilter("ignore")  # of Pillow, on pictures that it reads all the same
+    warnings.simplefilter("always", MienWarning)
     logging.basicConfig(format="mien: %(message)s", level=logging.ERROR)
+    warnings.showwarning = lambda message, *_, **__: logging.getLogger("mien.service").error(message)
     with _connection() as connection, connection.makefile("rwb") as stream:
         try:
             _serve(stream)

@@ -27,9 +27,11 @@ class TemporalSmoothing:
     """
 
     def __init__(self, classifier: Classifier, seconds: float = 0.5):
-        path = classifier.temporal
-        if path is None:
+        if classifier.path is None or "temporal" not in classifier.header:
             raise MienError(f"{classifier.path}: no temporal model: its header names none")
+        path = classifier.path.with_name(classifier.header["temporal"]["file"])
+        if not path.is_file():
+            raise CheckpointError(f"{classifier.path}: {path.name}, which its header names, is not beside it")
         self._window = classifier.header["temporal"]["window"]
         self._path, self._engine = path, open_model(path, precision="fp32")
         self._outputs = classifier.outputs
