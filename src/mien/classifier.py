@@ -181,7 +181,7 @@ class Classifier:
                     _write(folder / f"model{part.suffix}", part.read_bytes())
             for part in external_files(origin) if origin.exists() else []:
                 _write(folder / part.name, part.read_bytes())
-        if (joins := self.path.with_name(self.header.get("temporal", {}).get("file", "."))).is_file():
+        if (joins := source / self.header.get("temporal", {}).get("file", "")).is_file():
             _write(folder / joins.name, joins.read_bytes())
         if "int8" in self.header.get("precision", {}) and (small := int8_beside(self.path)).exists():
             _write(folder / "model.int8.onnx", small.read_bytes())
