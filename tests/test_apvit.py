@@ -267,7 +267,9 @@ def flops(network, size=112, batch=1):
     """As fvcore counts: a product is one; what is fused counts as nothing, so attention is opened."""
     with warnings.catch_warnings(), observe(network) if attentions(network) else nullcontext():
         warnings.simplefilter("ignore")  # of the tracer
-        count = FlopCountAnalysis(network.eval(), torch.zeros(batch, 3, size, size, device=next(network.parameters()).device))
+        count = FlopCountAnalysis(
+            network.eval(), torch.zeros(batch, 3, size, size, device=next(network.parameters()).device)
+        )
         return count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
 
 

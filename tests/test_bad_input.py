@@ -239,7 +239,7 @@ def test_a_command_whose_packages_are_missing_names_the_extra(here, command):
         "train": ["recipe.yaml"],
         "eval": ["model", "--data", "."],
         "convert": ["ir50", "source.pth", "out.safetensors"],
-        "explain": ["good.jpg", "--model", "good.safetensors", "--output", "out"],
+        "explain": ["good.jpg", "--method", "gradcam", "--model", "good.safetensors", "--output", "out"],
         "export": ["out.onnx", "--model", "good.safetensors"],
     }
     code = "import sys; sys.modules['torch'] = None; from mien.__main__ import main; sys.exit(main(sys.argv[1:]))"

@@ -160,9 +160,19 @@ class TestDesk:
         desk.looking = Looking(str(model))
         desk.read("me", "two.png", png(halves(RED, BLUE), tmp_path / "two.png").read_bytes())
         html = desk.panels("me", 1)
-        assert "160 of 196 patches" in html and html.count("<figure>") == html.count("data:image/png") >= 9
+        assert "160 of 196 patches" in html and html.count("<figure>") == 15
+        assert html.count("data:image/png") == 18  # and a scale under each row's map
         assert html.count("<details>") == 2 and "With 80 of 196 patches only" in html
         assert "does not follow from it" in html and "another model, which reads it as sadness" in html
+
+    def test_draws_what_the_answer_rests_on(self, desk, tmp_path, monkeypatch):
+        """By the model that reads, and without torch."""
+        monkeypatch.setitem(sys.modules, "torch", None)
+        desk.read("me", "two.png", png(halves(RED, BLUE), tmp_path / "two.png").read_bytes())
+        html = desk.rests_on("me", 1)
+        assert "sadness" in html and "another model" not in html and html.count("<figure>") == 2
+        assert "what hiding a part takes from the probability of sadness" in html and 'role="alert"' not in html
+        assert desk.rests_on("somebody else", 0) == ""
 
     def test_says_which_extra_is_missing(self, desk, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)
@@ -480,7 +490,9 @@ def test_a_photograph_is_read_and_looked_into(page, served, tmp_path):
     place = {k: (button.rect[k] - picture.rect[k]) / picture.rect["width"] * 512 for k in ("x", "y")}
     assert abs(place["x"] - 180) < 15 and abs(place["y"] - 63) < 15  # where mien read says that she is
     assert not list((served[1] / "tmp").rglob("me.png")), "kept on disk"
-    press(page, "Where it looked", "button[role=tab]")
+    press(page, "What it rests on", "button[role=tab]")
+    browser.wait(page, ".mien-panels figcaption", "what hiding a part takes from the probability of happiness")
+    press(page, "Inside another model", "button[role=tab]")
     browser.wait(page, ".mien-panels figcaption", "160 of 196 patches")
     assert "does not follow from it" in page.find_element("css selector", "body").text
     assert page.save_screenshot(str(tmp_path / "page.png")) and (tmp_path / "page.png").stat().st_size > 20_000
@@ -626,7 +638,8 @@ def test_every_button_can_be_pressed(page):
         "mien-file capture photo",
         "mien-file Paste from clipboard",
         " Drawn faces",
-        " Where it looked",
+        " What it rests on",
+        " Inside another model",
         "mien-clip Capture from camera",
         "mien-clip Click to Access Webcam",
         "mien-clip Record",
@@ -747,9 +760,10 @@ def test_all_text_stands_out_from_its_ground(page, served, group, tmp_path, sche
         browser.wait(page, ".mien-bars caption", "This face")
         assert any("happiness" in text for text, _ in page.execute_script(browser.CONTRASTS))
         check("one face")
-        press(page, "Where it looked", "button[role=tab]")
-        browser.wait(page, ".mien-panels figcaption")
-        check("where it looked")
+        for tab, text in (("What it rests on", "what hiding"), ("Inside another model", "patches")):
+            press(page, tab, "button[role=tab]")
+            browser.wait(page, ".mien-panels figcaption", text)
+            check(tab)
         (tmp_path / "notes.png").write_text("no picture")
         upload(page, tmp_path / "notes.png")
         browser.wait(page, ".mien-problem", "not a picture")

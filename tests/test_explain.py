@@ -60,6 +60,15 @@ def models(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def few_models(tmp_path_factory, models, monkeypatch):
+    """Errors list models that come with mien; here that is one, and soon opened."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "small").mkdir()
+    shutil.copy(models / "pooled.safetensors", home / "small" / "model.safetensors")
+    monkeypatch.setattr("mien.explain.opening.MODELS", home)
+
+
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -74,7 +83,11 @@ def mien(models, call):
     """`mien explain` with one of the models, or with its default."""
 
     def run(*words, model="pooled"):
-        return call("explain", *words, *([] if model is None else ["--model", models / f"{model}.safetensors"]))
+        """Of patches, unless a method is named."""
+        method = [] if "--method" in words or not words else ["--method", "patches"]
+        return call(
+            "explain", *words, *method, *([] if model is None else ["--model", models / f"{model}.safetensors"])
+        )
 
     return run
 
@@ -91,8 +104,8 @@ def panels(path: Path, columns: int) -> list[list[np.ndarray]]:
     assert page.shape[1] == 12 + columns * (SIDE + 12)
     assert page[12:38].min() < 128
     page = page[26:]  # without the title of the page
-    rows = (page.shape[0] - 12) // (SIDE + 38)
-    corners = [[(38 + y * (SIDE + 38), 12 + x * (SIDE + 12)) for x in range(columns)] for y in range(rows)]
+    rows = (page.shape[0] - 12) // (SIDE + 100)
+    corners = [[(38 + y * (SIDE + 100), 12 + x * (SIDE + 12)) for x in range(columns)] for y in range(rows)]
     return [[page[top : top + SIDE, left : left + SIDE] for top, left in row] for row in corners]
 
 
@@ -154,7 +167,7 @@ def test_titles_say_what_the_network_did(models):
         assert row[0] == f"{EXPRESSIONS[probs.argmax()]} {probs.max().item():.0%}"
         assert row[4].startswith("class attention, up to ")
     assert header["temperature"] == deployed.temperature == 2.0
-    assert sheet(rows).size == (12 + 5 * 236, 12 + 3 * 262)
+    assert sheet(rows).size == (12 + 5 * 236, 12 + 3 * 324)
 
 
 def test_rows_unless_they_are_named(models):
@@ -303,7 +316,13 @@ def test_squares_of_tokens():
 @pytest.mark.parametrize(
     "name, method, message",
     [
-        ("cait", "patches", "CaiT has no attentive pooling"),
+        ("cait", "patches", "CaiT has no attentive pooling: it keeps every patch and token; of the models that come "),
+        ("cait", "batch", "CaiT has no batch branch"),
+        (
+            "plain",
+            "rollout",
+            "PlainClassifier has no attention to roll out; of the models that come with mien, small can be",
+        ),
         ("plain", "patches", "PlainClassifier has no attentive pooling"),
         ("plain", "attention", "PlainClassifier has no attention to look at"),
         ("engine.onnx", "patches", "torch takes them from a .safetensors file"),
@@ -331,6 +350,7 @@ def test_a_model_that_comes_with_mien(here, mien, models, monkeypatch):
     home = here / "models"
     write_stand_in(home / "apvit_mobile_ferplus" / "model.onnx")
     shutil.copy(models / "pooled.safetensors", home / "apvit_mobile_ferplus" / "model.safetensors")
+    (home / "fetched.json").write_text("{}")
     monkeypatch.setattr("mien.classifier.MODELS", home)
     assert mien("crop.png", "--aligned", "--output", "out", model=None)[0] == 0
     assert len(panels(here / "out/crop-face0.png", 5)) == 3
@@ -351,7 +371,10 @@ def test_a_folder(here, mien):
         assert code == 1
         assert out == ["in/drawn/a-face0.png", "in/drawn/a-2-face0.png", "in/none.png: no face found"]
         assert err == ["mien: in/text.jpg: not a picture", "mien: missing.jpg: no such file"]
-        assert sorted(os.listdir("in/drawn")) == ["a-2-face0.png", "a-face0.png"]
+        assert sorted(os.listdir("in/drawn")) == ["a-2-face0.png", "a-face0.png", "index.html"]
+        page = Path("in/drawn/index.html").read_text()
+        assert '<img src="a-2-face0.png"' in page and "in/a.png, face 0" in page and "patches" in page
+        assert all(line in page for line in ("in/none.png: no face found", "missing.jpg: no such file"))
     assert len(panels(Path("in/drawn/a-face0.png"), 5)) == 1
 
 
@@ -396,14 +419,19 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(here, mien, monkeypatch
         "crop.png --output out --keep-rate 0.9 --keep-rate 0.6",
         "crop.png --output out --keep-patches 9 --keep-patches 8 --keep-patches 7 --keep-rate 0.9 --keep-rate 0.6",
         "crop.png --output out --method attention --keep-patches 80",
+        "crop.png --output out --method occlusion --layer proj",
+        "crop.png --output out --method gradcam --head 0",
+        "crop.png --output out --method rollout --answer fear",
+        "crop.png batch.png --output . --method batch",
         "crop.png --output out --min-face -1",
         "crop.png crop-face0.png --output .",
         ". --output .",
     ],
 )
 def test_misuse(here, mien, monkeypatch, words):
-    monkeypatch.setattr("mien.explain.open_network", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr("mien.explain.opening.open_network", lambda *_: pytest.fail("it has begun"))
     shutil.copy("crop.png", "crop-face0.png")
+    shutil.copy("crop.png", "batch.png")
     before = sorted(here.rglob("*"))
     code, out, err = mien(*words.split())
     assert (code, out) == (2, []) and err[-1].startswith("mien explain: error: ")

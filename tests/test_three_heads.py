@@ -215,6 +215,4 @@ def test_the_recipe_of_affwild2_keeps_its_action_units(trained, tmp_path):
     answers = Classifier.from_pretrained(tmp_path / "a.onnx").answers(faces)
     assert {name: value.shape for name, value in answers.items()} == {"expression": (1, 7), "action_units": (1, 2)}
     network = load_network(tmp_path / "run/last.safetensors")
-    assert torch.equal(
-        network.head_answers(torch.ones(1, 16))["action_units"], network.action_units(torch.ones(1, 16))
-    )
+    assert torch.equal(network.head_answers(torch.ones(1, 16))["action_units"], network.action_units(torch.ones(1, 16)))

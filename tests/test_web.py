@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from mien import Reader
+from mien.explain import Occlusion
 from mien.faces import ARCFACE112, crop, open_picture
 from mien.faces.detect import _suppress
 from mien.faces.tiles import fit, shrink
@@ -99,6 +100,16 @@ def test_crops_as_python_does(astronaut, tmp_path):
     answers = run_stages(cases, tmp_path)
     for case, answer, right in zip(cases, answers, wanted, strict=True):
         assert np.array_equal(picture(answer), right), case[3:]
+
+
+def test_hides_as_python_does(astronaut, tmp_path):
+    """Windows of odd and even crops, and halves that are rounded to the even number."""
+    crops = [np.ascontiguousarray(astronaut[100 : 100 + n, 200 : 200 + n]) for n in (112, 48, 33)]
+    crops.append(np.array([[[0, 1, 2]], [[1, 2, 3]]], np.uint8).repeat(2, 1).repeat(1, 0))
+    cases = [("hideRow", each, row) for each in crops for row in range(5)]
+    wanted = [each for crop in crops for each in Occlusion(None, (), grid=5).hide(crop).reshape(5, 5, *crop.shape)]
+    for case, answer, right in zip(cases, run_stages(cases, tmp_path), wanted, strict=True):
+        assert np.array_equal([picture(one) for one in answer], right), case[1:]
 
 
 def test_shrinks_and_greys_as_python_does(astronaut, tmp_path):
@@ -274,6 +285,24 @@ def test_several_faces_by_keyboard(page, photographs):
     buttons[0].send_keys(Keys.ARROW_RIGHT)
     browser.wait(page, "#status", f"Face 2 of 2 shows {second['expression']}")
     assert page.find_element("id", "expression").text.lower().startswith(second["expression"])
+
+
+def test_what_the_answer_rests_on(page, reader):
+    """The map of the model that reads, measured in the page as Python measures it, and gone with the next picture."""
+    [face] = reader(EXAMPLES / "astronaut.png")
+    give(page, EXAMPLES / "astronaut.png")
+    page.find_element("id", "why").click()
+    browser.wait(page, "#said", "Measured with 25 hidden windows")
+    falls = json.loads(page.find_element("id", "falls").get_attribute("data-falls"))
+    classifier = reader.classifier
+    crop = classifier.crop(open_picture(EXAMPLES / "astronaut.png"), face.landmarks, face.box)
+    right = Occlusion(classifier.run, classifier.labels, grid=5).explain(crop)
+    assert np.abs(np.reshape(falls, (5, 5)) - right.values[0]).max() < 2e-3
+    assert "takes from happiness: most in the" in page.find_element("id", "falls").get_attribute("aria-label")
+    assert f"{right.values.max():.0%}".rstrip("%") in page.find_element("id", "most").text
+    assert browser.complaints(page) == []
+    give(page, EXAMPLES / "hopper.jpg")
+    assert not page.find_element("id", "map").is_displayed()
 
 
 def test_what_is_no_picture(page, photographs):

@@ -1,10 +1,11 @@
 // Runs functions of web/*.js on what stands in a JSON file, for tests/test_web.py: node web_stages.mjs IN OUT
 import { readFileSync, writeFileSync } from "node:fs";
 import * as align from "../web/align.js";
+import * as occlude from "../web/occlude.js";
 import * as resize from "../web/resize.js";
 import * as yunet from "../web/yunet.js";
 
-const functions = { ...align, ...resize, ...yunet };
+const functions = { ...align, ...occlude, ...resize, ...yunet };
 const [, , source, target] = process.argv;
 
 /** {shape, base64} of uint8 is a picture, {base64} of float32 an array. */

@@ -1,7 +1,9 @@
 /** The page: where pictures come from, and how the answer is shown. The reading itself is done in worker.js. */
 
 import { answer, draw, drawCrop, faceAt, percent } from "./draw.js";
+import { startWorker } from "./model.js";
 import { isScrambled, openPicture, pixels, ReadError } from "./picture.js";
+import { hideMap, offerMap } from "./why.js";
 
 const part = (id) => document.getElementById(id);
 const QUIET = 3000; // milliseconds between two sentences that a screen reader is told of a webcam
@@ -17,6 +19,7 @@ const model = startWorker();
 const ready = model.ready.then(
   (about) => {
     header = about;
+    offerMap(model, header.labels, () => view?.faces[view.chosen] ?? null);
     if (!turn) tell(`Ready.${warning}`);
   },
   (error) => {
@@ -56,41 +59,7 @@ part("canvas").addEventListener("click", ({ offsetX, offsetY }) => {
 });
 new ResizeObserver(() => paint()).observe(part("stage"));
 
-/**
- * The worker that reads: {ready: a promise of the model's header, read: image -> a promise of the answer}.
- *
- * It is started from a blob, since only such a worker inherits this page's Content-Security-Policy.
- */
-function startWorker() {
-  const start = `import ${JSON.stringify(new URL("worker.js", import.meta.url).href)};`;
-  const url = URL.createObjectURL(new Blob([start], { type: "text/javascript" }));
-  const worker = new Worker(url, { type: "module" });
-  const waiting = new Map();
-  let last = 0;
-  const ready = new Promise((resolve, reject) => {
-    worker.onerror = () => {
-      const error = new Error("this browser cannot run the model");
-      reject(error);
-      for (const { wrong } of waiting.values()) wrong(error);
-    };
-    worker.onmessage = ({ data }) => {
-      if (data.ready) resolve(data.ready);
-      else if (data.failed) reject(new Error(data.failed));
-      else {
-        const { fine, wrong } = waiting.get(data.id);
-        waiting.delete(data.id);
-        if (data.error) wrong(new Error(data.error));
-        else fine(data);
-      }
-    };
-  });
-  const read = (image) =>
-    new Promise((fine, wrong) => {
-      waiting.set(++last, { fine, wrong });
-      worker.postMessage({ id: last, image }, [image.data.buffer]);
-    });
-  return { ready, read };
-}
+const read = (image) => model.ask({ image }, [image.data.buffer]);
 
 /** Read a picture file, and show it with its faces. */
 async function show(file) {
@@ -103,7 +72,7 @@ async function show(file) {
     const { width, height } = source;
     setView({ source, width, height, faces: [], chosen: 0 });
     await ready;
-    const { faces, milliseconds } = await model.read(pixels(source, width, height));
+    const { faces, milliseconds } = await read(pixels(source, width, height));
     if (mine !== turn) return;
     setView({ ...view, faces });
     const found = faces.length === 1 ? "One face" : faces.length ? `${faces.length} faces` : "No face";
@@ -150,7 +119,7 @@ async function startWebcam() {
 async function follow(video, mine) {
   while (mine === turn) {
     const [width, height] = [video.videoWidth, video.videoHeight];
-    const { faces, milliseconds } = await model.read(pixels(video, width, height));
+    const { faces, milliseconds } = await read(pixels(video, width, height));
     if (mine !== turn) return;
     const chosen = Math.min(view?.chosen ?? 0, Math.max(0, faces.length - 1));
     setView({ source: video, width, height, faces, chosen, mirrored: true });
@@ -197,6 +166,8 @@ function tell(text, wrong = false) {
 
 function setView(next) {
   view = next;
+  hideMap();
+  part("why").hidden = Boolean(view?.mirrored); // a webcam's faces go too soon
   const faces = view?.faces ?? [];
   part("hint").hidden = Boolean(view);
   part("canvas").hidden = !view;

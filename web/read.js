@@ -16,17 +16,18 @@ export class Reader {
     }, options);
   }
 
-  /** Fetch everything from the folder `base`, a URL. */
-  static async open(ort, base, options) {
+  /** Fetch everything from the folder `base`, a URL. detects: false is without the detector, for crops alone. */
+  static async open(ort, base, { detects = true, ...options } = {}) {
     const bytes = async (name) => {
       const answer = await fetch(new URL(name, base));
       if (!answer.ok) throw new Error(`${name}: the server answered ${answer.status}`);
       return new Uint8Array(await answer.arrayBuffer());
     };
-    const [header, model, yunet] = await Promise.all(["header.json", "model.onnx", "yunet.onnx"].map(bytes));
+    const files = ["header.json", "model.onnx", ...(detects ? ["yunet.onnx"] : [])];
+    const [header, model, yunet] = await Promise.all(files.map(bytes));
     const settings = { executionProviders: ["wasm"] };
     const classifier = await ort.InferenceSession.create(model, settings);
-    const detector = await ort.InferenceSession.create(yunet, settings);
+    const detector = detects ? await ort.InferenceSession.create(yunet, settings) : null;
     return new Reader(ort, JSON.parse(new TextDecoder().decode(header)), classifier, detector, options);
   }
 

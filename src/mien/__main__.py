@@ -35,7 +35,8 @@ COMMANDS = {
     "average": ("mien.commands.average", "torch", "make one checkpoint of several, whose weights are their mean"),
     "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
     "convert": ("mien.commands.convert", "torch", "turn somebody else's weights into a checkpoint of mien's"),
-    "explain": ("mien.commands.explain", "torch", "draw what a network kept of a face and attended to"),
+    "explain": ("mien.commands.explain", "torch", "draw what an answer rests on, and what a network attended to"),
+    "analyse": ("mien.commands.analyse", "eval", "which heads of a network's attention matter, and where they look"),
     "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
     "export": ("mien.commands.export", "export", "turn a model into a file for other engines"),
     "serve": ("mien.commands.serve", "serve", "read pictures that are sent over HTTP"),
@@ -63,7 +64,7 @@ mien reads facial expressions from photographs and videos, on this computer.
 SERVICES = {"serve", "demo", "train", "temporal", "finetune", "ablate", "bench", "batch"}
 """Commands of several processes, whose stderr is what says how they end; in all others libraries in C keep silent."""
 
-NAMING = {"train", "temporal", "finetune", "ablate", "bench", "eval", "choose", "data"}
+NAMING = {"train", "temporal", "finetune", "ablate", "bench", "eval", "choose", "data", "analyse"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
 

@@ -27,7 +27,7 @@ MODELS = Path(__file__).with_name("models")
 DEFAULT_MODEL = "mobilefacenet_ferplus"
 
 EXPLAINED_MODEL = "apvit_mobile_ferplus"
-"""The model that is explained if none is named: it drops patches, and has a class token."""
+"""The model whose patches and attention are drawn if none is named: it drops patches, and has a class token."""
 
 _FILES = ("model.onnx", "model.safetensors", "model.xml", "model.pt2")
 """The model files of a folder, in order of preference: ONNX needs no torch. model.bin has the weights of model.xml."""

@@ -16,6 +16,8 @@ from mien.demo.drawing import drawing
 from mien.demo.looking import Looking
 from mien.demo.timeline import FOLLOW, reading
 from mien.errors import MienError, ReadError
+from mien.explain.explanation import draw
+from mien.explain.occlusion import Occlusion
 from mien.faces import Face, open_picture
 from mien.reader import Reader
 
@@ -39,12 +41,14 @@ _CHOOSE = """element.addEventListener('click', event => {
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A photograph that was read: as it is shown, its size (width, height), its faces and what is cut out of each."""
+    """A photograph that was read: as it is shown, its size (width, height), its faces, and what is cut out of each for
+    the model that reads, and for the one that is looked into."""
 
     url: str
     size: tuple[int, int]
     faces: Sequence[Face]
     crops: Sequence[np.ndarray]
+    others: Sequence[np.ndarray]
 
 
 class Desk:
@@ -55,6 +59,7 @@ class Desk:
 
     def __init__(self, reader: Reader, looking: Looking):
         self.reader, self.looking = reader, looking
+        self.occlusion = Occlusion(reader.classifier.run, reader.classifier.labels)
         self._seen: OrderedDict[str, Seen] = OrderedDict()
 
     def read(self, session: str, name: str, data: bytes) -> tuple[str, Sequence[Face] | None]:
@@ -65,7 +70,8 @@ class Desk:
             faces = self.reader(image)
         except ReadError as error:
             return show.problem(f"{name}: {error.reason}"), None
-        seen = Seen(show.picture_url(image), image.shape[1::-1], faces, self.looking.crops(image, faces))
+        crops = [self.reader.classifier.crop(image, face.landmarks, face.box) for face in faces]
+        seen = Seen(show.picture_url(image), image.shape[1::-1], faces, crops, self.looking.crops(image, faces))
         self._seen[session] = seen
         if len(self._seen) > _SESSIONS:
             self._seen.popitem(last=False)
@@ -86,12 +92,21 @@ class Desk:
             return f'<p role="status">{_NOBODY}</p>'
         return show.bars(seen.faces[chosen], chosen if len(seen.faces) > 1 else None)
 
+    def rests_on(self, session: str, chosen: int) -> str:
+        """What hiding each part of the face takes from the answer."""
+        seen = self._seen.get(session)
+        if seen is None or not seen.faces:
+            return ""
+        crop = seen.crops[chosen]
+        return show.occluded(draw(crop, self.occlusion.explain(crop)))
+
     def panels(self, session: str, chosen: int) -> str:
+        """What a network that can be looked into kept of the face."""
         seen = self._seen.get(session)
         if seen is None or not seen.faces:
             return ""
         try:
-            rows = self.looking(seen.crops[chosen])
+            rows = self.looking(seen.others[chosen])
         except MienError as error:
             return show.problem(error)
         model, answer = Path(self.looking.model).name, rows[0][0].title
@@ -136,7 +151,7 @@ def build_page(reader: Reader, looking: Looking, examples: Mapping[str, Path]) -
 
 
 def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
-    looking = gr.State(False)  # whether the tab is open that shows where the network looked
+    opened = gr.State("bars")  # the tab that is open: the others are filled when they are opened
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             file = gr.Image(
@@ -161,7 +176,9 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
     with gr.Tabs(visible=False) as tabs:
         with gr.Tab("Probabilities", id="bars") as bars_tab:
             bars = gr.HTML(elem_classes="mien-plain")
-        with gr.Tab("Where it looked", id="panels") as panels_tab:
+        with gr.Tab("What it rests on", id="rests") as rests_tab:
+            rests = gr.HTML(elem_classes="mien-plain")
+        with gr.Tab("Inside another model", id="panels") as panels_tab:
             panels = gr.HTML(elem_classes="mien-plain")
 
     def read(session: str, name: str, data: bytes):
@@ -170,11 +187,13 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
         return {
             file: None,
             picture: shown,
-            looking: False,
+            opened: "bars",
             chooser: gr.Radio(choices, value=0 if faces else None, visible=len(choices) > 1),
             tabs: gr.Tabs(selected="bars", visible=faces is not None),
+            rests_tab: gr.Tab(visible=bool(faces)),
             panels_tab: gr.Tab(visible=bool(faces)),
             bars: desk.bars(session, 0),
+            rests: "",
             panels: "",
         }
 
@@ -199,10 +218,11 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
     def pressed(event: gr.EventData):
         return event.index
 
-    def look(chosen: int | None, looking: bool, request: gr.Request):
-        return desk.panels(request.session_hash, chosen or 0) if looking else ""
+    def look(chosen: int | None, opened: str, request: gr.Request):
+        fill = {"rests": desk.rests_on, "panels": desk.panels}
+        return [fill[tab](request.session_hash, chosen or 0) if tab == opened else "" for tab in fill]
 
-    outputs = [file, picture, looking, chooser, tabs, panels_tab, bars, panels]
+    outputs = [file, picture, opened, chooser, tabs, rests_tab, panels_tab, bars, rests, panels]
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
     # the file as it was sent, instead of what gradio would make of it; `input` also comes, with nothing, when the
     # camera is opened or the picture removed
@@ -217,12 +237,13 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
     )
     for name, button in buttons.items():
         button.click(read_example(examples[name]), None, outputs, api_visibility="private", show_progress_on=picture)
-    shown = {"inputs": [chooser, looking], "outputs": panels, "api_visibility": "private"}
+    shown = {"inputs": [chooser, opened], "outputs": [rests, panels], "api_visibility": "private"}
     chooser.input(choose, chooser, [picture, bars], **hidden).then(look, **shown)
     chosen = picture.select(pressed, None, chooser, **hidden)
     chosen.then(choose, chooser, [picture, bars], **hidden).then(look, **shown)
-    bars_tab.select(lambda: False, None, looking, **hidden)
-    panels_tab.select(lambda: True, None, looking, **hidden).then(look, **shown)
+    bars_tab.select(lambda: "bars", None, opened, **hidden)
+    rests_tab.select(lambda: "rests", None, opened, **hidden).then(look, **shown)
+    panels_tab.select(lambda: "panels", None, opened, **hidden).then(look, **shown)
 
 
 def _video(clips: Clips) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mien.explain.panel import Panel
 from mien.faces import Face
 from mien.faces.draw import answer_of
 from mien.faces.palette import colour_of, css
@@ -130,16 +131,32 @@ def _spoken(answer: Any) -> str:
     return " ".join(map(_spoken, answer)) if isinstance(answer, tuple) else f"{answer:.2f}"
 
 
-def panels(rows: Sequence[Sequence], note: str) -> str:
+def occluded(row: Sequence[Panel]) -> str:
+    """The two panels of `mien.explain.Occlusion`, the face and its map."""
+    return (
+        f'<div class="mien-panels mien-two">{"".join(map(_figure, row))}</div><p class="mien-note">Parts of the face '
+        "were hidden, one after the other, and the face was read again by the same model. Orange parts are those that "
+        "its answer rests on: without them its probability falls. Without the blue ones it rises.</p>"
+    )
+
+
+def _figure(panel: Panel) -> str:
+    picture = picture_url(panel.picture, lossless=True)
+    said = escape(panel.title)
+    if panel.legend and panel.legend.colours is not None:
+        ramp = picture_url(panel.legend.colours, lossless=True)
+        said += (
+            f'<span class="mien-scale"><span>{escape(panel.legend.low)}</span><img src="{ramp}" alt="">'
+            f"<span>{escape(panel.legend.high)}</span></span>{escape(panel.legend.words)}"
+        )
+    return f'<figure><img src="{picture}" alt="{_described(panel.title)}"><figcaption>{said}</figcaption></figure>'
+
+
+def panels(rows: Sequence[Sequence[Panel]], note: str) -> str:
     """The rows of `mien.explain`, all but the first folded away; `note` says which model this is."""
     sheets = []
     for i, row in enumerate(rows):
-        figures = "".join(
-            f'<figure><img src="{picture_url(panel.picture, lossless=True)}" alt="{_described(panel.title)}">'
-            f"<figcaption>{escape(panel.title)}</figcaption></figure>"
-            for panel in row
-        )
-        sheet = f'<div class="mien-panels">{figures}</div>'
+        sheet = f'<div class="mien-panels">{"".join(map(_figure, row))}</div>'
         sheets.append(f"<details><summary>With {row[1].title} only</summary>{sheet}</details>" if i else sheet)
     return (
         f'<p>{escape(note)}</p>{"".join(sheets)}<p class="mien-note">Whitened patches were dropped on the way; bright '
@@ -173,6 +190,10 @@ def picture_url(image: np.ndarray, *, lossless: bool = False) -> str:
 
 def _described(heading: str) -> str:
     """What a panel with this title shows, for those who do not see it."""
+    if heading == "occlusion":
+        return (
+            "The face in grey, orange where hiding a part lowers the probability of the answer, blue where it raises it"
+        )
     if "attention" in heading:
         return f"The face in the colours of the attention: {heading}"
     return f"The face with what was kept: {heading}" if " of " in heading else f"The face, read as {heading}"

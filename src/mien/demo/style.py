@@ -60,6 +60,9 @@ table.mien-bars { width: 100%; max-width: 46rem; margin: 0; border: 0 !important
 .mien-panels figure { margin: 0 }
 .mien-panels img { display: block; width: 100%; border: 1px solid var(--border-color-primary); border-radius: 4px }
 .mien-panels figcaption { padding-top: .2rem; font-size: .85rem }
+.mien-two { grid-template-columns: repeat(auto-fit, minmax(9.5rem, 14rem)) }
+.mien-scale { display: flex; gap: .4rem; align-items: center; margin: .2rem 0 }
+.mien-scale img { height: .6rem; width: auto; flex: 1; min-width: 0 }
 .mien-panels + details, details + details { margin-top: .5rem }
 summary { cursor: pointer }
 

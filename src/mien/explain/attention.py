@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from mien.errors import MienError
 from mien.explain.panel import Panel, face, heat
-from mien.explain.patches import Patches, attended, read_as
+from mien.explain.patches import Patches, attended, attention_legend, read_as
 from mien.networks import APViT, Deployed
 from mien.nn import Block
 from mien.nn.observe import Look, attentions, observe
@@ -22,28 +23,53 @@ class Attention:
     token's attention to itself. Where tokens come from several levels of maps, as in POSTER++ and BTN, each of these
     planes has a panel with a scale of its own, whose greatest value is in the title. A class token that stands before
     planes of square grids will do, and so will a pool whose queries attend to such tokens.
+
+    layer: the name of an attention, as `mien.nn.observe` has it; by default the last one that has a class token or a
+    pool. head: the number of one of its heads, from 0; by default the mean of all.
+    Raises MienError for a layer or a head that is not there; the error lists those that are.
     """
 
-    def __init__(self, deployed: Deployed, labels: Sequence[str]):
-        self.deployed, self.labels = deployed, labels
+    def __init__(self, deployed: Deployed, labels: Sequence[str], layer: str | None = None, head: int | None = None):
+        self.deployed, self.labels, self.layer, self.head = deployed, labels, layer, head
+        there = attentions(deployed.network)
+        if layer is not None and there and layer not in there:
+            kind = type(deployed.network).__name__
+            raise MienError(f"{layer}: no attention of {kind} has such a name; there are {', '.join(there)}")
 
     def __call__(self, crop: np.ndarray) -> list[list[Panel]]:
         """The row of one face crop (S, S, 3) uint8 RGB; raises MienError where the network has no such attention."""
         network = self.deployed.network
         if isinstance(network, APViT):  # which knows where the tokens lie that it has kept
-            patches = Patches(self.deployed, self.labels, [network.keep_patches])
-            trace = patches.trace(crop, *patches.settings[0])
-            if trace.blocks[-1].attn is None:
-                raise MienError(_no_class_attention(network))
-            [row] = patches(crop)
-            return [[row[0], row[-1]]]
+            return [self._among_kept(crop)]
         logits, values, (height, width) = self.look(crop)
         everywhere = np.arange(height * width)
         titles = [attended(m, f" {i + 1}" if len(values) > 1 else "") for i, m in enumerate(values)]
         panels = [
-            Panel(title, heat(crop, everywhere, m, (height, width))) for title, m in zip(titles, values, strict=True)
+            Panel(title, heat(crop, everywhere, m, (height, width)), attention_legend(m))
+            for title, m in zip(titles, values, strict=True)
         ]
         return [[Panel(read_as(logits, self.deployed.temperature, self.labels), face(crop)), *panels]]
+
+    def _among_kept(self, crop: np.ndarray) -> list[Panel]:
+        network: APViT = self.deployed.network
+        names = [f"vit.blocks.{i}" for i in range(len(network.vit.blocks))]
+        if self.layer is not None and self.layer not in names:
+            raise MienError(f"{self.layer}: of what APViT keeps, attention is drawn of {', '.join(names)}")
+        patches = Patches(self.deployed, self.labels, [network.keep_patches])
+        trace = patches.trace(crop, *patches.settings[0])
+        block = trace.blocks[-1 if self.layer is None else names.index(self.layer)]
+        if block.attn is None:
+            raise MienError(_no_class_attention(network))
+        heads = block.attn[0, :, 1:].numpy()  # without the class token's attention to itself
+        attn = heads.mean(0) if self.head is None else heads[self._number(len(heads), self.layer or names[-1])]
+        picture = heat(crop, block.came[0].numpy(), attn, trace.grid)
+        answer = Panel(read_as(trace.logits, self.deployed.temperature, self.labels), face(crop))
+        return [answer, Panel(attended(attn), picture, attention_legend(attn))]
+
+    def _number(self, count: int, name: str) -> int:
+        if self.head is None or self.head >= count:
+            raise MienError(f"{name} has no head {self.head}: its heads are 0 to {count - 1}")
+        return self.head
 
     @torch.no_grad()
     def look(self, crop: np.ndarray) -> tuple[Tensor, np.ndarray, tuple[int, int]]:
@@ -51,11 +77,18 @@ class Attention:
         network = self.deployed.network
         if not attentions(network):
             raise MienError(f"{type(network).__name__} has no attention to look at")
-        with observe(network, stages=["attn"]) as seen:
+        with observe(network, self.layer or "*", stages=["attn"]) as seen:
             logits = self.deployed(torch.from_numpy(crop)[None])[0]
-        for look in reversed(seen.values()):
+        for name, look in reversed(seen.items()):
+            if class_map(look) is None:
+                continue
+            if self.head is not None and look.attn is not None:
+                number = self._number(look.attn.shape[1], name)
+                look = replace(look, attn=look.attn[:, number : number + 1])
             if (found := class_map(look)) is not None:
                 return logits, *found
+        if self.layer is not None:
+            raise MienError(f"{self.layer}: no class token or pool attends to a grid of tokens there")
         raise MienError(_no_class_attention(network))
 
 

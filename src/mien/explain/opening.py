@@ -1,11 +1,11 @@
 """A model as it has to be to be looked into: in torch."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mien.checkpoint import read_header
-from mien.classifier import find_checkpoint
+from mien.classifier import MODELS, find_checkpoint
 from mien.networks import Deployed, deploy, load_network
 
 
@@ -20,3 +20,9 @@ def open_network(
     path = find_checkpoint(model)
     network, header = load_network(path, trust=trust), read_header(path)
     return deploy(network, header), header
+
+
+def shipped_with(able: Callable[[Deployed], bool]) -> list[str]:
+    """The names of those models that come with mien, and have a .safetensors, of which `able` is true."""
+    names = sorted(file.parent.name for file in MODELS.glob("*/model.safetensors"))
+    return [name for name in names if able(open_network(MODELS / name)[0])]

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 
 from mien.errors import MienError
-from mien.explain.panel import Panel, face, heat, kept
+from mien.explain.panel import Legend, Panel, face, heat, heat_legend, kept
 from mien.networks import APViT, Deployed
 from mien.networks.apvit import Trace
 from mien.networks.deploy import to_float
+
+_DROPPED = Legend("white: dropped, and not seen by what comes after")
 
 
 class Patches:
@@ -70,18 +72,19 @@ class Patches:
         title = f"{len(patches)} of {trace.worth.shape[1]} patches"
         panels = [
             Panel(read_as(trace.logits, self.deployed.temperature, self.labels), face(crop)),
-            Panel(title, kept(crop, patches, trace.grid)),
+            Panel(title, kept(crop, patches, trace.grid), _DROPPED),
         ]
         for i in dropping:
             came, stayed = trace.blocks[i].came[0], trace.blocks[i].stayed[0]
             title = f"block {i + 1}: {len(stayed)} of {len(came)} tokens"
-            panels.append(Panel(title, kept(crop, stayed.numpy(), trace.grid)))
+            panels.append(Panel(title, kept(crop, stayed.numpy(), trace.grid), _DROPPED))
         if last.attn is None:
             mixer = type(self.network.vit.blocks[-1].attn).__name__
             grey = np.full_like(panels[0].picture, 128)
             return [*panels, Panel(f"{mixer} has no class attention", grey)]
         attn = last.attn[0].mean(0)[1:].numpy()  # without the class token's attention to itself
-        return [*panels, Panel(attended(attn), heat(crop, last.came[0].numpy(), attn, trace.grid))]
+        picture = heat(crop, last.came[0].numpy(), attn, trace.grid)
+        return [*panels, Panel(attended(attn), picture, attention_legend(attn))]
 
 
 def read_as(logits: torch.Tensor, temperature: float, labels: Sequence[str]) -> str:
@@ -93,3 +96,7 @@ def read_as(logits: torch.Tensor, temperature: float, labels: Sequence[str]) -> 
 def attended(attn: np.ndarray, where: str = "") -> str:
     """The title of a map of attention, with its greatest value."""
     return f"class attention{where}, up to {attn.max():.1%}"
+
+
+def attention_legend(attn: np.ndarray) -> Legend:
+    return heat_legend("share of the class token's attention, or of the pool's", float(attn.max()))
