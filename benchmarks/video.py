@@ -124,6 +124,7 @@ def memory(reader: Reader, folder: Path, args: argparse.Namespace) -> None:
     print(f"320×240, 25 fps, {args.long} s, tracked, rows as parquet, a summary and an annotated copy are written")
     from mien.commands.rows import WRITERS
     from mien.video import Summary
+    from mien.video.timeline import plot
 
     summary, video = Summary(reader.classifier.labels), Video(clip)
     summary.begin(clip.name)
@@ -133,7 +134,7 @@ def memory(reader: Reader, folder: Path, args: argparse.Namespace) -> None:
         AnnotatedVideo(folder / "drawn.mp4", video) as drawn,
     ):
         writer = WRITERS[".parquet"](file, reader.classifier.labels, True)
-        for frame in read_video(video, reader, track=True, images=True, sound=True):
+        for frame in read_video(video, reader, track=True, images=True, sound=True, thumbnails=True):
             for row in video_records(clip.name, frame):
                 writer.write(row)
             drawn.write(frame)
@@ -147,7 +148,7 @@ def memory(reader: Reader, folder: Path, args: argparse.Namespace) -> None:
         writer.close()
     summary.end()
     with open(folder / "timeline.png", "wb") as file:
-        summary.plot(file)
+        plot(summary, file)
     print(f"     end          {resident():7.1f} MiB, the timeline drawn")
 
 

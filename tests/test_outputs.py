@@ -102,7 +102,7 @@ def face() -> Face:
 @pytest.mark.parametrize("moving", [False, True])
 def test_cells_stand_under_their_columns(moving):
     table = entries(ALL, moving)
-    row = record("a.jpg", 0, face()) | {"note": "seen", "time": 0.5, "frame": 1, "track": 2}
+    row = record("a.jpg", 0, face()) | {"note": "seen", "time": 0.5, "frame": 1, "width": 9, "height": 8, "track": 2}
     row["unsmoothed"] = {"calm": 0.2}
     for entry in table:
         cells = entry.cells(row[entry.name])

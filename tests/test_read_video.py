@@ -219,7 +219,7 @@ def test_rows(here, mien):
     code, out, err = mien("a.mp4")
     rows = list(map(json.loads, out))
     assert (code, err, len(rows)) == (0, [], 24)
-    names = ["source", "time", "frame", "track", "face", "box", "score", "landmarks", "rotation"]
+    names = ["source", "time", "frame", "width", "height", "track", "face", "box", "score", "landmarks", "rotation"]
     assert list(rows[0]) == [*names, "expression", "probability", "probabilities"]
     assert [(row["frame"], row["time"], row["face"]) for row in rows[:3]] == [(0, 0, 0), (0, 0, 1), (1, 0.04, 0)]
     assert {row["track"] for row in rows} == {None}
@@ -262,7 +262,7 @@ def test_smoothing_is_a_matter_of_seconds(here, whole_frame):
     for smooth in (0.3, 1.0):
         told = {}
         for rate in (10, 40):
-            for frame in read_video(f"{rate}.mkv", whole_frame, track=True, smooth=smooth):
+            for frame in read_video(f"{rate}.mkv", whole_frame, track=True, smooth=smooth, cuts=math.inf):
                 [face] = frame.faces
                 assert face.track == 1 and face.unsmoothed["anger"] == pytest.approx(float(frame.time > 0.99), abs=0.05)
                 told[rate, round(frame.time, 3)] = face.probabilities["anger"]
@@ -272,7 +272,7 @@ def test_smoothing_is_a_matter_of_seconds(here, whole_frame):
             assert told[10, round(0.9 + at, 3)] == pytest.approx(start + (end - start) * way, abs=0.01)
             late = 1 - math.exp(-(at + 0.025) / smooth)  # its first red frame comes 25 ms after the last grey one
             assert told[40, round(1 + at, 3)] == pytest.approx(start + (end - start) * late, abs=0.01)
-    [face] = list(read_video("10.mkv", whole_frame, track=True, smooth=0))[-1].faces
+    [face] = list(read_video("10.mkv", whole_frame, track=True, smooth=0, cuts=math.inf))[-1].faces
     assert face.probabilities == face.unsmoothed
 
 
@@ -330,7 +330,7 @@ def face(track, expression, probability=0.75):
 
 
 def test_a_summary_counts_seconds_and_not_frames():
-    summary = Summary(EXPRESSIONS)
+    summary = Summary(EXPRESSIONS, min_seconds=0.0)
     summary.begin("a.mp4")
     frames = [(0.0, ["happiness"]), (0.1, ["happiness", "anger"]), (0.2, ["neutral"]), (1.2, ["neutral"]), (1.3, [])]
     for i, (at, moods) in enumerate(frames):
@@ -359,7 +359,7 @@ def test_a_timeline_of_a_long_video_is_no_larger():
 
 
 def test_summary_and_timeline(here, mien):
-    film(here / "a.mp4", walkers(10))
+    film(here / "a.mp4", walkers(13))
     for name in ("sum.json", "sum.csv"):
         code, out, err = mien("a.mp4", "--track", "--summary", name, "--output", "rows.jsonl")
         assert (code, err) == (0, []) and f"{name} and sum.png: 2 people" in out
@@ -368,7 +368,7 @@ def test_summary_and_timeline(here, mien):
     rows = json.loads((here / "sum.json").read_text())
     table = list(csv.DictReader((here / "sum.csv").open()))
     assert [row["track"] for row in rows] == [1, 2] == [int(row["track"]) for row in table]
-    assert rows[0]["seconds"] == 0.4 == float(table[0]["seconds"]) and rows[0]["last"] == 0.36
+    assert rows[0]["seconds"] == 0.52 == float(table[0]["seconds"]) and rows[0]["last"] == 0.48
     for row, told in zip(rows, table, strict=True):
         assert {label: float(told[f"share_{label}"]) for label in EXPRESSIONS} == row["shares"]
         assert {label: float(told[f"mean_{label}"]) for label in EXPRESSIONS} == row["mean"]

@@ -83,12 +83,12 @@ def test_whoever_asks_the_detector(counted, stand_in):
         assert Reader(Classifier.from_pretrained(stand_in), detector)(image) == []
         assert 4 <= len(counted.shapes) <= 4 + 3 * 2
     av = pytest.importorskip("av")
-    from mien.video.read import _Finder
+    from mien.video.follow import Finder
 
     assert av
     for detector in (yunet, lambda image: yunet(image)):
         counted.shapes.clear()
-        assert _Finder(Reader(Classifier.from_pretrained(stand_in), detector)).find(image) == []
+        assert Finder(Reader(Classifier.from_pretrained(stand_in), detector)).find(image) == []
         assert 1 <= len(counted.shapes) <= 4
 
 
@@ -126,7 +126,7 @@ def test_a_detector_of_ones_own_is_asked_in_the_same_way():
 def test_a_crop_is_found_framed_in_a_video_too(stand_in):
     """By a detector of one's own, which finds only what has a border."""
     pytest.importorskip("av")
-    from mien.video.read import _Finder
+    from mien.video.follow import Finder
 
     def shy(image):
         if image[0, 0].any():
@@ -134,7 +134,7 @@ def test_a_crop_is_found_framed_in_a_video_too(stand_in):
         y, x = np.argwhere(image.any(2))[0]
         return [Detection((float(x), float(y), 150.0, 150.0), 0.95, SQUARE * 150 + np.float32((x, y)))]
 
-    [face] = _Finder(Reader(Classifier.from_pretrained(stand_in), shy)).find(np.full((100, 100, 3), 200, np.uint8))
+    [face] = Finder(Reader(Classifier.from_pretrained(stand_in), shy)).find(np.full((100, 100, 3), 200, np.uint8))
     assert np.abs(np.array(face.box[:2])).max() < 1
 
 

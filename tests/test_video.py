@@ -71,6 +71,7 @@ def test_affwild2_from_its_videos(affwild2):
     rows = data.rows("train")
     told = [(row.subject, row.label, row.units.astype(int).tolist(), int(row.image()[0, 0, 0])) for row in rows]
     unsaid = [-1, -1, -1]
+    assert [row.number for row in rows] == [0, 2, 0, 1, 0, 1]  # of the frame, by which windows are cut
     assert told == [
         ("1", 0, unsaid, 0),
         ("1", 5, unsaid, 16),

@@ -25,10 +25,12 @@ COMMANDS = {
     "batch": ("mien.commands.batch", "parquet", "read very many pictures, on one machine or on many"),
     "list": ("mien.commands.list", "", "list the models that came with mien, or the mixers of its networks"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
+    "eval-events": ("mien.commands.eval_events", "", "measure events of videos against those that people noted"),
     "choose": ("mien.commands.choose", "eval", "choose among models by one half of labelled faces, judge by the other"),
     "data": ("mien.commands.data", "", "check labelled pictures, or prepare them for training"),
     "finetune": ("mien.commands.finetune", "train", "teach a model your own classes, from a folder of pictures"),
     "train": ("mien.commands.train", "train", "train a network as a recipe says"),
+    "temporal": ("mien.commands.temporal", "train", "train what joins a face's answers through time, as a recipe says"),
     "ablate": ("mien.commands.ablate", "train", "train a recipe with options varied, several seeds of each"),
     "average": ("mien.commands.average", "torch", "make one checkpoint of several, whose weights are their mean"),
     "calibrate": ("mien.commands.calibrate", "eval", "scale a checkpoint's probabilities to how often it is right"),
@@ -47,9 +49,9 @@ COMMANDS = {
 
 GROUPS = {
     "Read": ("read", "batch", "demo", "serve"),
-    "Measure": ("eval", "choose", "calibrate", "explain", "analyse", "bench", "study"),
-    "Teach": ("finetune", "data", "train", "ablate", "average"),
-    "Models": ("list", "fetch", "export", "convert", "doctor"),
+    "Measure": ("eval", "eval-events", "choose", "calibrate", "explain", "analyse", "bench", "study"),
+    "Teach": ("finetune", "data", "train", "temporal", "ablate", "average"),
+    "Models": ("list", "fetch", "export", "convert", "heads", "doctor"),
 }
 """Where `mien` alone shows each command."""
 
@@ -61,10 +63,10 @@ mien reads facial expressions from photographs and videos, on this computer.
   mien finetune faces/ --out mine              your own classes, a folder of pictures for each
 """
 
-SERVICES = {"serve", "demo", "train", "finetune", "ablate", "bench", "batch"}
+SERVICES = {"serve", "demo", "train", "temporal", "finetune", "ablate", "bench", "batch"}
 """Commands of several processes, whose stderr is what says how they end; in all others libraries in C keep silent."""
 
-NAMING = {"train", "finetune", "ablate", "bench", "eval", "choose", "data", "analyse"}
+NAMING = {"train", "temporal", "finetune", "ablate", "bench", "eval", "choose", "data", "analyse"}
 """Commands to which people may name classes of their own, which are looked for in the current folder, too; so are they
 with --trust, which every command has that opens a model."""
 

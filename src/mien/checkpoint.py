@@ -16,6 +16,9 @@ from mien.outputs import Output, check_outputs, expression_output, is_label
 KEY = "mien"
 """The key under which the metadata of a checkpoint holds the header, as JSON."""
 
+FEATURES = "features"
+"""What the output is called that a network's head reads, (B, D), and the entry of a header that says D."""
+
 VERSION = 2
 """Of the headers that are written. Those of version 1 are read: in the place of "outputs" they have "id2label", and
 "temperature" of the one question that they answer."""
@@ -79,6 +82,8 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
 
     uncertain: the probability, in [0, 1), below which a reader that abstains names no expression.
     training: what the network was trained on, and how.
+    features: how many numbers the graph's further output "features" (B, D) has: what the network's head reads.
+    temporal: {"file", "window"}: the graph beside this file that joins a track's features over so many frames.
     precision: {"bf16": {"accuracy_difference", "interval": [low, high], "faces", "mean_distance"}}: what computing in
         bf16 changes in the answers that fp32 gives; likewise "int8", with the "sha256" of the int8 file beside the
         model's own.
@@ -112,6 +117,8 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
         except ValueError as error:
             need(False, f'has "outputs" that are wrong: {error}')
     need(_share(header.get("uncertain", 0)), 'has an "uncertain" that is not in [0, 1)')
+    need(_count(header.get("features", 1), _LARGEST), 'has "features" that are not their number')
+    _check_temporal(header, need)
     _check_precision(header.get("precision", {}), need)
     _check_preprocess(header.get("preprocess"), need)
 
@@ -125,8 +132,9 @@ def outputs_of(header: Mapping[str, Any]) -> tuple[Output, ...]:
 
 
 def tensor_names(header: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a model file of this header gives: the logits of the first output, and every output."""
-    return ("logits", "probs") if header[KEY] == 1 else ("logits", *(output.name for output in outputs_of(header)))
+    """What a model file of this header gives: the logits of the first output, every output, and features if it has."""
+    names = ("logits", "probs") if header[KEY] == 1 else ("logits", *(output.name for output in outputs_of(header)))
+    return (*names, *([FEATURES] if FEATURES in header else []))
 
 
 def with_outputs(header: Mapping[str, Any], outputs: Iterable[Output]) -> dict[str, Any]:
@@ -153,6 +161,21 @@ def _check_labels(header: Mapping[str, Any], need: Callable[[Any, str], None]) -
     need(all(map(is_label, labels.values())), 'has an "id2label" without a name, or with a control character in it')
     need(len(set(labels.values())) == len(labels), 'names one label twice in "id2label"')
     need(_positive(header.get("temperature", 1.0)), 'has a "temperature" that is not above 0')
+
+
+def _check_temporal(header: Mapping[str, Any], need: Callable[[Any, str], None]) -> None:
+    if "temporal" not in header:
+        return
+    temporal = header["temporal"]
+    need(
+        isinstance(temporal, dict)
+        and isinstance(temporal.get("file"), str)
+        and temporal["file"] == os.path.basename(temporal["file"])
+        and temporal["file"].endswith(".onnx")
+        and _count(temporal.get("window"), 4096),
+        'has a "temporal" that does not name a .onnx file beside it and how many frames it takes',
+    )
+    need(FEATURES in header, 'has a "temporal" without "features"')
 
 
 def _check_precision(precision: Any, need: Callable[[Any, str], None]) -> None:
@@ -196,6 +219,10 @@ def _check_preprocess(preprocess: Any, need: Callable[[Any, str], None]) -> None
         f'has a "preprocess" with no steps of resize that are known: {MAX_STEPS} at most, up to {MAX_SIZE:,} pixels',
     )
     need(preprocess.get("input_size") == steps[-1]["size"], 'resizes to another size than its "input_size"')
+
+
+def _count(value: Any, most: int) -> bool:
+    return type(value) is int and 0 < value <= most
 
 
 def _finite(value: Any, most: float = sys.float_info.max) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mien.checkpoint import labels_of, outputs_of, read_header, tensor_names
+from mien.checkpoint import FEATURES, labels_of, outputs_of, read_header, tensor_names
 from mien.engines import Engine, TorchEngine, open_model
 from mien.engines.graph import external_files
 from mien.errors import CheckpointError, MienError, require
@@ -32,14 +32,16 @@ EXPLAINED_MODEL = "apvit_mobile_ferplus"
 _FILES = ("model.onnx", "model.safetensors", "model.xml", "model.pt2")
 """The model files of a folder, in order of preference: ONNX needs no torch. model.bin has the weights of model.xml."""
 
-_BESIDE = ("model.bin", "model.onnx?data", "model.int8.onnx")
-"""Weights of model.xml, such of model.onnx as exporters call them, and model.onnx in int8."""
+_BESIDE = ("model.bin", "model.onnx?data", "model.int8.onnx", "temporal.onnx")
+"""Weights of model.xml, such of model.onnx as exporters call them, model.onnx in int8, and what joins a track's
+features."""
 
 _NOTES = ("README.md", "config.json", "calibration.png")
 
 
 Answer = Mapping[str, np.ndarray]
-"""What a model says of one face: by the name of each output an array of the output's shape."""
+"""What a model says of one face: by the name of each output an array of the output's shape, and of a model that gives
+them the "features" (D,)."""
 
 
 class Classifier:
@@ -61,7 +63,7 @@ class Classifier:
         self.engine, self.header, self.path = engine, header, path
         self.outputs = outputs_of(header)
         self.labels = self.outputs[0].labels
-        self._tensors = tensor_names(header)[1:]
+        self._tensors = tensor_names(header)[1 : 1 + len(self.outputs)]
 
     @classmethod
     def from_pretrained(
@@ -133,7 +135,8 @@ class Classifier:
         return self.answers(crops)[self.outputs[0].name]
 
     def read(self, crops: np.ndarray) -> list[Answer]:
-        """What `answers` gives, face by face: for each of the N crops the answer of every output by its name."""
+        """What `answers` gives, face by face: for each of the N crops the answer of every output by its name, and its
+        features where the model gives them."""
         answers = self.answers(crops)
         return [{name: values[i] for name, values in answers.items()} for i in range(len(crops))]
 
@@ -144,6 +147,10 @@ class Classifier:
         """
         values = self.engine(crops)
         answers = {}
+        if FEATURES in self.header:
+            answers[FEATURES] = values.get(FEATURES)
+            if np.shape(answers[FEATURES]) != (len(crops), self.header[FEATURES]):
+                raise CheckpointError(f"{self.path}: gives no features of {self.header[FEATURES]} numbers a face")
         for output, tensor in zip(self.outputs, self._tensors, strict=True):
             if tensor not in values:
                 raise CheckpointError(f"{self.path}: gives no {tensor}, only {', '.join(sorted(values))}")
@@ -174,6 +181,8 @@ class Classifier:
                     _write(folder / f"model{part.suffix}", part.read_bytes())
             for part in external_files(origin) if origin.exists() else []:
                 _write(folder / part.name, part.read_bytes())
+        if (joins := source / self.header.get("temporal", {}).get("file", "")).is_file():
+            _write(folder / joins.name, joins.read_bytes())
         if "int8" in self.header.get("precision", {}) and (small := int8_beside(self.path)).exists():
             _write(folder / "model.int8.onnx", small.read_bytes())
         card, plot = source / "README.md", source / "calibration.png"

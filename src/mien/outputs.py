@@ -16,8 +16,8 @@ EXPRESSION = "expression"
 """The name of the first output of every model, whatever its labels; a header of version 1 has it alone."""
 
 RESERVED = frozenset(
-    "source time frame track face box score landmarks rotation probability probabilities unsmoothed note faces logits "
-    "probs".split()
+    "source time frame width height track face box score landmarks rotation probability probabilities unsmoothed note "
+    "faces features logits probs times".split()
 )
 """Names of other columns and tensors, which no output may take."""
 

@@ -50,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", help="of --check and --measure (default: validation, else test, else the only one)")
     parser.add_argument("--limit", type=count, metavar="N", help="faces of --check and --measure (default: all)")
+    parser.add_argument(
+        "--features", action="store_true", help="give what the network's head reads as a further output, features"
+    )
+    parser.add_argument(
+        "--temporal",
+        metavar="FILE.safetensors",
+        help="put a temporal model of mien temporal beside it, which joins the features of a track in videos",
+    )
     add_format_arguments(parser)
 
 
@@ -61,7 +69,19 @@ def run(args: argparse.Namespace) -> int:
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # torch's exporter warns about itself
 
-    names = ("precision", "check", "calibrate", "measure", "split", "format", "labels", "limit", "trust")
+    names = (
+        "precision",
+        "check",
+        "calibrate",
+        "measure",
+        "split",
+        "format",
+        "labels",
+        "limit",
+        "features",
+        "temporal",
+        "trust",
+    )
     options = {name: getattr(args, name) for name in names}
     try:
         with root_silenced():

@@ -12,12 +12,14 @@ from types import TracebackType
 from typing import Any
 
 from mien.commands.rows import Writer
-from mien.commands.terminal import Progress
+from mien.commands.terminal import Progress, counted, people_table
 from mien.console import interrupted, printable
 from mien.errors import ReadError
 from mien.files import whole
 from mien.reader import Reader
 from mien.video import AnnotatedVideo, Summary, Video, read_video, video_records
+from mien.video.events import write_events
+from mien.video.timeline import plot
 
 
 class Films:
@@ -29,7 +31,11 @@ class Films:
 
     def __init__(self, args: argparse.Namespace, reader: Reader, bar: Progress, counts: Counter[str]):
         self._args, self._reader, self._bar, self._counts = args, reader, bar, counts
-        self._summary = Summary(reader.classifier.labels, reader.classifier.outputs[1:]) if args.summary else None
+        self._summary = None
+        if args.track and (args.summary or args.events or sys.stdout.isatty()):
+            given = {"min_seconds": args.min_track, "onset": args.event_onset, "offset": args.event_offset}
+            options = {name: value for name, value in given.items() if value is not None}
+            self._summary = Summary(reader.classifier.labels, reader.classifier.outputs[1:], **options)
         self._before: dict[int, Any] = {}
         self.signal = 0
 
@@ -98,13 +104,14 @@ class Films:
         bar.begin(video.duration, video.name)
         if self._summary:
             self._summary.begin(video.name)
-        options = {"smooth": args.smooth, "detect_every": args.detect_every, "every": args.every}
+        options = {"smooth": args.smooth, "detect_every": args.detect_every, "every": args.every, "cuts": args.cuts}
         frames = read_video(
             video,
             self._reader,
             track=args.track,
             images=drawing is not None,
             sound=drawing is not None,
+            thumbnails=args.summary is not None,
             batch_size=args.batch_size,
             stop=self.stop,
             **{name: value for name, value in options.items() if value is not None},
@@ -130,18 +137,33 @@ class Films:
             self._counts["drawing"] += 1
         if self._summary:
             self._summary.end()
+            if sys.stdout.isatty() and (rows := self._summary.rows(video.name)):
+                self._bar.write("\n".join(["", *map(printable, people_table(rows)), ""]))
         if failed:
             raise failed
 
     def summarise(self) -> None:
-        if not self._summary:
+        """Write what was seen of all videos, and say who is left out."""
+        summary, args = self._summary, self._args
+        if not summary:
             return
-        path: Path = self._args.summary
-        with whole(path) as file:
-            self._summary.write(file, path.suffix, self._args.raw)
-        timeline = path.with_suffix(".png")
-        with whole(timeline) as file:
-            self._summary.plot(file)
-        if self._args.output or sys.stdout.isatty():
-            people = len(self._summary.people)
-            self._bar.write(f"{path} and {timeline}: {people:,} {'person' if people == 1 else 'people'}")
+        told = args.output or sys.stdout.isatty()
+        if path := args.summary:
+            with whole(path) as file:
+                summary.write(file, path.suffix, args.raw)
+            picture = path.with_suffix(".png")
+            with whole(picture) as file:
+                plot(summary, file)
+            if told:
+                people = len(summary.people)
+                self._bar.write(f"{path} and {picture}: {people:,} {'person' if people == 1 else 'people'}")
+        if args.events:
+            events = summary.events()
+            with whole(args.events) as file:
+                write_events(file, events, len(summary.widths) > 1, args.raw)
+            if told:
+                self._bar.write(f"{args.events}: {counted(len(events), 'event')}")
+        if count := summary.flickers:
+            who = "a track" if count == 1 else f"{count:,} tracks"
+            left = f"{who} of less than {summary.min_seconds:g} s left out of summaries and events (--min-track)"
+            self._bar.write(f"mien: {left}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The options that several commands share, and what takes the text of one and says what is wrong with it."""
 
 import argparse
+import math
 import os
 from collections.abc import Container, Mapping
 from functools import partial
@@ -100,6 +101,25 @@ def table_file(text: str) -> Path:
 
 def summary_file(text: str) -> Path:
     return _file(text, (".json", ".csv"), "ends neither in .json nor in .csv")
+
+
+def events_file(text: str) -> Path:
+    return _file(text, (".csv",), "ends not in .csv")
+
+
+def duration(text: str) -> float:
+    """Seconds, as "0.5s" or "0.5"."""
+    return float(seconds(text.removesuffix("s")))
+
+
+def smoothing(text: str) -> float | str:
+    """Seconds of a time constant, or "temporal"."""
+    return text if text == "temporal" else float(seconds(text))
+
+
+def change(text: str) -> float:
+    """How much one frame differs from another, of 255; inf for "off"."""
+    return math.inf if text == "off" else float(number(text, float, 0, 255))
 
 
 def _file(text: str, suffixes: Container[str], wrong: str) -> Path:

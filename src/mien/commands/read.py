@@ -14,11 +14,15 @@ from itertools import groupby
 from mien.commands.annotate import Copies
 from mien.commands.options import (
     add_reading_arguments,
+    change,
     drawing_place,
+    duration,
+    events_file,
     every,
     folder,
     reading_options,
-    seconds,
+    share,
+    smoothing,
     summary_file,
     table_file,
 )
@@ -77,7 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--track", action="store_true", help="number the people, look for them faster, and smooth their probabilities"
     )
     videos.add_argument(
-        "--smooth", type=seconds, metavar="SECONDS", help="time constant of that smoothing, 0 for none (default: 0.5)"
+        "--smooth",
+        type=smoothing,
+        metavar="SECONDS",
+        help="time constant of that smoothing, 0 for none (default: 0.5), or temporal for the model's own network",
     )
     videos.add_argument(
         "--detect-every",
@@ -90,6 +97,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=summary_file,
         metavar="FILE",
         help="with --track: write a .json or .csv with a line a person, and a timeline beside it as .png",
+    )
+    videos.add_argument(
+        "--events",
+        type=events_file,
+        metavar="FILE.csv",
+        help="with --track: write a .csv with when each expression began, was strongest and ended",
+    )
+    videos.add_argument(
+        "--event-onset",
+        type=share,
+        metavar="PROB",
+        help="the probability that an expression has to reach (default: 0.6)",
+    )
+    videos.add_argument(
+        "--event-offset",
+        type=share,
+        metavar="PROB",
+        help="the probability below which it has ended, or not begun yet (default: 0.4)",
+    )
+    videos.add_argument(
+        "--min-track",
+        type=duration,
+        metavar="Ns",
+        help="leave people seen for less out of summary, timeline and events, not out of rows (default: 0.5s)",
+    )
+    videos.add_argument(
+        "--cuts",
+        type=change,
+        metavar="CHANGE",
+        help="how much of 255 a frame differs from the one before where another scene begins, and tracks end; off for "
+        "none (default: 10)",
     )
 
 
@@ -114,12 +152,15 @@ def run(args: argparse.Namespace) -> int:
         if args.summary:
             require("matplotlib.figure", "video")
     _check(args, moving)
-    summary = [args.summary, args.summary.with_suffix(".png")] if args.summary else []
-    if lost := set(map(os.path.realpath, sources)) & set(map(os.path.realpath, summary)):
-        args.misuse(f"--summary would overwrite {min(lost)}, which is to be read")
-    if args.reference and os.path.realpath(args.reference) in map(
-        os.path.realpath, filter(None, [args.output, *summary])
-    ):
+    written = {"summary": [args.summary, args.summary.with_suffix(".png")] if args.summary else []}
+    written["events"] = [args.events] if args.events else []
+    for option, files in written.items():
+        if lost := set(map(os.path.realpath, sources)) & set(map(os.path.realpath, files)):
+            args.misuse(f"--{option} would overwrite {min(lost)}, which is to be read")
+    others = [*written["summary"], *filter(None, [args.output])]
+    if args.events and os.path.realpath(args.events) in map(os.path.realpath, others):
+        args.misuse(f"--events would overwrite {args.events}, which is to be written, too")
+    if args.reference and os.path.realpath(args.reference) in map(os.path.realpath, [*others, *written["events"]]):
         args.misuse(f"{args.reference} is to be read as the reference, and would be overwritten")
 
     reader = Reader.from_pretrained(**reading_options(args))
@@ -205,13 +246,21 @@ def find_sources(named: Sequence[str], video: bool = False) -> tuple[list[str], 
 
 def _check(args: argparse.Namespace, moving: bool) -> None:
     """Options that say nothing here."""
-    for option in ("every", "track", "smooth", "detect_every", "summary"):
+    tracked = ("smooth", "detect_every", "summary", "events", "event_onset", "event_offset", "min_track", "cuts")
+    for option in ("every", "track", *tracked):
         name = f"--{option.replace('_', '-')}"
         given = getattr(args, option) not in (None, False)
         if given and not moving:
             args.misuse(f"{name} is for videos, and none is to be read")
-        if given and not args.track and option in ("smooth", "detect_every", "summary"):
+        if given and not args.track and option in tracked:
             args.misuse(f"{name} needs --track")
+    if moving:
+        from mien.video.events import OFFSET, ONSET
+
+        onset = ONSET if args.event_onset is None else args.event_onset
+        offset = OFFSET if args.event_offset is None else args.event_offset
+        if not 0 < offset <= onset:
+            args.misuse(f"--event-offset {offset:g}: not above 0 and up to --event-onset, {onset:g}")
 
 
 def _read_pictures(

@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from mien.console import printable
@@ -129,6 +129,18 @@ class Changes(Table):
             self._shown[number] = record["expression"]
         if changed:
             super().write(record)
+
+
+def people_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The people of a tracked video, as `mien.video.Summary.rows` has them, a line each below a header."""
+    wide = max(map(len, ["mostly", *(row["expression"] for row in rows)]))
+    lines = [f"person  {'seen from':>9}  {'to':>9}  {'for':>9}  {'mostly':{wide}}  events  time by expression"]
+    for row in rows:
+        shares = sorted(row["shares"].items(), key=lambda share: -share[1])
+        listed = ", ".join(f"{name} {share:.0%}" for name, share in shares if share >= 0.005)
+        seen = f"{row['first']:>8.2f}s  {row['last']:>8.2f}s  {row['seconds']:>8.2f}s"
+        lines.append(f"{row['track']:>6}  {seen}  {row['expression']:{wide}}  {len(row['events']):>6}  {listed}")
+    return lines
 
 
 class Progress:

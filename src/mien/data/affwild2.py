@@ -27,8 +27,9 @@ class AffWild2(DataSet):
     number in [-1, 1] for each, and -5 where nobody labelled it. The n-th line after the first is of
     `cropped_aligned/VIDEO/0000n.jpg`; a frame without a picture is one in which no face was found, and is left out.
     -1 means that nobody labelled it, and a later number than 6 ("Other") is no expression here. The split of Train_Set
-    and Training_Set is "train", that of Validation_Set "validation". The subject is the video. What is published are
-    counts of all three sets together, and the third has no labels, so nothing is compared.
+    and Training_Set is "train", that of Validation_Set "validation". The subject is the video, and a row's number that
+    of its frame, from 0. What is published are counts of all three sets together, and the third has no labels, so
+    nothing is compared.
 
     Without `cropped_aligned`, the videos themselves are read (`mien[video]`): VIDEO.mp4 or .avi, anywhere in `videos`,
     or in `batch1` and `batch2`. Such a frame is all of the scene, and best found and cut out once: `mien data prepare`.
@@ -113,7 +114,8 @@ class AffWild2(DataSet):
                 affect = dict(zip(("valence", "arousal"), said.get("VA_Set", np.zeros((0, 1)))[:, None], strict=False))
                 affect = {name: value for name, value in affect.items() if np.isfinite(value).all()}
                 if label >= 0 or affect or (units is not None and (units >= 0).any()):
-                    yield Row(picture, targets[label], split, video, label, str(picture), units=units, targets=affect)
+                    said = {"units": units, "targets": affect, "number": frame}
+                    yield Row(picture, targets[label], split, video, label, str(picture), **said)
 
     @staticmethod
     def _folder(folder: Path) -> list[tuple[Path, int]] | None:

@@ -36,7 +36,8 @@ class Clips:
         try:
             video = Video(source)
             with AnnotatedVideo(drawn, video) as written:
-                frames = read_video(video, self.reader, track=True, images=True, sound=True, stop=stop.is_set)
+                wanted = {"images": True, "sound": True, "thumbnails": True}
+                frames = read_video(video, self.reader, track=True, **wanted, stop=stop.is_set)
                 try:
                     for frame in frames:
                         written.write(frame)

@@ -75,6 +75,8 @@ summary { cursor: pointer }
     vertical-align: -.05em; background: var(--expression); box-shadow: inset 0 0 0 1px rgb(0 0 0 / .35) }
 .mien-timeline h3 { margin: .75rem 0 .25rem !important; font-size: 1rem }
 .mien-timeline section p { margin: .25rem 0 0 }
+.mien-thumbnail { float: left; width: 3rem; height: 3rem; margin: 0 .75rem .25rem 0 !important; border-radius: 4px }
+.mien-timeline section { clear: both }
 .mien-strip { position: relative; height: 3rem; overflow: hidden; cursor: pointer; border-radius: 4px;
     background: repeating-linear-gradient(135deg, transparent 0 6px, var(--border-color-primary) 6px 7px);
     box-shadow: inset 0 0 0 1px var(--border-color-primary) }

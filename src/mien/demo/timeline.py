@@ -10,6 +10,7 @@ from mien.faces.palette import colour_of, css
 from mien.video import Person, Summary
 
 _STRIPS = 20  # people that are shown, those seen for longest
+_EVENTS = 30  # of a person, in words
 _HIGH = 48  # pixels of a strip before it is stretched
 
 FOLLOW = """const video = () => document.querySelector('#mien-drawn video');
@@ -40,7 +41,8 @@ def timeline(summary: Summary, end: float) -> str:
     end: the length of the strips, in seconds.
     """
     if not summary.people:
-        return '<p role="status">No face was seen.</p>'
+        seen = f"Nobody was seen for {summary.min_seconds:g} seconds." if summary.flickers else "No face was seen."
+        return f'<p role="status">{seen}</p>'
     longest = sorted(summary.people, key=lambda person: -person.seconds)[:_STRIPS]
     rows = {row["track"]: row for row in summary.rows()}
     parts = [_legend(summary.labels)]
@@ -50,15 +52,32 @@ def timeline(summary: Summary, end: float) -> str:
         style = f"left:{100 * low * width / end:.3f}%;width:{100 * (high - low) * width / end:.3f}%"
         shares = sorted(row["shares"].items(), key=lambda share: -share[1])
         listed = ", ".join(f"{escape(name)} {percent(share)}" for name, share in shares if share >= 0.005)
+        face = ""
+        if person.thumbnail is not None:
+            face = f'<img class="mien-thumbnail" src="{picture_url(person.thumbnail)}" alt="">'
         parts.append(
-            f'<section><h3>Person {person.track}</h3><div class="mien-strip" data-end="{end:.3f}">'
+            f'<section>{face}<h3>Person {person.track}</h3><div class="mien-strip" data-end="{end:.3f}">'
             f'<img src="{picture_url(strip(person, summary.labels), lossless=True)}" alt="" style="{style}"></div>'
             f"<p>Seen for {row['seconds']:.1f} s, from {clock(row['first'])} to {clock(row['last'])}: "
-            f"{listed or row['expression']}.</p></section>"
+            f"{listed or row['expression']}.</p>{_events(person)}</section>"
         )
-    more = len(summary.people) - len(longest)
+    more = len(summary.people) - len(longest) + summary.flickers
     left_out = f'<p class="mien-note">{more:,} seen more shortly are left out.</p>' if more else ""
     return f'<div class="mien-timeline">{"".join(parts)}{left_out}</div>'
+
+
+def _events(person: Person) -> str:
+    """The expressions that began and ended, those of the highest peaks, as a list."""
+    strongest = sorted(person.spotter.events, key=lambda event: -event.peak)[:_EVENTS]
+    items = "".join(
+        f"<li>{escape(event.expression)} from {clock(event.onset)} to {clock(event.offset)}, strongest at "
+        f"{clock(event.apex)}, {percent(event.peak)}</li>"
+        for event in sorted(strongest, key=lambda event: event.onset)
+    )
+    more = len(person.spotter.events) - len(strongest)
+    items += f"<li>and {more:,} less strong</li>" if more else ""
+    many = f"{len(person.spotter.events):,} event{'s' * (len(person.spotter.events) > 1)}"
+    return f'<details class="mien-events"><summary>{many}</summary><ul>{items}</ul></details>' if items else ""
 
 
 def strip(person: Person, labels: Sequence[str]) -> np.ndarray:

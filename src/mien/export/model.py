@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from mien.checkpoint import read_header
+from mien.checkpoint import labels_of, read_header
 from mien.classifier import Classifier, find_checkpoint
 from mien.data import DataSet
 from mien.engines import computes_bf16
@@ -24,9 +24,10 @@ from mien.export.ir import write_ir
 from mien.export.onnx import make_onnx, write_onnx
 from mien.export.program import export_program
 from mien.export.side_by_side import SideBySide, open_graph, put_side_by_side
+from mien.export.temporal import open_temporal, temporal_onnx, with_temporal
 from mien.faces import crop
 from mien.files import whole
-from mien.networks import load_network, save_network
+from mien.networks import Network, load_network, save_network
 from mien.networks.checkpoint import write_header
 
 CALIBRATION = 256
@@ -79,6 +80,8 @@ def export_model(
     format: str | None = None,
     labels: Sequence[str] | str | None = None,
     limit: int | None = None,
+    features: bool = False,
+    temporal: str | os.PathLike[str] | None = None,
     trust: bool = False,
     progress: bool = False,
 ) -> Exported:
@@ -96,6 +99,9 @@ def export_model(
         answers. That file is measured on those of `check` where there are none.
     split, limit: the split and the number of faces of `check` and `measure`; by default validation, else test, else
         the only one, and all of them.
+    features: give what the network's head reads as a further output, "features". temporal: the .safetensors file of a
+        temporal model that learnt of those features: its graph is written beside, as temporal.onnx in a folder and else
+        as NAME.temporal.onnx, and the header names it; then features are given, too.
     trust: as for `mien.load_network`. progress: show a bar on stderr.
 
     Data are a data set, or the path of one, which `mien.data.open_for` opens as format and labels say.
@@ -109,6 +115,8 @@ def export_model(
     kind, int8 = ".onnx" if folder else out.suffix, precision == "int8"
     _check_options(out, kind, folder, precision, check, calibrate, measure)
     quantized = int8 or calibrate is not None
+    if quantized and (features or temporal is not None):
+        raise Misuse("features are of a model in fp32 or fp16: int8 would change what a temporal model learnt of")
     for module in ("onnxscript", *(["onnxruntime.quantization"] if quantized else [])):
         require(module, "export")
     path = find_checkpoint(source)
@@ -125,6 +133,14 @@ def export_model(
     compared = partial(put_side_by_side, split=split, limit=limit, progress=progress)
 
     network = load_network(path, trust=trust)
+    joined, file = None, ""
+    if temporal is not None:
+        file = "temporal.onnx" if folder else f"{out.stem}.temporal.onnx"
+        joined = open_temporal(temporal, network, labels_of(header), trust)
+    if features or joined:
+        if not isinstance(network, Network):
+            raise MienError(f"{path}: {type(network).__name__} has no one vector of features")
+        header = with_temporal(header, network, file)
     checked = measured = lost = None
     with tempfile.TemporaryDirectory() as name:
         weights, graph, small = (Path(name, f"model{ending}") for ending in (".safetensors", kind, ".int8.onnx"))
@@ -168,13 +184,16 @@ def export_model(
                 raise AccuracyLost(out, checked)
         files = {graph: out}
         if folder:
-            files = {file: out / file.name for file in (weights, small, graph) if file.exists()}
+            files = {each: out / each.name for each in (weights, small, graph) if each.exists()}
         elif kind == ".xml":
             files = {graph.with_suffix(".bin"): out.with_suffix(".bin"), **files}
+        if joined:
+            write_onnx(Path(name, file), temporal_onnx(*joined), joined[1])
+            files[Path(name, file)] = (out if folder else out.parent) / file
         with ExitStack() as stack:  # all of them or none
-            for file, target in files.items():
+            for made, target in files.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(whole(target)).write(file.read_bytes())
+                stack.enter_context(whole(target)).write(made.read_bytes())
     return Exported(files[graph], tuple(files.values()), header, checked, measured, lost)
 
 

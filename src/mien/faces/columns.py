@@ -64,6 +64,8 @@ def entries(outputs: Sequence[Output], moving: bool = False, change: bool = Fals
     times = [
         _one("time", "number", 9, "Of a video, when the frame is shown, in seconds."),
         _one("frame", "integer", 7, "Of a video, the number of the frame, from 0."),
+        _one("width", "integer", 5, "Of a video, the width of the frame, upright, in pixels."),
+        _one("height", "integer", 6, "Of a video, the height of the frame, upright, in pixels."),
         _one("track", "integer", 5, "Of a tracked video, the number of the person, from 1."),
     ]
     landmarks = ("eye on the left", "eye on the right", "tip of the nose", "left corner of the mouth", "right corner")

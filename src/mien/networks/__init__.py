@@ -27,6 +27,7 @@ from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
 from mien.networks.regions import RegionReader, region_reader
+from mien.networks.temporal import Temporal
 from mien.networks.vit import ViT
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "PooledViT",
     "Poster",
     "RegionReader",
+    "Temporal",
     "ViT",
     "acmil_mobile",
     "activate",

@@ -7,8 +7,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mien.checkpoint import outputs_of
+from mien.checkpoint import FEATURES, outputs_of
 from mien.errors import CheckpointError
+from mien.networks.temporal import Temporal
 from mien.outputs import Output
 
 LUMA = (0.299, 0.587, 0.114)
@@ -67,7 +68,7 @@ class Deployed(nn.Module):
 
     S is `input_size` of the `preprocess`: 112 for most networks. This is what a model file computes for other engines.
     outputs: the questions that the network answers; without any it is one, of classes, of that `temperature`:
-    `probs = softmax(logits / temperature)`.
+    `probs = softmax(logits / temperature)`. features: give what the heads read as well, (B, D), behind all others.
 
     Raises CheckpointError where the network has no head for an output.
     """
@@ -78,6 +79,7 @@ class Deployed(nn.Module):
         preprocess: Mapping[str, Any],
         temperature: float = 1.0,
         outputs: Sequence[Output] = (),
+        features: bool = False,
     ):
         super().__init__()
         self.network: Any = network
@@ -87,14 +89,32 @@ class Deployed(nn.Module):
         heads = getattr(network, "head_names", ())
         if missing := [output.name for output in self.others if output.name not in heads]:
             raise CheckpointError(f"the network has no head for {', '.join(missing)}")
+        self.features = features
 
     def forward(self, faces: Tensor) -> tuple[Tensor, ...]:
         images = self.normalize(to_float(faces))
+        if self.features:
+            return self.with_features(images)
         values = cast(Any, self.network).answers(images) if self.others else {"logits": self.network(images)}
         probs = (values["logits"] / self.temperature).softmax(-1)
         return values["logits"], probs, *(activate(output, values[output.name]) for output in self.others)
 
+    def with_features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The same of normalised images, and the features."""
+        features = self.network.forward_features(images)
+        logits = self.network.forward_head(features)
+        others = self.network.head_answers(features) if self.others else {}
+        answers = (activate(output, others[output.name]) for output in self.others)
+        return logits, (logits / self.temperature).softmax(-1), *answers, features
+
 
 def deploy(network: nn.Module, header: Mapping[str, Any]) -> Deployed:
-    """The network of a checkpoint as it is used, in eval mode; its header names what comes out (`tensor_names`)."""
-    return Deployed(network, header["preprocess"], outputs=outputs_of(header)).eval()
+    """The network of a checkpoint as it is used, in eval mode; its header names what comes out (`tensor_names`).
+
+    Raises CheckpointError for one that reads no faces.
+    """
+    if isinstance(network, Temporal):
+        raise CheckpointError(
+            "a temporal model reads no faces: mien export --temporal puts it beside the model that does"
+        )
+    return Deployed(network, header["preprocess"], outputs=outputs_of(header), features=FEATURES in header).eval()

@@ -4,17 +4,22 @@ import warnings
 from typing import Any
 
 from mien.video.encode import AnnotatedVideo
+from mien.video.events import Event, Spotter
 from mien.video.read import TrackedFace, VideoFrame, read_video
 from mien.video.record import video_records
 from mien.video.source import Every, Video
 from mien.video.summary import Person, Summary
+from mien.video.thumbnails import Thumbnails
 from mien.video.track import Tracker
 
 __all__ = [
     "AnnotatedVideo",
+    "Event",
     "Every",
     "Person",
+    "Spotter",
     "Summary",
+    "Thumbnails",
     "TrackedFace",
     "Tracker",
     "Video",

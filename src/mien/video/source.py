@@ -24,6 +24,7 @@ from mien.faces.video import SCHEMES, camera, scheme
 _CAMERAS = {"darwin": "avfoundation", "win32": "dshow"}  # by what ffmpeg reads them, elsewhere v4l2
 _LIVE = SCHEMES - {"tcp", "http", "https"}  # what does not wait for those who are slow
 _AHEAD = 4  # frames decoded before they are asked for
+_GAP = 60  # seconds without a frame that are told
 _SILENCE = 10  # seconds without a word after which a stream is given up
 
 
@@ -204,8 +205,11 @@ class Video:
         step = 1 / (self._stream.average_rate or self._stream.guessed_rate or 25)
         start, last, number = self._start(), None, 0
         state = _State()
+        back, gaps = 0, []
 
         def make(frame: Any, number: int, time: float, pts: int) -> Picture:
+            if frame.width * frame.height > MAX_PIXELS:
+                raise ReadError(self.name, f"becomes {frame.width}×{frame.height} pixels large at {time:.1f} seconds")
             image, heard = upright(frame), tuple(state.heard)
             state.heard.clear()
             return Picture(number, time, pts, image, heard)
@@ -215,11 +219,20 @@ class Video:
                 pts = frame.pts if frame.pts is not None else frame.dts
                 at = (0 if last is None else last + step) if pts is None else pts * self.time_base
                 start = self.start = at if start is None else start
+                if last is not None:
+                    back += at <= last
+                    gaps += [(float(last - start), float(at - start))] if at - last > _GAP else []
                 last, time = at, float(at - start)
                 if every.due(number, time):
                     yield partial(make, frame, number, time, round((at - start) / self.time_base))
                 number += 1
         self.rest = tuple(state.heard)
+        if back:
+            what = f"{back:,} frames have times" if back > 1 else "a frame has a time"
+            self._warn(f"{what} not later than the one before: people are numbered anew where time goes back")
+        if gaps:
+            more = f", and {len(gaps) - 1:,} gaps more of over {_GAP} seconds" if gaps[1:] else ""
+            self._warn(f"no frame from {gaps[0][0]:.1f} to {gaps[0][1]:.1f} seconds{more}")
         end = float(state.end - (start or 0))
         if state.error and number:
             what = f"ended ({_reason(state.error)})" if self.live else "damaged or cut short"
@@ -235,6 +248,9 @@ class Video:
         length = float(own * self.time_base) if own else self.duration or 0
         if not self.live and not gone.is_set() and length - end > max(0.5, length / 50):
             raise ReadError(self.name, f"cut short after {end:.1f} of {length:.1f} seconds")
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"{self.name}: {what}", MienWarning, 3)
 
     def _decode(self, state: "_State", sound: bool, gone: threading.Event) -> Iterator[list[Any]]:
         """The frames of each packet, up to what the decoder holds back when no more can be read."""

@@ -73,6 +73,11 @@ class Tracker:
         ]
         return self.tracks
 
+    def rescale(self, ratio: float) -> None:
+        """The picture became `ratio` times as large, and every face with it."""
+        for track in self.tracks:
+            track.state = track.state * ratio
+
     def update(self, boxes: Sequence[Sequence[float]], *, births: bool = True) -> list[int | None]:
         """The number of each box (x, y, width, height) found at the time of `predict`; without `births` those of nobody
         have None."""

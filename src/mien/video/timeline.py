@@ -1,0 +1,107 @@
+"""Who was seen when, and with which expressions, as a picture."""
+
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mien.errors import require
+from mien.faces.palette import ink_on, palette
+from mien.faces.record import path_text
+from mien.video.summary import Person, Summary
+
+_STRIPS = 30  # people in the timeline
+_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)  # of the axis
+_HIGH = 48  # pixels of a strip before it is scaled
+_EVENTS = 200  # of one person, those of the highest peaks
+
+
+def plot(summary: Summary, file: BinaryIO) -> None:
+    """The timeline as PNG: a strip a person, in it the smoothed probabilities one above the other, below it a line for
+    each event with a mark at its apex, and before it a small picture. Needs the extra [video]."""
+    require("matplotlib", "video")
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    longest = sorted(summary.people, key=lambda person: -person.seconds)[:_STRIPS]
+    shown = [person for person in summary.people if person in longest]
+    end = max(((max(person.bins) + 1) * summary.widths[person.source] for person in shown), default=1.0)
+    high = 1.7 + 0.62 * max(1, len(shown))
+    figure = Figure(figsize=(12, high), dpi=110, layout="constrained")
+    figure.get_layout_engine().set(wspace=0, w_pad=0.02)
+    faces, axes = figure.subplots(1, 2, width_ratios=(0.55, 10.5), sharey=True)
+    for row, person in enumerate(shown):
+        _strip(axes, row, person, end, summary)
+        if person.thumbnail is not None:
+            faces.imshow(person.thumbnail, extent=(0, 1, row + 0.4, row - 0.4), aspect="auto", interpolation="bilinear")
+    several = len(summary.widths) > 1
+    names = [f"{_short(p.source)}  {p.track}" if several else f"person {p.track}" for p in shown]
+    faces.set_yticks(range(len(shown)), names, parse_math=False)
+    faces.set(xlim=(0, 1), ylim=(max(1, len(shown)) - 0.4, -0.6), xticks=[])
+    axes.set(xlim=(0, end), xlabel="hours:minutes:seconds" if end > 3600 else "minutes:seconds")
+    step = next(s for s in _STEPS if end / s <= 12 or s == _STEPS[-1])
+    axes.set_xticks(np.arange(0, end, step), [_clock(at, step < 1) for at in np.arange(0, end, step)])
+    for part, sides in ((axes, ("top", "right", "left")), (faces, ("top", "right", "left", "bottom"))):
+        for side in sides:
+            part.spines[side].set_visible(False)
+        part.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", labelleft=False)
+    axes.set_title(_title(summary, shown, several), fontsize="medium", parse_math=False)
+    colours = palette(summary.labels)
+    patches = [
+        Patch(facecolor=[part / 255 for part in colours[label]], edgecolor="black", linewidth=0.5)
+        for label in summary.labels
+    ]
+    figure.legend(patches, summary.labels, ncols=min(len(summary.labels), 8), loc="outside upper center", frameon=False)
+    figure.savefig(file, format="png")
+
+
+def _title(summary: Summary, shown: list[Person], several: bool) -> str:
+    title = "Nobody was seen" if not shown else "" if several else _short(next(iter(summary.widths)))
+    if not shown and summary.flickers:
+        title += f" for {summary.min_seconds:g} s"
+    if more := len(summary.people) - len(shown):
+        title += f" (and {more:,} seen more shortly)"
+    return title.strip()
+
+
+def _strip(axes: Any, row: int, person: Person, end: float, summary: Summary) -> None:
+    """Colours on white, and names where an expression is the likeliest for long enough to be written there."""
+    width, labels, colours = summary.widths[person.source], summary.labels, palette(summary.labels)
+    low, high = min(person.bins), max(person.bins) + 1
+    image = np.full((_HIGH, high - low, 3), 255, np.uint8)
+    best = np.full(high - low, -1)
+    for at, sums in person.bins.items():
+        edges = np.rint(np.cumsum(sums) / sums.sum() * _HIGH).astype(int)
+        kinds = np.searchsorted(edges, np.arange(_HIGH), side="right").clip(max=len(sums) - 1)
+        image[::-1, at - low] = np.array([colours[label] for label in labels])[kinds]
+        best[at - low] = sums.argmax()
+    axes.imshow(image, extent=(low * width, high * width, row + 0.4, row - 0.4), aspect="auto", interpolation="nearest")
+    edges = [0, *(np.flatnonzero(np.diff(best)) + 1), len(best)]
+    for begin, stop in zip(edges[:-1], edges[1:], strict=True):
+        kind, middle = best[begin], (begin + stop) // 2
+        label = labels[kind] if kind >= 0 else ""
+        if label and (stop - begin) * width > end * (len(label) + 2) / 130:
+            share = person.bins[low + middle] / person.bins[low + middle].sum()
+            if share[kind] > 0.3:  # else there is no room in its band
+                at = ((low + middle + 0.5) * width, row + 0.4 - 0.8 * (share[:kind].sum() + share[kind] / 2))
+                ink = [part / 255 for part in ink_on(colours[label])]
+                axes.text(*at, label, color=ink, ha="center", va="center", fontsize=8, clip_on=True)
+    for event in sorted(person.spotter.events, key=lambda event: -event.peak)[:_EVENTS]:
+        colour = [part / 255 for part in colours[event.expression]]
+        for wide, ink in ((4.5, "black"), (3.0, colour)):
+            axes.plot((event.onset, event.offset), (row + 0.46,) * 2, color=ink, linewidth=wide, solid_capstyle="butt")
+        axes.plot(event.apex, row + 0.46, marker="^", color=colour, markeredgecolor="black", markersize=6)
+
+
+def _short(source: str) -> str:
+    base = path_text(source).rstrip("/").rpartition("/")[2]
+    name = "".join(letter if letter.isprintable() else "?" for letter in base)
+    return name if len(name) <= 40 else "…" + name[-39:]
+
+
+def _clock(seconds: float, tenths: bool) -> str:
+    if tenths:
+        return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
