@@ -151,9 +151,9 @@ def _run(argv: list[str]) -> int:
 
 
 def _welcome() -> str:
-    lines = [WELCOME]
+    lines, width = [WELCOME], max(map(len, COMMANDS))
     for group, names in GROUPS.items():
-        lines += [group, *(f"  {name:<10} {COMMANDS[name][2]}" for name in names), ""]
+        lines += [group, *(f"  {name:<{width}} {COMMANDS[name][2]}" for name in names), ""]
     return "\n".join([*lines, "mien COMMAND --help shows a command's options."])
 
 
