@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         args.misuse("-: what comes in on stdin is read by --engine local")
     if os.path.isfile(out):
         args.misuse(f"{args.out}: not a folder")
-    names = ("aligned", "min_face", "threshold", "search", "abstain", "precision")
+    names = ("aligned", "min_face", "threshold", "search", "abstain", "precision", "landmarker", "action_units", "mesh")
     options = {name: getattr(args, name) for name in names}
     sha256 = sha256_of(find_model(args.model))
     manifest = {

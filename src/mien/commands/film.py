@@ -29,7 +29,7 @@ class Films:
 
     def __init__(self, args: argparse.Namespace, reader: Reader, bar: Progress, counts: Counter[str]):
         self._args, self._reader, self._bar, self._counts = args, reader, bar, counts
-        self._summary = Summary(reader.classifier.labels, reader.classifier.outputs[1:]) if args.summary else None
+        self._summary = Summary(reader.classifier.labels, reader.outputs[1:]) if args.summary else None
         self._before: dict[int, Any] = {}
         self.signal = 0
 

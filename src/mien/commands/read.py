@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         args.misuse(f"--summary would overwrite {min(lost)}, which is to be read")
 
     reader = Reader.from_pretrained(**reading_options(args))
-    outputs = reader.classifier.outputs
+    outputs = reader.outputs
     copies.begin()
     counts = Counter(error=sum(error.rows for error in missed))
     with ExitStack() as stack:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from mien.console import printable
+from mien.faces.pose import POSE
 from mien.faces.record import Record
 from mien.outputs import Output
 
@@ -26,7 +27,7 @@ class Table:
 
     def __init__(self, bar: "Progress", sources: Sequence[str], outputs: Sequence[Output], doubt: float = 0.0):
         self._doubt = doubt
-        labels, self._others = outputs[0].labels, [output for output in outputs[1:] if output.kind != "points"]
+        labels, self._others = outputs[0].labels, [output for output in outputs[1:] if _is_brief(output)]
         self._say = lambda line: bar.write(printable(line))
         self._label = max(map(len, [*(f"{label}?" for label in labels), "expression"]))
         room = max(16, shutil.get_terminal_size().columns - self._label - 38 - self.time)
@@ -51,14 +52,22 @@ class Table:
         where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*record["box"]) if record["box"] else "all of it"
         expression = record["expression"] + "?" * (record["probability"] < self._doubt)
         more = "".join(f"  {output.name} {_brief(output, record[output.name])}" for output in self._others)
+        more += f"  {record['note']}" * bool(record.get("note"))
         self._say(f"{line}  {number:>4}  {expression:{self._label}} {record['probability']:>5.0%}  {where}{more}")
 
     def close(self) -> None:
         pass
 
 
+def _is_brief(output: Output) -> bool:
+    """Whether an answer fits a line: neither points nor many numbers, nor a pose, of which the note says what matters."""
+    return output.kind in ("binary", "classes") or (len(output.labels) <= 6 and output.kind != "points" and output != POSE)
+
+
 def _brief(output: Output, answer: Any) -> str:
     """An answer in few words: those of "binary" that are more likely than not, the likeliest of "classes", numbers."""
+    if answer is None:
+        return "unknown"
     if not isinstance(answer, dict):
         return f"{answer:.2f}"
     if output.kind == "binary":

@@ -16,6 +16,7 @@ from mien.classifier import Answer
 from mien.errors import ReadError
 from mien.faces import Detection, Detector, Face, find_faces
 from mien.faces.face import as_box
+from mien.faces.measure import Measured
 from mien.reader import Reader
 from mien.video.source import Every, Picture, Video
 from mien.video.track import Track, Tracker, overlaps
@@ -128,6 +129,7 @@ def _read(
             if picture is None:
                 break
             detections = look(picture)
+            measured = smoother.reader.measures(picture.image, [detection for detection, _ in detections])
             crops = [
                 classifier.crop(picture.image, *((detection.landmarks, detection.box) if detection else ()))
                 for detection, _ in detections
@@ -135,7 +137,7 @@ def _read(
             frame = VideoFrame(
                 picture.number, picture.time, [], picture.image if images else None, picture.pts, picture.sound
             )
-            batch.append(_Seen(frame, detections, crops))
+            batch.append(_Seen(frame, detections, crops, measured))
             if sum(len(seen.crops) for seen in batch) >= batch_size or len(batch) >= most:
                 submit()
             while busy and (batch_size == 1 or len(busy) > 1 or busy[0][1].done()):
@@ -159,6 +161,7 @@ class _Seen:
     frame: VideoFrame
     detections: Sequence[Tracked]
     crops: Sequence[np.ndarray]
+    measured: Sequence[Measured]
 
 
 class _Finder:
@@ -257,12 +260,14 @@ class _Smoother:
         answers = iter(answer.result())
         for seen in batch:
             time = seen.frame.time
-            for detection, id in seen.detections:
+            for (detection, id), measured in zip(seen.detections, seen.measured, strict=True):
                 said = next(answers)
-                face = self.reader.face(detection, self._smoothed(id, time, said) if self._track else said)
+                smoothed = self._smoothed(id, time, said) if self._track else said
+                face = self.reader.face(detection, smoothed, measured=measured)
                 raw = dict(zip(face.probabilities, map(float, said[self._first]), strict=True)) if self._track else None
                 values = (face.expression, face.probability, face.probabilities, id, raw)
                 marks = {"rotation": face.rotation, "doubtful": face.doubtful, "outputs": face.outputs}
+                marks["mesh"] = face.mesh
                 seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values, **marks))
             for id in [id for id, (at, _) in self._before.items() if time - at > 10]:
                 del self._before[id]

@@ -1,0 +1,176 @@
+"""How far head pose out of five landmarks is off, from which angle expressions are read worse, and what it costs.
+
+    python benchmarks/geometry.py fit DATA --landmarker FILE     # the head of mien.faces.pose, from training faces
+    python benchmarks/geometry.py judge DATA --landmarker FILE   # pose of five landmarks against the landmarker's
+    python benchmarks/geometry.py turns DATA                     # accuracy on faces turned by perspective warps
+    python benchmarks/geometry.py cost PHOTO --landmarker FILE   # CPU-ms a face, in turns
+
+DATA is FER+ as a parquet file. `fit` sees the training split only, and everything else the validation split only.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+
+from mien.classifier import Classifier
+from mien.data import open_dataset
+from mien.faces import Detection, YuNet, find_known, open_picture
+from mien.faces.landmarker import Landmarker
+from mien.faces.pose import pose_of, rotation_of
+
+SIDE, BORDER = 192, 96  # pixels of a face's picture, and of the black border that detectors know better
+
+
+def pictures(data: str, split: str, limit: int, seed: int = 0) -> Iterator[tuple[np.ndarray, int]]:
+    """Faces of a split (384, 384, 3) in a border, and their labels, in a random order."""
+    rows = list(open_dataset(data, check=False).rows(split))
+    for i in np.random.default_rng(seed).permutation(len(rows))[:limit]:
+        face = cv2.resize(rows[i].image(), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+        yield cv2.copyMakeBorder(face, *[BORDER] * 4, cv2.BORDER_CONSTANT), rows[i].label
+
+
+def largest(yunet: YuNet, picture: np.ndarray) -> Detection | None:
+    return max(find_known(yunet, picture), key=lambda face: face.box[2] * face.box[3], default=None)
+
+
+def pairs(args: argparse.Namespace, split: str) -> tuple[np.ndarray, ...]:
+    """Five landmarks (N, 5, 2), the landmarker's angles (N, 3), eyes (N, 2) with NaN where shut, and how many faces
+    either of them missed."""
+    yunet, landmarker, found, missed = YuNet(), Landmarker(args.landmarker), [], 0
+    for picture, _ in pictures(args.data, split, args.faces):
+        face = largest(yunet, picture)
+        geometry = landmarker(picture, [face])[0] if face else None
+        if geometry is None:
+            missed += 1
+            continue
+        eyes = geometry.eye_direction if geometry.eye_direction is not None else np.full(2, np.nan)
+        found.append((face.landmarks, geometry.pose, eyes))
+    return *(np.array(part, np.float64) for part in zip(*found, strict=True)), np.array(missed)
+
+
+def fit(args: argparse.Namespace) -> None:
+    """HEAD: the five points that, turned as the landmarker says, lie nearest to YuNet's landmarks (least squares)."""
+    landmarks, angles, eyes, missed = pairs(args, "train")
+    if args.keep:
+        np.savez(args.keep, landmarks=landmarks, angles=angles, eyes=eyes)
+    points = landmarks - landmarks.mean(1, keepdims=True)
+    head = np.zeros((5, 3))
+    for _ in range(20):  # by turns the head, and how large it is in each picture
+        views = np.stack([rotation_of(*each)[:2] for each in angles])  # (N, 2, 3)
+        seen = np.einsum("nij,pj->npi", views, head)
+        sizes = (points * seen).sum((1, 2)) / (seen**2).sum((1, 2)) if head.any() else np.ones(len(points))
+        sizes = np.where(head.any(), sizes, np.sqrt((points**2).sum((1, 2)) / 5))
+        scaled = (views * sizes[:, None, None]).reshape(-1, 3)
+        head = np.linalg.lstsq(scaled, points.transpose(0, 2, 1).reshape(-1, 5), rcond=None)[0].T
+        head = (head + head[[1, 0, 2, 4, 3]] * (-1, 1, 1)) / 2  # as wide to the left as to the right
+        head /= np.sqrt((head[:, :2] ** 2).sum(1).mean())
+    print(f"n = {len(points):,}, {missed:,} missed")
+    print(np.array2string(head, precision=4, separator=", ", suppress_small=True))
+
+
+def judge(args: argparse.Namespace) -> None:
+    """The error of each angle, by how far the landmarker says that the head is turned; 95 % of 1,000 resamples."""
+    landmarks, angles, eyes, missed = pairs(args, "validation")
+    if args.keep:
+        np.savez(args.keep, landmarks=landmarks, angles=angles, eyes=eyes)
+    poses = [pose_of(points) for points in landmarks]
+    none = sum(pose is None for pose in poses)
+    poses = np.array([np.full(3, np.nan) if pose is None else pose for pose in poses])
+    error = np.abs((poses - angles + 180) % 360 - 180)
+    kept = ~np.isnan(error).any(1)
+    print(f"n = {len(angles):,}, {missed:,} missed by one of them, {none:,} without a pose")
+    turn = np.abs(angles[:, :2]).max(1)
+    for low, high in ((0, 180), (0, 10), (10, 20), (20, 30), (30, 45), (45, 90)):
+        chosen = kept & (turn >= low) & (turn < high)
+        cells = [f"{error[chosen, i].mean():.1f} ({_interval(error[chosen, i], np.mean)})" for i in range(3)]
+        print(f"| {low} to {high} | {chosen.sum():,} | " + " | ".join(cells) + " |")
+    for i, name in enumerate(("yaw", "pitch", "roll")):
+        bias, fit = (poses - angles)[kept, i], np.corrcoef(poses[kept, i], angles[kept, i])[0, 1]
+        print(f"{name}: bias {bias.mean():+.1f}, median error {np.median(error[kept, i]):.1f}, correlation {fit:.2f}")
+
+
+def _interval(values: np.ndarray, of: Callable[[np.ndarray], float], seed: int = 0) -> str:
+    draws = np.random.default_rng(seed).integers(len(values), size=(1000, len(values)))
+    low, high = np.percentile([of(values[draw]) for draw in draws], (2.5, 97.5)) if len(values) else (np.nan, np.nan)
+    return f"{low:.1f} to {high:.1f}"
+
+
+def turned(picture: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
+    """The picture as a plane that turns about its middle, seen from four of its face's widths away."""
+    far, half = 4.0 * SIDE, len(picture) / 2
+    rotation = rotation_of(yaw, pitch, 0)
+    plane = rotation[:, :2]
+    home = np.array([[1, 0, -half], [0, 1, -half], [0, 0, 1]])
+    # a point (x, y) of the plane lies at R (x, y, 0) + (0, 0, far)
+    view = np.array([[far, 0, 0], [0, far, 0], [0, 0, 1]]) @ np.column_stack([plane, [0, 0, far]])
+    return cv2.warpPerspective(picture, np.linalg.inv(home) @ view @ home, picture.shape[1::-1], flags=cv2.INTER_AREA)
+
+
+def turns(args: argparse.Namespace) -> None:
+    """Of faces turned by warps, how many are found and read rightly, and which angle five landmarks tell."""
+    yunet, classifier = YuNet(), Classifier.from_pretrained(precision="fp32")
+    faces = list(pictures(args.data, "validation", args.faces))
+    rows = []
+    for axis in ("yaw", "pitch"):
+        for angle in range(-60, 61, 10):
+            for picture, label in faces:
+                view = turned(picture, *((angle, 0) if axis == "yaw" else (0, angle)))
+                face = largest(yunet, view)
+                right, points = np.nan, np.full((5, 2), np.nan)
+                if face is not None:
+                    points = face.landmarks
+                    right = classifier.run(classifier.crop(view, points, face.box)[None])[0].argmax() == label
+                rows.append((axis == "pitch", angle, right, *points.ravel()))
+    table = np.array(rows, float)
+    if args.keep:
+        np.savez(args.keep, table=table)
+    poses = [pose_of(row[3:].reshape(5, 2)) if row[3] == row[3] else None for row in table]
+    angles = np.array([np.full(3, np.nan) if pose is None else pose for pose in poses])
+    table = np.column_stack([table[:, :3], angles])
+    for pitch in (0, 1):
+        for angle in range(-60, 61, 10):
+            part = table[(table[:, 0] == pitch) & (table[:, 1] == angle)]
+            seen = part[~np.isnan(part[:, 2])]
+            share, told = 100 * seen[:, 2], np.nanmedian(seen[:, 3 + pitch])
+            print(
+                f"| {('yaw', 'pitch')[pitch]} | {angle:+} | {len(seen)}/{len(part)} | {share.mean():.1f} "
+                f"({_interval(share, np.mean)}) | {told:+.0f} |"
+            )
+
+
+def cost(args: argparse.Namespace) -> None:
+    """CPU-ms a face of each step, medians of 15 rounds in which each takes its turn."""
+    image = open_picture(args.data)
+    yunet, landmarker, classifier = YuNet(), Landmarker(args.landmarker), Classifier.from_pretrained(precision="fp32")
+    faces = find_known(yunet, image)[:1]
+    crops = classifier.crop(image, faces[0].landmarks, faces[0].box)[None]
+    steps = {
+        "YuNet finds it": lambda: yunet(image),
+        "the expression": lambda: classifier.read(crops),
+        "pose of five landmarks": lambda: pose_of(faces[0].landmarks),
+        "the landmarker": lambda: landmarker(image, faces),
+        "of that, where it looks": lambda: landmarker.regions(image, faces),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(16):
+        for name, step in steps.items():
+            begin = time.process_time()
+            for _ in range(10):
+                step()
+            times[name].append(100 * (time.process_time() - begin))
+    for name, each in times.items():
+        print(f"| {name} | {np.median(each[1:]):.2f} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("fit", "judge", "turns", "cost"))
+    parser.add_argument("data")
+    parser.add_argument("--landmarker", default="auto")
+    parser.add_argument("--faces", type=int, default=4000, help="how many, chosen at random (default: 4000)")
+    parser.add_argument("--keep", help="an .npz for what was measured")
+    args = parser.parse_args()
+    {"fit": fit, "judge": judge, "turns": turns, "cost": cost}[args.what](args)
