@@ -21,6 +21,7 @@ from mien.faces import Detection, YuNet, find_known, open_picture
 from mien.faces.landmarker import Landmarker
 from mien.faces.pose import pose_of, rotation_of
 
+ANGLES = (-60, -45, -30, -20, -10, 0, 10, 20, 30, 45, 60)
 SIDE, BORDER = 192, 96  # pixels of a face's picture, and of the black border that detectors know better
 
 
@@ -39,6 +40,9 @@ def largest(yunet: YuNet, picture: np.ndarray) -> Detection | None:
 def pairs(args: argparse.Namespace, split: str) -> tuple[np.ndarray, ...]:
     """Five landmarks (N, 5, 2), the landmarker's angles (N, 3), eyes (N, 2) with NaN where shut, and how many faces
     either of them missed."""
+    if args.load:
+        kept = np.load(args.load)
+        return kept["landmarks"], kept["angles"], kept["eyes"], kept["missed"]
     yunet, landmarker, found, missed = YuNet(), Landmarker(args.landmarker), [], 0
     for picture, _ in pictures(args.data, split, args.faces):
         face = largest(yunet, picture)
@@ -48,14 +52,15 @@ def pairs(args: argparse.Namespace, split: str) -> tuple[np.ndarray, ...]:
             continue
         eyes = geometry.eye_direction if geometry.eye_direction is not None else np.full(2, np.nan)
         found.append((face.landmarks, geometry.pose, eyes))
-    return *(np.array(part, np.float64) for part in zip(*found, strict=True)), np.array(missed)
+    landmarks, angles, eyes = (np.array(part, np.float64) for part in zip(*found, strict=True))
+    if args.keep:
+        np.savez(args.keep, landmarks=landmarks, angles=angles, eyes=eyes, missed=missed)
+    return landmarks, angles, eyes, np.array(missed)
 
 
 def fit(args: argparse.Namespace) -> None:
     """HEAD: the five points that, turned as the landmarker says, lie nearest to YuNet's landmarks (least squares)."""
     landmarks, angles, eyes, missed = pairs(args, "train")
-    if args.keep:
-        np.savez(args.keep, landmarks=landmarks, angles=angles, eyes=eyes)
     points = landmarks - landmarks.mean(1, keepdims=True)
     head = np.zeros((5, 3))
     for _ in range(20):  # by turns the head, and how large it is in each picture
@@ -69,13 +74,14 @@ def fit(args: argparse.Namespace) -> None:
         head /= np.sqrt((head[:, :2] ** 2).sum(1).mean())
     print(f"n = {len(points):,}, {missed:,} missed")
     print(np.array2string(head, precision=4, separator=", ", suppress_small=True))
+    told = ~np.isnan(eyes).any(1)
+    above = np.polyfit(angles[told, 1], eyes[told, 1], 1)[1]
+    print(f"eyes of {told.sum():,}: where the head is level, they look {above:+.1f} degrees up")
 
 
 def judge(args: argparse.Namespace) -> None:
     """The error of each angle, by how far the landmarker says that the head is turned; 95 % of 1,000 resamples."""
-    landmarks, angles, eyes, missed = pairs(args, "validation")
-    if args.keep:
-        np.savez(args.keep, landmarks=landmarks, angles=angles, eyes=eyes)
+    landmarks, angles, _, missed = pairs(args, "validation")
     poses = [pose_of(points) for points in landmarks]
     none = sum(pose is None for pose in poses)
     poses = np.array([np.full(3, np.nan) if pose is None else pose for pose in poses])
@@ -98,26 +104,65 @@ def _interval(values: np.ndarray, of: Callable[[np.ndarray], float], seed: int =
     return f"{low:.1f} to {high:.1f}"
 
 
-def turned(picture: np.ndarray, yaw: float, pitch: float) -> np.ndarray:
-    """The picture as a plane that turns about its middle, seen from four of its face's widths away."""
-    far, half = 4.0 * SIDE, len(picture) / 2
-    rotation = rotation_of(yaw, pitch, 0)
-    plane = rotation[:, :2]
-    home = np.array([[1, 0, -half], [0, 1, -half], [0, 0, 1]])
-    # a point (x, y) of the plane lies at R (x, y, 0) + (0, 0, far)
-    view = np.array([[far, 0, 0], [0, far, 0], [0, 0, 1]]) @ np.column_stack([plane, [0, 0, far]])
-    return cv2.warpPerspective(picture, np.linalg.inv(home) @ view @ home, picture.shape[1::-1], flags=cv2.INTER_AREA)
+def turned(picture: np.ndarray, yaw: float, pitch: float, face: tuple[float, ...]) -> np.ndarray:
+    """The picture with its face turned: it is painted on an ellipsoid, seen in perspective, and painted out where the
+    picture does not show what comes into view.
+
+    face: x, y, width and height of the face, from whose middle the camera is four widths away.
+    """
+    x, y, width, height = face
+    axes, far = np.array([0.62 * width, 0.72 * height, 0.62 * width]), 4.0 * width
+    middle = np.array([x + width / 2, y + height / 2])
+    turn = rotation_of(yaw, pitch, 0)
+    rows, columns = np.mgrid[: picture.shape[0], : picture.shape[1]]
+    rays = np.stack([columns - middle[0], rows - middle[1], np.full(rows.shape, far)], -1) / far
+    eye, rays = (-np.array([0, 0, far]) @ turn) / axes, (rays @ turn) / axes  # in the head's axes, where it is a ball
+    a, b, c = (rays**2).sum(-1), rays @ eye, eye @ eye - 1
+    root = b * b - a * c
+    on = (eye + rays * ((-b - np.sqrt(root.clip(0))) / a)[..., None]) * axes  # where each ray meets the head
+    before = np.array([0, 0, -far])
+    seen = (root > 0) & (((before - on) * (on / axes**2)).sum(-1) > 0)  # and there it was seen from the front, too
+    shown = middle + on[..., :2] * (far / (far + on[..., 2:]))
+    warped = cv2.remap(
+        picture, *np.float32(shown).transpose(2, 0, 1), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.where(seen[..., None], warped, np.uint8(96))
 
 
 def turns(args: argparse.Namespace) -> None:
     """Of faces turned by warps, how many are found and read rightly, and which angle five landmarks tell."""
+    table = np.load(args.load)["table"] if args.load else turned_and_read(args)
+    poses = [pose_of(row[3:].reshape(5, 2)) if row[3] == row[3] else None for row in table]
+    angles = np.array([np.full(3, np.nan) if pose is None else pose for pose in poses])
+    table = np.column_stack([table[:, :3], angles])
+    for pitch in (0, 1):
+        for angle in ANGLES:
+            part = table[(table[:, 0] == pitch) & (table[:, 1] == angle)]
+            seen = part[~np.isnan(part[:, 2])]
+            share, told = 100 * seen[:, 2], np.nanmedian(seen[:, 3 + pitch])
+            print(
+                f"| {('yaw', 'pitch')[pitch]} | {angle:+} | {len(seen)}/{len(part)} | {share.mean():.1f} "
+                f"({_interval(share, np.mean)}) | {told:+.0f} |"
+            )
+    told = np.abs(table[:, 3:5]).max(1)
+    for low, high in ((0, 10), (10, 20), (20, 25), (25, 30), (30, 35), (35, 40), (40, 50), (50, 90)):
+        share = 100 * table[(told >= low) & (told < high), 2]
+        if len(share):
+            print(f"| told {low} to {high} | {len(share)} | {share.mean():.1f} ({_interval(share, np.mean)}) |")
+
+
+def turned_and_read(args: argparse.Namespace) -> np.ndarray:
+    """(N, 13): whether pitch was turned, by how much, whether it was read rightly, and the landmarks; NaN where no face
+    was found."""
     yunet, classifier = YuNet(), Classifier.from_pretrained(precision="fp32")
-    faces = list(pictures(args.data, "validation", args.faces))
+    faces = [(*pair, largest(yunet, pair[0])) for pair in pictures(args.data, "validation", args.faces)]
     rows = []
     for axis in ("yaw", "pitch"):
-        for angle in range(-60, 61, 10):
-            for picture, label in faces:
-                view = turned(picture, *((angle, 0) if axis == "yaw" else (0, angle)))
+        for angle in ANGLES:
+            for picture, label, found in faces:
+                if found is None:
+                    continue
+                view = turned(picture, *((angle, 0) if axis == "yaw" else (0, angle)), found.box)
                 face = largest(yunet, view)
                 right, points = np.nan, np.full((5, 2), np.nan)
                 if face is not None:
@@ -127,18 +172,7 @@ def turns(args: argparse.Namespace) -> None:
     table = np.array(rows, float)
     if args.keep:
         np.savez(args.keep, table=table)
-    poses = [pose_of(row[3:].reshape(5, 2)) if row[3] == row[3] else None for row in table]
-    angles = np.array([np.full(3, np.nan) if pose is None else pose for pose in poses])
-    table = np.column_stack([table[:, :3], angles])
-    for pitch in (0, 1):
-        for angle in range(-60, 61, 10):
-            part = table[(table[:, 0] == pitch) & (table[:, 1] == angle)]
-            seen = part[~np.isnan(part[:, 2])]
-            share, told = 100 * seen[:, 2], np.nanmedian(seen[:, 3 + pitch])
-            print(
-                f"| {('yaw', 'pitch')[pitch]} | {angle:+} | {len(seen)}/{len(part)} | {share.mean():.1f} "
-                f"({_interval(share, np.mean)}) | {told:+.0f} |"
-            )
+    return table
 
 
 def cost(args: argparse.Namespace) -> None:
@@ -172,5 +206,6 @@ if __name__ == "__main__":
     parser.add_argument("--landmarker", default="auto")
     parser.add_argument("--faces", type=int, default=4000, help="how many, chosen at random (default: 4000)")
     parser.add_argument("--keep", help="an .npz for what was measured")
+    parser.add_argument("--load", help="such an .npz, in place of pictures")
     args = parser.parse_args()
     {"fit": fit, "judge": judge, "turns": turns, "cost": cost}[args.what](args)

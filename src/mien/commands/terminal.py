@@ -60,8 +60,9 @@ class Table:
 
 
 def _is_brief(output: Output) -> bool:
-    """Whether an answer fits a line: neither points nor many numbers, nor a pose, of which the note says what matters."""
-    return output.kind in ("binary", "classes") or (len(output.labels) <= 6 and output.kind != "points" and output != POSE)
+    """Whether an answer fits a line: neither points nor many numbers, nor a pose, of which the note says enough."""
+    few = output.kind != "points" and len(output.labels) <= 6
+    return output.kind in ("binary", "classes") or (few and output != POSE)
 
 
 def _brief(output: Output, answer: Any) -> str:

@@ -45,7 +45,9 @@ def find_bundle(path: str | os.PathLike[str]) -> Path:
         found = Path(folder, "models", "face_landmarker.task")
         if found.is_file():
             return found
-    raise MienError(f"face_landmarker.task, which is Google's, is not here: {_HOW}, and --landmarker FILE names another copy")
+    raise MienError(
+        f"face_landmarker.task, which is Google's, is not here: {_HOW}, and --landmarker FILE names another copy"
+    )
 
 
 def read_bundle(path: Path) -> zipfile.ZipFile:

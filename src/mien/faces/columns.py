@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from mien.faces.landmarker import MESH
-from mien.faces.pose import POSE
 from mien.outputs import EXPRESSION, Output
 
 Kind = Literal["text", "integer", "number", "numbers", "points"]

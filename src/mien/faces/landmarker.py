@@ -16,11 +16,12 @@ from mien.outputs import Output
 COEFFICIENTS = tuple(
     "_neutral browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft "
     "cheekSquintRight eyeBlinkLeft eyeBlinkRight eyeLookDownLeft eyeLookDownRight eyeLookInLeft eyeLookInRight "
-    "eyeLookOutLeft eyeLookOutRight eyeLookUpLeft eyeLookUpRight eyeSquintLeft eyeSquintRight eyeWideLeft eyeWideRight "
-    "jawForward jawLeft jawOpen jawRight mouthClose mouthDimpleLeft mouthDimpleRight mouthFrownLeft mouthFrownRight "
-    "mouthFunnel mouthLeft mouthLowerDownLeft mouthLowerDownRight mouthPressLeft mouthPressRight mouthPucker mouthRight "
-    "mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper mouthSmileLeft mouthSmileRight mouthStretchLeft "
-    "mouthStretchRight mouthUpperUpLeft mouthUpperUpRight noseSneerLeft noseSneerRight".split()
+    "eyeLookOutLeft eyeLookOutRight eyeLookUpLeft eyeLookUpRight eyeSquintLeft eyeSquintRight eyeWideLeft "
+    "eyeWideRight jawForward jawLeft jawOpen jawRight mouthClose mouthDimpleLeft mouthDimpleRight "
+    "mouthFrownLeft mouthFrownRight mouthFunnel mouthLeft mouthLowerDownLeft mouthLowerDownRight mouthPressLeft "
+    "mouthPressRight mouthPucker mouthRight mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper "
+    "mouthSmileLeft mouthSmileRight mouthStretchLeft mouthStretchRight mouthUpperUpLeft mouthUpperUpRight "
+    "noseSneerLeft noseSneerRight".split()
 )
 """What MediaPipe calls the coefficients, in the order of its graph; left and right are the person's."""
 
@@ -31,23 +32,28 @@ EYE_DIRECTION = Output("eye_direction", "angles", ("yaw", "pitch"))
 """Where the eyes look, in degrees, counted as `mien.faces.pose.POSE` counts where the nose points."""
 
 POINTS = 478
-"""How many points a mesh has; the last ten are the irises: middle, and four on the edge, of the person's right eye and then the left."""
+"""How many points a mesh has. The last ten are the irises, of the person's right eye and of the left: the middle, and
+four on the edge."""
 
 MESH = Output("mesh", "points", tuple(map(str, range(POINTS))))
 """The points of a mesh in rows: x and y in pixels of the picture, and depth in the same scale (`Geometry.mesh`)."""
 
 _SUBSET = np.array(
-    """0 1 4 5 6 7 8 10 13 14 17 21 33 37 39 40 46 52 53 54 55 58 61 63 65 66 67 70 78 80 81 82 84 87 88 91 93 95 103 105
-    107 109 127 132 133 136 144 145 146 148 149 150 152 153 154 155 157 158 159 160 161 162 163 168 172 173 176 178 181
-    185 191 195 197 234 246 249 251 263 267 269 270 276 282 283 284 285 288 291 293 295 296 297 300 308 310 311 312 314
-    317 318 321 323 324 332 334 336 338 356 361 362 365 373 374 375 377 378 379 380 381 382 384 385 386 387 388 389 390
-    397 398 400 402 405 409 415 454 466 468 469 470 471 472 473 474 475 476 477""".split(),
+    (
+        "0 1 4 5 6 7 8 10 13 14 17 21 33 37 39 40 46 52 53 54 55 58 61 63 65 66 67 70 78 80 81 82 84 87 88 91 93 95 "
+        "103 105 107 109 127 132 133 136 144 145 146 148 149 150 152 153 154 155 157 158 159 160 161 162 163 168 "
+        "172 173 176 178 181 185 191 195 197 234 246 249 251 263 267 269 270 276 282 283 284 285 288 291 293 295 "
+        "296 297 300 308 310 311 312 314 317 318 321 323 324 332 334 336 338 356 361 362 365 373 374 375 377 378 "
+        "379 380 381 382 384 385 386 387 388 389 390 397 398 400 402 405 409 415 454 466 468 469 470 471 472 473 "
+        "474 475 476 477"
+    ).split(),
     int,
 )
 """The points (146,) from which the coefficients are computed."""
 
 _EYES = np.array([[468, 33, 133], [473, 263, 362]])  # the iris of each eye, and its outer and inner corner
-_IRIS, _BELOW = 1.05, 0.0  # centimetres: from an eye's middle to its iris; how far a level iris is below the corners
+_IRIS = 1.05  # centimetres from an eye's middle to its iris
+_ABOVE = 0.19  # centimetres by which an iris that looks straight ahead lies above the middle of the eye's corners
 _SHUT = 0.5  # the coefficient of a blink from which an eye tells no direction
 _GRIDS = ((16, 2), (8, 6))  # cells along a side of the detector's grids, and anchors in each cell
 _SURE = 0.5  # the least score of a face, of the detector's and of the mesh's
@@ -153,7 +159,7 @@ class Landmarker:
         return regions
 
     def _look(self, image: np.ndarray, region: Region) -> list[tuple[np.ndarray, Region]]:
-        """The faces that the detector sees in a square of the picture, the surest first: box (4,) and region of each."""
+        """The faces that the detector sees in a square of the picture, the surest first: box (4,) and region."""
         crop = _cut(image, region, 128, cv2.BORDER_CONSTANT)
         answer = self._detector(crop[None].astype(np.float32) / np.float32(127.5) - 1)
         scores = _sigmoid(answer["classificators"][0, :, 0])
@@ -198,10 +204,11 @@ def _eye_direction(points: np.ndarray, rotation: np.ndarray, eyes: np.ndarray) -
     """Where the open eyes look (2,), from how far each iris lies beside the middle of its corners.
 
     points: (478, 3), in centimetres and in the head's axes. *Inferred*: an eye is a ball whose middle lies behind that
-    of the corners, with the iris `_IRIS` in front of it.
+    of the corners, with the iris `_IRIS` in front of it; and people look
+    straight ahead in the mean: `_ABOVE` is that of 465 training faces of FER+ whose heads are level.
     """
     middle, outer, inner = (points[eyes[:, i], :2] for i in range(3))
-    x, y = (middle - (outer + inner) / 2).mean(0) / _IRIS - (0, _BELOW / _IRIS)
+    x, y = (middle - (outer + inner) / 2).mean(0) / _IRIS + (0, _ABOVE / _IRIS)
     if (off := np.hypot(x, y)) > 0.9:
         x, y = 0.9 * x / off, 0.9 * y / off
     return direction_angles(rotation @ (x, y, -np.sqrt(1 - x * x - y * y)))

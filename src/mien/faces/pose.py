@@ -25,13 +25,14 @@ HEAD = np.array(
         [0.6610, 0.8393, 0.0087],
     ]
 )
-"""(5, 3): where the landmarks of `Face.landmarks` lie in one head for everybody, in the axes of `rotation_of`, in its own
-unit. Fitted to YuNet's landmarks of 483 training faces of FER+ and MediaPipe's pose of them (benchmarks/geometry.py)."""
+"""(5, 3): where the landmarks of `Face.landmarks` lie in one head for everybody, in the axes of `rotation_of` and a
+unit of its own. Fitted to YuNet's landmarks of 483 training faces of FER+ and the landmarker's pose of them, by
+benchmarks/geometry.py."""
 
 TURNED = 35.0
 """Degrees of yaw or pitch beyond which expressions are read worse: see docs/geometry.md."""
 
-_FAR = 100.0  # sizes of a face from which it is seen: perspective within it is left out, as alignment leaves it out
+_FAR = 5.0  # units of HEAD from which a face is seen; of 6 to 100 none was nearer to the landmarker on training faces
 
 
 def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -81,7 +82,10 @@ def pose_of(landmarks: np.ndarray) -> np.ndarray | None:
     points = points - points.mean(0)
     points /= np.sqrt((points**2).sum(1).mean())
     camera = np.diag([_FAR, _FAR, 1.0])
-    found, turn, _ = cv2.solvePnP(HEAD, points, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    try:
+        found, turn, _ = cv2.solvePnP(HEAD, points, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    except cv2.error:  # points that all but coincide
+        return None
     return angles_of(cv2.Rodrigues(turn)[0]) if found else None
 
 

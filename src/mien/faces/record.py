@@ -10,8 +10,9 @@ Record = dict[str, Any]
 
 
 def record(source: str, index: int, face: Face, note: str | None = None) -> Record:
-    """A face as plain data: pixels to hundredths, probabilities to millionths; with a note only where there is one, that
-    of the face before that of the picture."""
+    """A face as plain data: pixels to hundredths, probabilities to millionths; with a note only where there is one.
+
+    note: of the picture, which follows that of the face."""
     note = "; ".join(filter(None, (face.note, note)))
     return {"source": path_text(source), "face": index, **face.to_dict(), **({"note": note} if note else {})}
 

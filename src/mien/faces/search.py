@@ -153,7 +153,7 @@ def turn_face(face: Detection, shape: Sequence[int], degrees: int) -> Detection:
 
 
 def turn_points(points: np.ndarray, shape: Sequence[int], degrees: int) -> np.ndarray:
-    """Where points (N, 2) of a picture of this shape (H, W, …) lie once that is turned clockwise by 0 to 270 degrees."""
+    """Where points (N, 2) of a picture of this shape (H, W, …) lie once that is turned clockwise by so many degrees."""
     height, width = shape[:2]
     for _ in range(degrees // 90 % 4):
         points = np.stack([height - points[:, 1], points[:, 0]], axis=1)
