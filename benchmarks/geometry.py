@@ -22,11 +22,11 @@ from mien.faces.landmarker import Landmarker
 from mien.faces.pose import pose_of, rotation_of
 
 ANGLES = (-60, -45, -30, -20, -10, 0, 10, 20, 30, 45, 60)
-SIDE, BORDER = 192, 96  # pixels of a face's picture, and of the black border that detectors know better
+SIDE, BORDER = 112, 56  # pixels of a face's picture, and of the black border that detectors know better
 
 
 def pictures(data: str, split: str, limit: int, seed: int = 0) -> Iterator[tuple[np.ndarray, int]]:
-    """Faces of a split (384, 384, 3) in a border, and their labels, in a random order."""
+    """Faces of a split (224, 224, 3) in a border, and their labels, in a random order."""
     rows = list(open_dataset(data, check=False).rows(split))
     for i in np.random.default_rng(seed).permutation(len(rows))[:limit]:
         face = cv2.resize(rows[i].image(), (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
@@ -176,7 +176,7 @@ def turned_and_read(args: argparse.Namespace) -> np.ndarray:
 
 
 def cost(args: argparse.Namespace) -> None:
-    """CPU-ms a face of each step, medians of 15 rounds in which each takes its turn."""
+    """CPU-ms a face of each step, medians of rounds in which each takes its turn."""
     image = open_picture(args.data)
     yunet, landmarker, classifier = YuNet(), Landmarker(args.landmarker), Classifier.from_pretrained(precision="fp32")
     faces = find_known(yunet, image)[:1]
@@ -189,7 +189,7 @@ def cost(args: argparse.Namespace) -> None:
         "of that, where it looks": lambda: landmarker.regions(image, faces),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(16):
+    for _ in range(args.rounds + 1):
         for name, step in steps.items():
             begin = time.process_time()
             for _ in range(10):
@@ -205,6 +205,7 @@ if __name__ == "__main__":
     parser.add_argument("data")
     parser.add_argument("--landmarker", default="auto")
     parser.add_argument("--faces", type=int, default=4000, help="how many, chosen at random (default: 4000)")
+    parser.add_argument("--rounds", type=int, default=15, help="of cost (default: 15)")
     parser.add_argument("--keep", help="an .npz for what was measured")
     parser.add_argument("--load", help="such an .npz, in place of pictures")
     args = parser.parse_args()

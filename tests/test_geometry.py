@@ -76,7 +76,7 @@ def test_angles_and_rotations_are_one_thing(angles):
 
 
 def test_where_the_nose_points_and_the_head_tilts():
-    """To the person's left is to the right of the picture, up is up, and clockwise is as seen: y of pictures is down."""
+    """The person's left is the right of the picture, whose y is down; clockwise is as seen."""
     nose = np.array([0, 0, -1])
     assert (rotation_of(30, 0, 0) @ nose)[0] == pytest.approx(0.5)
     assert (rotation_of(0, 30, 0) @ nose)[1] == pytest.approx(-0.5)
@@ -112,7 +112,8 @@ def test_the_signs_of_warped_faces(path, yunet):
     x, y, w, h = face.box
     for degrees in (25, -25):  # OpenCV counts them the other way
         matrix = cv2.getRotationMatrix2D((x + w / 2, y + h / 2), -degrees, 1)
-        assert told(cv2.warpAffine(image, matrix, (width, height)))[2] - plain[2] == pytest.approx(degrees, abs=8)
+        rolled = told(cv2.warpAffine(image, matrix, (width, height)))[2] - plain[2]
+        assert 3 < rolled * np.sign(degrees) < 30  # YuNet sees faces more upright than they are, the small most
 
 
 @pytest.fixture(scope="module")
@@ -155,12 +156,17 @@ def face_of(pose, mesh=None, rotation=0, **outputs):
         (face_of((0, -TURNED - 1, 0)), "turned"),
         (face_of(None), None),
         (face_of((0, 0, 0), blendshapes=None, eye_direction=None), "the landmarker sees no face here"),
-        (face_of((50, 0, 0), blendshapes={"jawOpen": 1.0}, eye_direction=None), "turned; eyes shut, so no eye direction"),
+        (
+            face_of((50, 0, 0), blendshapes={"jawOpen": 1.0}, eye_direction=None),
+            "turned; eyes shut, so no eye direction",
+        ),
     ],
 )
 def test_notes_of_faces(face, note):
     assert face.note == note
-    assert record("a.png", 0, face, "faces under 27 px were not searched for").get("note", "").startswith(note or "faces")
+    assert (
+        record("a.png", 0, face, "faces under 27 px were not searched for").get("note", "").startswith(note or "faces")
+    )
 
 
 def test_a_cross_points_where_the_head_looks():
@@ -313,7 +319,9 @@ def test_meshes_and_coefficients_are_those_of_mediapipe(name, landmarker, yunet)
     points = GOLDEN[f"{name}.points"]
     width = np.ptp(points[:, 0])
     assert np.abs(found.mesh - points)[:, :2].max() < 0.01 * width
-    assert np.abs(found.mesh - points)[:, 2].max() < 0.02 * width  # theirs is less where a face is turned: see the class
+    assert (
+        np.abs(found.mesh - points)[:, 2].max() < 0.02 * width
+    )  # theirs is less where a face is turned: see the class
     assert np.abs(found.blendshapes - GOLDEN[f"{name}.coef"]).max() < 0.03
     flip = np.diag([1, -1, -1])  # theirs has y up and z towards the camera, and a camera of its own
     theirs = angles_of(flip @ GOLDEN[f"{name}.matrix"][:3, :3] @ flip)

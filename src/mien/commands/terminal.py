@@ -52,7 +52,7 @@ class Table:
         where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*record["box"]) if record["box"] else "all of it"
         expression = record["expression"] + "?" * (record["probability"] < self._doubt)
         more = "".join(f"  {output.name} {_brief(output, record[output.name])}" for output in self._others)
-        more += f"  {record['note']}" * bool(record.get("note"))
+        more += f"  {record['note']}" if record.get("note") else ""
         self._say(f"{line}  {number:>4}  {expression:{self._label}} {record['probability']:>5.0%}  {where}{more}")
 
     def close(self) -> None:

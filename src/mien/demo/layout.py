@@ -17,6 +17,7 @@ from mien.demo.looking import Looking
 from mien.demo.timeline import FOLLOW, reading
 from mien.errors import MienError, ReadError
 from mien.faces import Face, open_picture
+from mien.faces.overlay import trace
 from mien.reader import Reader
 
 _LIMITS = (
@@ -65,7 +66,7 @@ class Desk:
             faces = self.reader(image)
         except ReadError as error:
             return show.problem(f"{name}: {error.reason}"), None
-        seen = Seen(show.picture_url(image), image.shape[1::-1], faces, self.looking.crops(image, faces))
+        seen = Seen(show.picture_url(trace(image, faces)), image.shape[1::-1], faces, self.looking.crops(image, faces))
         self._seen[session] = seen
         if len(self._seen) > _SESSIONS:
             self._seen.popitem(last=False)

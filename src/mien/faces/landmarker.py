@@ -51,6 +51,7 @@ _SUBSET = np.array(
 )
 """The points (146,) from which the coefficients are computed."""
 
+_INPUTS = {"detector": (1, 128, 128, 3), "landmarks_detector": (1, 256, 256, 3), "blendshapes": (1, 146, 2)}
 _EYES = np.array([[468, 33, 133], [473, 263, 362]])  # the iris of each eye, and its outer and inner corner
 _IRIS = 1.05  # centimetres from an eye's middle to its iris
 _ABOVE = 0.19  # centimetres by which an iris that looks straight ahead lies above the middle of the eye's corners
@@ -116,8 +117,8 @@ class Landmarker:
         with read_bundle(self.path) as bundle:
             self.head: Head = read_head(bundle)
             self._detector, self._mesh, self._shapes = (
-                open_model(unpacked(bundle, f"face_{name}.tflite"), device="cpu", precision="fp32")
-                for name in ("detector", "landmarks_detector", "blendshapes")
+                open_model(unpacked(bundle, f"face_{name}.tflite"), device="cpu", precision="fp32", shape=shape)
+                for name, shape in _INPUTS.items()
             )
         cells = [(x + 0.5, y + 0.5, n) for n, each in _GRIDS for y in range(n) for x in range(n) for _ in range(each)]
         self._anchors = np.array([(x / n, y / n) for x, y, n in cells], np.float32)
@@ -130,14 +131,12 @@ class Landmarker:
 
         image: (H, W, 3) uint8 RGB. faces: upright in it; None where all of the picture is the face.
         """
-        if not faces:
-            return []
-        regions = self.regions(image, faces)
-        crops = np.stack([_cut(image, region, 256, cv2.BORDER_REPLICATE) for region in regions])
-        answers = self._mesh(crops.astype(np.float32) / np.float32(255))
         found: list[Geometry | None] = []
-        for region, points, score in zip(regions, answers["Identity"], answers["Identity_1"], strict=True):
-            found.append(self._geometry(region, points.reshape(POINTS, 3)) if _sigmoid(score.item()) >= _SURE else None)
+        for region in self.regions(image, faces) if faces else ():
+            crop = _cut(image, region, 256, cv2.BORDER_REPLICATE)
+            answer = self._mesh(crop[None].astype(np.float32) / np.float32(255))
+            sure = _sigmoid(answer["Identity_1"].item()) >= _SURE
+            found.append(self._geometry(region, answer["Identity"].reshape(POINTS, 3)) if sure else None)
         return found
 
     def regions(self, image: np.ndarray, faces: Sequence[Detection | None]) -> list[Region]:
