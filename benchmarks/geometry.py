@@ -4,6 +4,7 @@
     python benchmarks/geometry.py judge DATA --landmarker FILE   # pose of five landmarks against the landmarker's
     python benchmarks/geometry.py turns DATA                     # accuracy on faces turned by perspective warps
     python benchmarks/geometry.py cost PHOTO --landmarker FILE   # CPU-ms a face, in turns
+    python benchmarks/geometry.py picture docs --landmarker FILE # the pictures of docs/geometry.md
 
 DATA is FER+ as a parquet file. `fit` sees the training split only, and everything else the validation split only.
 """
@@ -19,7 +20,9 @@ from mien.classifier import Classifier
 from mien.data import open_dataset
 from mien.faces import Detection, YuNet, find_known, open_picture
 from mien.faces.landmarker import Landmarker
+from mien.faces.measure import Measures
 from mien.faces.pose import pose_of, rotation_of
+from mien.reader import Reader
 
 ANGLES = (-60, -45, -30, -20, -10, 0, 10, 20, 30, 45, 60)
 SIDE, BORDER = 112, 56  # pixels of a face's picture, and of the black border that detectors know better
@@ -199,9 +202,40 @@ def cost(args: argparse.Namespace) -> None:
         print(f"| {name} | {np.median(each[1:]):.2f} |")
 
 
+def picture(args: argparse.Namespace) -> None:
+    """pose.jpg and geometry.jpg in the folder `data`: both photographs, turned, small and large, in one picture."""
+    group = np.full((520, 1090, 3), 96, np.uint8)
+    for name, turn, (x, y, width, height) in (
+        ("astronaut.png", (0, 0), (0, 0, 520, 520)),
+        ("hopper.jpg", (0, 0), (520, 0, 300, 352)),
+        ("hopper.jpg", (-32, 0), (820, 0, 270, 290)),
+        ("astronaut.png", (32, 0), (820, 290, 210, 230)),
+        ("hopper.jpg", (0, 22), (520, 352, 155, 168)),
+        ("astronaut.png", (0, -22), (675, 362, 140, 150)),
+        ("hopper.jpg", (-20, 0), (1030, 300, 60, 65)),
+    ):
+        photograph = open_picture(f"examples/{name}")
+        if any(turn):
+            left, top, *size = map(round, face := YuNet()(photograph)[0].box)
+            photograph = turned(photograph, *turn, face)
+            margin = size[0] // 3
+            photograph = photograph[
+                max(0, top - margin) : top + size[1] + margin, max(0, left - margin) : left + size[0] + margin
+            ]
+        scale = max(width / photograph.shape[1], height / photograph.shape[0])
+        part = cv2.resize(photograph, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)[:height, :width]
+        group[y : y + part.shape[0], x : x + part.shape[1]] = part
+    reader = Reader.from_pretrained(min_face=16)
+    reader(group).save(f"{args.data}/pose.jpg", group)
+    measures = Measures(Landmarker(args.landmarker))
+    Reader(reader.classifier, reader.detector, min_face=16, measures=measures)(group).save(
+        f"{args.data}/geometry.jpg", group
+    )
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("fit", "judge", "turns", "cost"))
+    parser.add_argument("what", choices=("fit", "judge", "turns", "cost", "picture"))
     parser.add_argument("data")
     parser.add_argument("--landmarker", default="auto")
     parser.add_argument("--faces", type=int, default=4000, help="how many, chosen at random (default: 4000)")
@@ -209,4 +243,4 @@ if __name__ == "__main__":
     parser.add_argument("--keep", help="an .npz for what was measured")
     parser.add_argument("--load", help="such an .npz, in place of pictures")
     args = parser.parse_args()
-    {"fit": fit, "judge": judge, "turns": turns, "cost": cost}[args.what](args)
+    {"fit": fit, "judge": judge, "turns": turns, "cost": cost, "picture": picture}[args.what](args)

@@ -156,17 +156,13 @@ def face_of(pose, mesh=None, rotation=0, **outputs):
         (face_of((0, -TURNED - 1, 0)), "turned"),
         (face_of(None), None),
         (face_of((0, 0, 0), blendshapes=None, eye_direction=None), "the landmarker sees no face here"),
-        (
-            face_of((50, 0, 0), blendshapes={"jawOpen": 1.0}, eye_direction=None),
-            "turned; eyes shut, so no eye direction",
-        ),
+        (face_of((50, 0, 0), blendshapes={}, eye_direction=None), "turned; eyes shut, so no eye direction"),
     ],
 )
 def test_notes_of_faces(face, note):
     assert face.note == note
-    assert (
-        record("a.png", 0, face, "faces under 27 px were not searched for").get("note", "").startswith(note or "faces")
-    )
+    assert record("a.png", 0, face, "others missed")["note"] == "; ".join(filter(None, (note, "others missed")))
+    assert record("a.png", 0, face).get("note") == note
 
 
 def test_a_cross_points_where_the_head_looks():
@@ -319,9 +315,8 @@ def test_meshes_and_coefficients_are_those_of_mediapipe(name, landmarker, yunet)
     points = GOLDEN[f"{name}.points"]
     width = np.ptp(points[:, 0])
     assert np.abs(found.mesh - points)[:, :2].max() < 0.01 * width
-    assert (
-        np.abs(found.mesh - points)[:, 2].max() < 0.02 * width
-    )  # theirs is less where a face is turned: see the class
+    # their depth is less where a face is tilted in a picture that is not square
+    assert np.abs(found.mesh - points)[:, 2].max() < 0.02 * width
     assert np.abs(found.blendshapes - GOLDEN[f"{name}.coef"]).max() < 0.03
     flip = np.diag([1, -1, -1])  # theirs has y up and z towards the camera, and a camera of its own
     theirs = angles_of(flip @ GOLDEN[f"{name}.matrix"][:3, :3] @ flip)
