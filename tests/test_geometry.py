@@ -154,7 +154,7 @@ def face_of(pose, mesh=None, rotation=0, **outputs):
         (face_of((0, 0, 80)), None),
         (face_of((TURNED + 1, 0, 0)), "turned"),
         (face_of((0, -TURNED - 1, 0)), "turned"),
-        (face_of(None), None),
+        (face_of(None), "no pose, since the landmarks do not make a face"),
         (face_of((0, 0, 0), blendshapes=None, eye_direction=None), "the landmarker sees no face here"),
         (face_of((50, 0, 0), blendshapes={}, eye_direction=None), "turned; eyes shut, so no eye direction"),
     ],

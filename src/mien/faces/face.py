@@ -68,6 +68,8 @@ class Face:
         """What is to be said of this face in its row; None where there is nothing."""
         missing = {name for name in ("blendshapes", "eye_direction") if self.outputs.get(name, "") is None}
         said = ["turned"] if is_turned(self.pose) else []
+        if self.pose is None and "pose" in self.outputs and self.landmarks is not None:
+            said.append("no pose, since the landmarks do not make a face")
         if "blendshapes" in missing:
             said.append("the landmarker sees no face here")
         elif missing:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, create_model
 from mien.faces.columns import entries
 from mien.faces.landmarker import MESH
 from mien.faces.measure import measured_outputs
+from mien.faces.pose import POSE
 from mien.outputs import Output
 
 _FACE: dict[str, Any] = {
@@ -109,5 +110,7 @@ def example(outputs: Sequence[Output]) -> dict[str, Any]:
         low, high = output.limits
         middle = np.full(output.shape, 1 / len(output.labels) if output.kind == "classes" else (low + high) / 2)
         face[output.name] = output.decode(middle) if output != MESH else [[0.0, 0.0, 0.0]] * len(output.labels)
+        if output == POSE:
+            face[output.name] = {"yaw": -1.338, "pitch": -7.905, "roll": 2.209}
     unread = {"source": "notes.txt", "error": {"code": "unreadable", "reason": "not a picture"}}
     return {"pictures": [{"source": "hopper.jpg", "faces": [face]}, unread]}
