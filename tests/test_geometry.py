@@ -252,6 +252,16 @@ def test_the_service_describes_what_is_measured():
     reading.model_validate(example(outputs) | {"pictures": [example(outputs)["pictures"][0]]})
 
 
+def test_the_page_tells_what_is_measured():
+    from mien.demo import show
+
+    shapes = dict(zip(COEFFICIENTS, np.linspace(0, 1, 52).tolist(), strict=True))
+    page = show.bars(face_of((50, 0, 0), blendshapes=shapes, eye_direction=None))
+    assert "yaw 50.00, pitch 0.00" in page and "Of this face: turned; eyes shut, so no eye direction." in page
+    assert "<dd>noseSneerRight 1.00, noseSneerLeft 0.98," in page and "and 40 smaller</dd>" in page
+    assert "<dt>eye direction</dt><dd>not known</dd>" in page
+
+
 def test_what_is_no_landmarker_is_refused_in_one_line(call, stand_in, tmp_path, monkeypatch):
     junk = tmp_path / "junk.task"
     junk.write_bytes(b"PK\3\4 and then nothing")
