@@ -134,7 +134,9 @@ def turned(picture: np.ndarray, yaw: float, pitch: float, face: tuple[float, ...
 
 def turns(args: argparse.Namespace) -> None:
     """Of faces turned by warps, how many are found and read rightly, and which angle five landmarks tell."""
-    table = np.load(args.load)["table"] if args.load else turned_and_read(args)
+    files = args.load.split(",") if args.load else ()
+    tables = [np.load(file)["table"] for file in files] or [turned_and_read(args)]
+    table = np.concatenate(tables)
     poses = [pose_of(row[3:].reshape(5, 2)) if row[3] == row[3] else None for row in table]
     angles = np.array([np.full(3, np.nan) if pose is None else pose for pose in poses])
     table = np.column_stack([table[:, :3], angles])
@@ -142,23 +144,43 @@ def turns(args: argparse.Namespace) -> None:
         for angle in ANGLES:
             part = table[(table[:, 0] == pitch) & (table[:, 1] == angle)]
             seen = part[~np.isnan(part[:, 2])]
-            share, told = 100 * seen[:, 2], np.nanmedian(seen[:, 3 + pitch])
+            if not len(seen):
+                print(f"| {('yaw', 'pitch')[pitch]} | {angle:+} | 0/{len(part)} | | |")
+                continue
+            rates, angles = 100 * seen[:, 2], np.nanmedian(seen[:, 3 + pitch])
             print(
-                f"| {('yaw', 'pitch')[pitch]} | {angle:+} | {len(seen)}/{len(part)} | {share.mean():.1f} "
-                f"({_interval(share, np.mean)}) | {told:+.0f} |"
+                f"| {('yaw', 'pitch')[pitch]} | {angle:+} | {len(seen)}/{len(part)} | {rates.mean():.1f} "
+                f"({_interval(rates, np.mean)}) | {angles:+.0f} |"
             )
-    told = np.abs(table[:, 3:5]).max(1)
-    for low, high in ((0, 10), (10, 20), (20, 25), (25, 30), (30, 35), (35, 40), (40, 50), (50, 90)):
-        share = 100 * table[(told >= low) & (told < high), 2]
-        if len(share):
-            print(f"| told {low} to {high} | {len(share)} | {share.mean():.1f} ({_interval(share, np.mean)}) |")
+    told, right = np.abs(table[:, 3:5]).max(1), table[:, 2]
+    counted = [len(one) // (2 * len(ANGLES)) for one in tables]  # faces, the same ones at each angle
+    firsts = np.cumsum([0, *counted[:-1]])
+    faces = np.concatenate(
+        [first + np.arange(len(one)) % count for first, one, count in zip(firsts, tables, counted, strict=True)]
+    )
+    draws = np.random.default_rng(0).integers(faces.max() + 1, size=(1000, faces.max() + 1))
+    counts = np.stack([np.bincount(draw, minlength=faces.max() + 1) for draw in draws])[:, faces]
+
+    def share(chosen: np.ndarray) -> np.ndarray:
+        """Read rightly of these, in percent: of all, and of each of 1,000 resamples of the faces."""
+        weights = np.vstack([np.ones(len(table)), counts]) * (chosen & ~np.isnan(right))
+        return 100 * (weights @ np.nan_to_num(right)) / weights.sum(1)
+
+    straight = share(told < 15)
+    print(f"told below 15: {(told < 15).sum()}, {straight[0]:.1f}")
+    for least, most in ((15, 25), (25, 35), (35, 50), (50, 90), (25, 90), (35, 90)):
+        chosen = (told >= least) & (told < most)
+        here = share(chosen)
+        low, high = np.percentile((here - straight)[1:], (2.5, 97.5))
+        falls = f"{here[0] - straight[0]:+.1f} ({low:+.1f} to {high:+.1f})"
+        print(f"| told {least} to {most} | {chosen.sum()} | {here[0]:.1f} | {falls} |")
 
 
 def turned_and_read(args: argparse.Namespace) -> np.ndarray:
     """(N, 13): whether pitch was turned, by how much, whether it was read rightly, and the landmarks; NaN where no face
     was found."""
     yunet, classifier = YuNet(), Classifier.from_pretrained(precision="fp32")
-    faces = [(*pair, largest(yunet, pair[0])) for pair in pictures(args.data, "validation", args.faces)]
+    faces = [(*pair, largest(yunet, pair[0])) for pair in pictures(args.data, "validation", args.faces, args.seed)]
     rows = []
     for axis in ("yaw", "pitch"):
         for angle in ANGLES:
@@ -241,6 +263,7 @@ if __name__ == "__main__":
     parser.add_argument("--faces", type=int, default=4000, help="how many, chosen at random (default: 4000)")
     parser.add_argument("--rounds", type=int, default=15, help="of cost (default: 15)")
     parser.add_argument("--keep", help="an .npz for what was measured")
-    parser.add_argument("--load", help="such an .npz, in place of pictures")
+    parser.add_argument("--load", help="such an .npz, in place of pictures; several of turns, with commas between")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of faces (default: 0)")
     args = parser.parse_args()
     {"fit": fit, "judge": judge, "turns": turns, "cost": cost, "picture": picture}[args.what](args)

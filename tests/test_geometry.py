@@ -209,6 +209,8 @@ def test_a_landmarker_adds_outputs_and_takes_the_place_of_the_landmarks(stand_in
     for face in (one, other):
         cells = [cell for entry in entries(whole.outputs) for cell in entry.cells(face.to_dict().get(entry.name))]
         assert len(cells) == sum(len(entry.columns) for entry in entries(whole.outputs))
+        table = [column.name for entry in entries(whole.outputs) for column in entry.columns]
+        assert flat(face.to_dict()).keys() <= set(table) and {"pose_yaw", "mesh_477_z"} <= flat(face.to_dict()).keys()
     names = [column.name for entry in entries(whole.outputs) for column in entry.columns]
     assert {"blendshapes_mouthSmileLeft", "action_units_AU12", "eye_direction_yaw", "mesh_477_z"} < set(names)
 

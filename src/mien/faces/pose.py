@@ -29,7 +29,7 @@ HEAD = np.array(
 unit of its own. Fitted to YuNet's landmarks of 483 training faces of FER+ and the landmarker's pose of them, by
 benchmarks/geometry.py."""
 
-TURNED = 35.0
+TURNED = 25.0
 """Degrees of yaw or pitch beyond which expressions are read worse: see docs/geometry.md."""
 
 _FAR = 5.0  # units of HEAD from which a face is seen; of 6 to 100 none was nearer to the landmarker on training faces
