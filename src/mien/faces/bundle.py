@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,8 +101,8 @@ def read_head(bundle: zipfile.ZipFile) -> Head:
     return Head(points, np.reshape(triangles, (-1, 3)), weights)
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The numbers of a protobuf message's fields, and what they hold."""
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """The numbers of a protobuf message's fields, and what they hold: an int, or bytes."""
     at = 0
 
     def varint() -> int:

@@ -65,8 +65,7 @@ def _cross(image: np.ndarray, face: Face, zoom: float) -> None:
     else:
         middle = np.array(image.shape[1::-1]) / 2
     width = min(face.box[2:]) * zoom if face.box else min(image.shape[:2])
-    arms = _turned(face.rotation) @ rotation_of(*(face.pose.get(name, 0.0) for name in ("yaw", "pitch", "roll")))
-    arms = arms * (1, 1, -1)  # the nose points against z
+    arms = _head(face) * (1, 1, -1)  # the nose points against z
     thick = max(1, round(width / 60))
     for i in np.argsort(-arms[2]):
         _line(image, np.stack([middle, middle + arms[:2, i] * width / 3]), AXES[i], thick)
@@ -77,10 +76,10 @@ def _mesh(image: np.ndarray, face: Face, points: np.ndarray) -> None:
     thick = max(1, round(width / 250))
     if width >= _WIDE:
         faint = image.copy()
-        cv2.polylines(faint, _fixed(points[_edges(face)]), False, _LINE, 1, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(faint, list(_fixed(points[_edges(face)])), False, _LINE, 1, cv2.LINE_AA, _SHIFT)
         cv2.addWeighted(faint, 0.35, image, 0.65, 0, image)
     for outline in _OUTLINES:
-        cv2.polylines(image, _fixed(points[outline][None]), True, _LINE, thick, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(image, [_fixed(points[outline])], True, _LINE, thick, cv2.LINE_AA, _SHIFT)
     look = face.outputs.get("eye_direction")
     for iris in _IRISES:
         rim = points[iris + 1 : iris + 1 + _RIM]
@@ -96,9 +95,7 @@ def _edges(face: Face) -> np.ndarray:
     """(n, 2): the lines of a net over the mesh: Delaunay's, of the points as they lie with the head straight."""
     assert face.mesh is not None
     points = face.mesh[: _IRISES[0]]
-    pose = face.pose or {}
-    turn = _turned(face.rotation) @ rotation_of(*(pose.get(name, 0.0) for name in ("yaw", "pitch", "roll")))
-    straight = points @ turn[:, :2].astype(np.float32)
+    straight = points @ _head(face)[:, :2].astype(np.float32)
     low, high = straight.min(0) - 1, straight.max(0) + 1
     net = cv2.Subdiv2D((0, 0, *np.ceil(high - low).astype(int).tolist()))
     order: dict[int, int] = {}
@@ -115,6 +112,12 @@ def _edges(face: Face) -> np.ndarray:
             if edge == first:
                 break
     return np.array(sorted(edges))
+
+
+def _head(face: Face) -> np.ndarray:
+    """(3, 3): from the axes of the head to those of the picture as it was given; straight where no pose is known."""
+    pose = face.pose or {}
+    return _turned(face.rotation) @ rotation_of(*(pose.get(name, 0.0) for name in ("yaw", "pitch", "roll")))
 
 
 def _turned(rotation: int) -> np.ndarray:
