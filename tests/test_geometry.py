@@ -346,6 +346,11 @@ def test_the_landmarker_sees_small_and_turned_faces_and_none_where_there_is_none
     far = landmarker(small, [shown])[0]
     assert np.abs((far.mesh[:, :2] - (600, 400)) * 6 - near.mesh[:, :2]).mean() < 0.03 * face.box[2]
     assert landmarker(np.zeros((300, 300, 3), np.uint8), [face]) == [None] and landmarker(image, []) == []
+    strip = np.concatenate([np.zeros((600, 33_000, 3), np.uint8), image], axis=1)  # longer than OpenCV can warp
+    beside = Detection((face.box[0] + 33_000, *face.box[1:]), 0.9, face.landmarks + (33_000, 0))
+    assert np.abs(landmarker(strip, [beside])[0].mesh[:, :2] - (33_000, 0) - near.mesh[:, :2]).mean() < 3
+    gone = Detection((-900.0, -900.0, 50.0, 60.0), 0.9, face.landmarks - 1000)  # outside of the picture
+    assert landmarker(image, [gone]) == [None]
     assert np.array_equal(pickle.loads(pickle.dumps(landmarker))(image, [face])[0].mesh, near.mesh)
     assert landmarker(image, [None])[0].blendshapes == pytest.approx(near.blendshapes, abs=1e-6)
 

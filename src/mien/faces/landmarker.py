@@ -59,6 +59,7 @@ _SHUT = 0.5  # the coefficient of a blink from which an eye tells no direction
 _GRIDS = ((16, 2), (8, 6))  # cells along a side of the detector's grids, and anchors in each cell
 _SURE = 0.5  # the least score of a face, of the detector's and of the mesh's
 _SAME = 0.3  # overlap from which two boxes are of one face
+_LONGEST = 32_766  # pixels of a side that OpenCV warps
 _WINDOW = 2.0  # widths of a face: the look at one that the look at the whole picture missed
 
 
@@ -239,9 +240,20 @@ def _overlap(corners: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _cut(image: np.ndarray, region: Region, size: int, border: int) -> np.ndarray:
-    """The region as size×size pixels, between which it is linear; none are averaged, as MediaPipe averages none."""
+    """The region as size×size pixels, between which it is linear; none are averaged, as MediaPipe averages none.
+
+    Black where it lies outside of the picture, or has a side that OpenCV cannot count.
+    """
+    matrix = region.matrix(size)
+    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]]) @ matrix.T
+    low = np.clip(np.floor(corners.min(0)).astype(int) - 2, 0, image.shape[1::-1])
+    high = np.clip(np.ceil(corners.max(0)).astype(int) + 3, 0, image.shape[1::-1])
+    part = image[low[1] : high[1], low[0] : high[0]]
+    if not part.size or max(part.shape) > _LONGEST:
+        return np.zeros((size, size, 3), np.uint8)
+    matrix[:, 2] -= low
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, region.matrix(size), (size, size), flags=flags, borderMode=border)
+    return cv2.warpAffine(part, matrix, (size, size), flags=flags, borderMode=border)
 
 
 def _sigmoid(values: Any) -> Any:
