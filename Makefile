@@ -5,6 +5,7 @@
 # make train-default: train the default model anew, on two cores in about three and a half hours; run it again after a cut. DATA is a folder
 #   with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet; TRAIN is
 #   options of every run, on a processor without bf16 TRAIN="--trainer.precision 32-true"; DEFAULT is where the model goes
+# make release: a source archive and a wheel in dist/, checked, from what is committed
 # make campaign: the plan for a better default model, on one GPU, in parts; recipes/campaign.mk says how
 PYTHON ?= python3
 DATA ?= data/fer2013plus/train_validation.parquet
@@ -17,7 +18,7 @@ LAST := runs/mobilefacenet_ferplus_3/best.safetensors
 
 QUICK := $(addprefix tests/test_,outputs.py output_measures.py targets.py files.py checkpoint_header.py classifier.py reader.py track.py)
 
-.PHONY: demo test quick web train-default clean
+.PHONY: demo test quick web release train-default clean
 
 demo: .venv/reading
 	.venv/bin/mien read examples --annotate out/demo
@@ -35,6 +36,13 @@ quick: .venv/testing
 web: .venv/reading
 	$(PIP) install -c constraints.txt onnx
 	.venv/bin/python web/build.py
+
+release: .venv/testing
+	$(PIP) install -c constraints.txt build twine
+	rm -rf build/release dist && mkdir -p build/release && git archive HEAD | tar -x -C build/release
+	.venv/bin/python -m build --outdir dist build/release
+	.venv/bin/twine check --strict dist/*
+	.venv/bin/python tools/check_release.py dist
 
 train-default: .venv/testing weights/mobilefacenet.safetensors
 	for phase in "" _2 _3; do \

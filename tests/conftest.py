@@ -2,6 +2,8 @@
 
 import json
 import signal
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,13 @@ from mien.labels import EXPRESSIONS
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background job, where Ctrl-C could not be tested
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+try:  # of an export half of the time goes into reading the exporter's own sources, which once a process will do
+    from torch.onnx._internal._lazy_import import onnxscript_apis
+
+    onnxscript_apis.get_torchlib_ops = cache(lambda: import_module(onnxscript_apis._name).get_torchlib_ops())
+except (ImportError, AttributeError):
+    pass  # another torch: slower, and as good
 
 COLOURS = {"anger": (255, 0, 0), "disgust": (0, 255, 0), "sadness": (0, 0, 255), "neutral": (0, 0, 0)}
 """What the stand-in answers to a crop all of one colour."""

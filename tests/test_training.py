@@ -893,7 +893,7 @@ def test_malformed_rows_are_told_once_and_left_out(recipe, pictures, tmp_path, c
 def test_a_network_of_miens_trains(recipe, capsys):
     """The default model's, once through the command: batch branch, landmarks, and a checkpoint that needs no trust."""
     model = {"class_path": "mien.networks.btn_mobile", "init_args": {"num_classes": 3}}
-    assert main(["train", recipe(model=model, trainer__max_epochs=1, ema=0.9, trainer__precision="bf16-mixed")]) == 0
+    assert main(["train", recipe(model=model, trainer__max_epochs=1, ema=0.9)]) == 0
     rows = table("runs/tiny")
     assert {"loss", "loss_vit", "loss_bt", "loss_cba", "val_accuracy", "val_macro_f1", "val_loss"} <= rows[-1].keys()
     network = load_network("runs/tiny/best.safetensors", bt_detach_value=True)

@@ -10,10 +10,12 @@ if __name__ == "__main__" or os.path.basename(sys.argv[0]) in ("mien", "mien.exe
 
 # ruff: noqa: E402, I001
 import argparse
+import difflib
 import errno
 import importlib
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mien.errors import MienError, MienWarning, MissingExtra, Misuse
 
@@ -36,7 +38,25 @@ COMMANDS = {
     "export": ("mien.commands.export", "export", "turn a model into a file for other engines"),
     "serve": ("mien.commands.serve", "serve", "read pictures that are sent over HTTP"),
     "demo": ("mien.commands.demo", "demo", "a page in the browser that reads photographs, webcams and videos"),
+    "fetch": ("mien.commands.fetch", "", "get a model that is not in the package, and check that it is that one"),
+    "doctor": ("mien.commands.doctor", "", "show what is installed, which engine reads, and how fast"),
 }
+
+GROUPS = {
+    "Read": ("read", "batch", "demo", "serve"),
+    "Measure": ("eval", "choose", "calibrate", "explain", "bench"),
+    "Teach": ("finetune", "data", "train", "ablate", "average"),
+    "Models": ("list", "fetch", "export", "convert", "doctor"),
+}
+"""Where `mien` alone shows each command."""
+
+WELCOME = """\
+mien reads facial expressions from photographs and videos, on this computer.
+
+  mien read photo.jpg                          which faces, and what they show
+  mien read holiday/ --annotate drawn/         a folder, and copies with the faces drawn in
+  mien finetune faces/ --out mine              your own classes, a folder of pictures for each
+"""
 
 SERVICES = {"serve", "demo", "train", "finetune", "ablate", "bench", "batch"}
 """Commands of several processes, whose stderr is what says how they end; in all others libraries in C keep silent."""
@@ -84,7 +104,12 @@ def _run(argv: list[str]) -> int:
         commands.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.")
     name = argv[0] if argv and argv[0] in COMMANDS else None
     try:
+        if not argv:
+            print(_welcome())
+            return 0
         if name is None:
+            if not argv[0].startswith("-"):
+                parser.error(f"no such command: {argv[0]!r}; mien --help lists them{_meant(argv[0], COMMANDS)}")
             parser.parse_args(argv)  # help, version and misuse end here
             parser.error("the command comes first")
         with warnings.catch_warnings():
@@ -96,7 +121,11 @@ def _run(argv: list[str]) -> int:
                 console.keep_stderr()
             command = _load(name)
             command.add_arguments(commands.choices[name])
-            args = parser.parse_args(argv)
+            args, unknown = parser.parse_known_args(argv)
+            if unknown:
+                options = re.findall(r"--[\w-]+", commands.choices[name].format_help())
+                hint = _meant(unknown[0].partition("=")[0], options)
+                commands.choices[name].error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
             if (name in NAMING or getattr(args, "trust", False)) and (here := os.getcwd()) not in sys.path:
                 sys.path.append(here)
             code = command.run(args)
@@ -114,6 +143,19 @@ def _run(argv: list[str]) -> int:
         return _fail(_reason(error) if error.filename is None else f"{error.filename}: {_reason(error)}")
     except KeyboardInterrupt:
         return console.interrupted()
+
+
+def _welcome() -> str:
+    lines = [WELCOME]
+    for group, names in GROUPS.items():
+        lines += [group, *(f"  {name:<10} {COMMANDS[name][2]}" for name in names), ""]
+    return "\n".join([*lines, "mien COMMAND --help shows a command's options."])
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """What was likely meant by a word that is not known; nothing where none is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _flush() -> str:

@@ -1,5 +1,6 @@
 """From face crops to expressions: an engine, labels and preprocessing, read from one checkpoint."""
 
+import difflib
 import json
 import os
 import re
@@ -218,10 +219,35 @@ def find_model(model: str | os.PathLike[str] | None = None) -> Path:
         return _file_in(MODELS / name)
     if isinstance(model, str) and (hub := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@(\w[\w./-]*))?", name)):
         return _file_in(_download(*hub.groups()))
+    if name in pinned_models():
+        if (folder := fetched_models() / name).is_dir():
+            return _file_in(folder)
+        raise CheckpointError(f"{name}: not on this computer: mien fetch {name} gets it")
+    near = difflib.get_close_matches(name, [file.parent.name for file in MODELS.glob("*/model.*")], 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
     raise CheckpointError(
         f"{name}: no such model (a file, a folder, owner/name or owner/name@revision on the Hub, or one that mien list "
-        "shows)"
+        f"shows){hint}"
     )
+
+
+def pinned_models() -> dict[str, dict[str, str]]:
+    """The models that `mien fetch` gets: of each name the SHA-256 of every file."""
+    return json.loads((MODELS / "fetched.json").read_text())
+
+
+def fetched_models() -> Path:
+    """The folder of fetched models: $MIEN_MODELS, else mien/models in $XDG_DATA_HOME or ~/.local/share.
+
+    Raises CheckpointError where the user has no home.
+    """
+    if named := os.environ.get("MIEN_MODELS"):
+        return Path(named)
+    base = os.environ.get("XDG_DATA_HOME") or os.environ.get("LOCALAPPDATA")
+    try:
+        return (Path(base) if base else Path.home() / ".local/share") / "mien/models"
+    except RuntimeError as error:
+        raise CheckpointError("no home folder for models: set MIEN_MODELS to a folder") from error
 
 
 def find_checkpoint(model: str | os.PathLike[str] | None = None) -> Path:

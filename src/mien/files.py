@@ -99,7 +99,7 @@ class _Draft(_Named):
             os.fsync(number)
         with suppress(FileNotFoundError):
             before = os.stat(path)
-            with suppress(OSError):  # a file system without modes
+            with suppress(OSError, AttributeError):  # a file system, or a Windows, without modes
                 os.fchmod(number, stat.S_IMODE(before.st_mode))
             if before.st_nlink > 1:
                 links = "its other hard link keeps" if before.st_nlink == 2 else "its other hard links keep"
@@ -123,6 +123,8 @@ def _sweep(folder: Path) -> None:
 
 
 def _runs(process: int) -> bool:
+    if os.name == "nt":  # where to ask would end it, and a file that a process has open cannot be removed
+        return False
     try:
         os.kill(process, 0)
     except ProcessLookupError:

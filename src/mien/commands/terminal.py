@@ -1,12 +1,15 @@
 """What a person sees on a terminal: rows as a table, and how far the work is."""
 
+import os
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TextIO
 
 from mien.console import printable
+from mien.faces.palette import colour_of
 from mien.faces.pose import POSE
 from mien.faces.record import Record
 from mien.outputs import Output
@@ -17,8 +20,13 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
+def coloured() -> bool:
+    """Whether stdout is a terminal that shows colours, and nobody has asked it not to: https://no-color.org."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 class Table:
-    """Prints records of pictures as a person reads them.
+    """Prints records of pictures as a person reads them, with the second likeliest expression where it has room.
 
     doubt: the probability below which an expression is marked "?".
     """
@@ -27,12 +35,19 @@ class Table:
 
     def __init__(self, bar: "Progress", sources: Sequence[str], outputs: Sequence[Output], doubt: float = 0.0):
         self._doubt = doubt
-        labels, self._others = outputs[0].labels, [output for output in outputs[1:] if _is_brief(output)]
+        self._labels, self._others = outputs[0].labels, [output for output in outputs[1:] if _is_brief(output)]
         self._say = lambda line: bar.write(printable(line))
-        self._label = max(map(len, [*(f"{label}?" for label in labels), "expression"]))
-        room = max(16, shutil.get_terminal_size().columns - self._label - 38 - self.time)
-        self._source = min(room, max(map(len, [*sources, self.first])))
-        self._header = f"{self._begin(self.first, 'time')}  face  {'expression':{self._label}}        where"
+        self._draw, self._colours = bar.write, coloured()
+        self._label = max(map(len, [*(f"{label}?" for label in self._labels), "expression"]))
+        room = shutil.get_terminal_size().columns - self._label - 38 - self.time - 2 * self._colours
+        second = max(map(len, self._labels)) + 7
+        longest = max(map(len, [*sources, self.first]))
+        self._second = second if len(self._labels) > 1 and room - second >= min(longest, 24) else 0
+        self._source = min(max(16, room - self._second), longest)
+        then = f"{'then':{self._second}}" if self._second else ""
+        named = "  " * self._colours + f"{'expression':{self._label}}"
+        self._header = f"{self._begin(self.first, 'time')}  face  {named}        {then}where"
+        self._counts: Counter[str] = Counter()
 
     def _begin(self, source: str, time: str) -> str:
         return f"{source:{self._source}}"
@@ -50,10 +65,30 @@ class Table:
             return
         number = record["face"] if record.get("track") is None else record["track"]
         where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*record["box"]) if record["box"] else "all of it"
-        expression = record["expression"] + "?" * (record["probability"] < self._doubt)
+        label = record["expression"]
+        self._counts[label] += 1
         more = "".join(f"  {output.name} {_brief(output, record[output.name])}" for output in self._others)
         more += f"  {record['note']}" if record.get("note") else ""
-        self._say(f"{line}  {number:>4}  {expression:{self._label}} {record['probability']:>5.0%}  {where}{more}")
+        expression = label + "?" * (record["probability"] < self._doubt)
+        text = f"{expression:{self._label}} {record['probability']:>5.0%}  {self._then(record)}{where}{more}"
+        block = ""
+        if self._colours:
+            block = "\x1b[38;2;{};{};{}m■\x1b[0m ".format(*colour_of(label, self._labels))
+        self._draw(f"{printable(line)}  {number:>4}  {block}{printable(text)}")
+
+    def _then(self, record: Record) -> str:
+        """The likeliest of the other expressions."""
+        if not self._second:
+            return ""
+        label, prob = max(
+            ((label, record["probabilities"][label]) for label in self._labels if label != record["expression"]),
+            key=lambda each: each[1],
+        )
+        return f"{f'{label} {prob:.0%}':{self._second}}"
+
+    def totals(self) -> str:
+        """How many faces showed what, the commonest first."""
+        return ", ".join(f"{count:,} {printable(label)}" for label, count in self._counts.most_common())
 
     def close(self) -> None:
         pass

@@ -52,7 +52,8 @@ def _unlock() -> None:
     _loading = threading.Lock()  # of the parent of this process, another thread may have held it
 
 
-os.register_at_fork(after_in_child=_unlock)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_unlock)
 
 
 def open_picture(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import sys
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -47,9 +48,14 @@ def _serves_picture(address: str) -> bool:
 
 
 def camera(source: str) -> str | None:
-    """The device of a camera: /dev/video0 of "0" and of "/dev/video0"; None where it is none."""
+    """The device of a camera, as ffmpeg names it; None where it is none.
+
+    It is /dev/video0 of "0" and of "/dev/video0"; on macOS 0 itself; on Windows "video=NAME", which has to be named.
+    """
+    if sys.platform == "win32":
+        return source if source.startswith("video=") else None
     if re.fullmatch(r"[0-9]{1,3}", source) and not os.path.lexists(source):
-        return f"/dev/video{int(source)}"
+        return f"/dev/video{int(source)}" if sys.platform != "darwin" else str(int(source))
     return source if re.fullmatch(r"/dev/video[0-9]+", source) else None
 
 

@@ -34,13 +34,7 @@ class Worker:
         self._stream = self._socket.makefile("rwb")
         self._limits, self._ready = limits, False
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
+            self._process = _start(theirs)
         with suppress(OSError):  # it died at once, which `wait_ready` will report
             send(self._stream, (options, limits, threads))
 
@@ -79,6 +73,19 @@ class Worker:
             self._stream.close()
         self._socket.close()
         return code
+
+
+def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """A worker's process, which has inherited its end of the socket; on Windows it is sent what opens it again."""
+    command = [sys.executable, "-c", _START, str(theirs.fileno()), *sys.path]
+    if sys.platform != "win32":
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+        return subprocess.Popen(command, **streams, pass_fds=[theirs.fileno()], start_new_session=True)
+    apart = subprocess.CREATE_NEW_PROCESS_GROUP
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, creationflags=apart)
+    with process.stdin as stdin:
+        stdin.write(theirs.share(process.pid))
+    return process
 
 
 class _Entry:

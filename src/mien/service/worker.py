@@ -228,11 +228,17 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # but what was begun is answered first
     warnings.simplefilter("ignore")  # of Pillow, on pictures that it reads all the same
     logging.basicConfig(format="mien: %(message)s", level=logging.ERROR)
-    with socket.socket(fileno=int(sys.argv[1])) as connection, connection.makefile("rwb") as stream:
+    with _connection() as connection, connection.makefile("rwb") as stream:
         try:
             _serve(stream)
         except (EOFError, ConnectionError):
             os._exit(0)  # nobody listens any more
+
+
+def _connection() -> socket.socket:
+    if sys.platform == "win32":
+        return socket.fromshare(sys.stdin.buffer.read())
+    return socket.socket(fileno=int(sys.argv[1]))
 
 
 def _serve(stream: Any) -> None:

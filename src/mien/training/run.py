@@ -4,7 +4,6 @@ import ctypes
 import datetime
 import json
 import re
-import resource
 import signal
 import sys
 import threading
@@ -267,6 +266,10 @@ def _say_where(last: Path) -> None:
 
 def _memory() -> str:
     """The most gigabytes (1e9 bytes) that this process has held, and of a GPU's."""
+    try:
+        import resource
+    except ImportError:
+        return "an unknown number of"  # on Windows
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     gpu = f" and {torch.cuda.max_memory_allocated() / 1e9:.1f}" if torch.cuda.is_available() else ""
     return f"{used / 1e9:.1f}{gpu}"

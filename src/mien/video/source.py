@@ -4,6 +4,7 @@ import os
 import queue
 import re
 import stat
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from mien.errors import MienWarning, ReadError, require
 from mien.faces.picture import MAX_PIXELS
 from mien.faces.video import SCHEMES, camera, scheme
 
+_CAMERAS = {"darwin": "avfoundation", "win32": "dshow"}  # by what ffmpeg reads them, elsewhere v4l2
 _LIVE = SCHEMES - {"tcp", "http", "https"}  # what does not wait for those who are slow
 _AHEAD = 4  # frames decoded before they are asked for
 _SILENCE = 10  # seconds without a word after which a stream is given up
@@ -74,7 +76,7 @@ class Video:
 
     Raises ReadError for what is no video, MissingExtra without PyAV.
 
-    source: a file, the number of a camera (0 is /dev/video0, through v4l2), or an address that ffmpeg can open.
+    source: a file, the number of a camera (0 is /dev/video0 on Linux), or an address that ffmpeg can open.
     name: the source as text, without a password.
     live: whether it goes on while nobody looks, so that who is slow misses frames.
     duration: in seconds, None where nobody knows. time_base: of the pictures' pts, in seconds.
@@ -94,7 +96,7 @@ class Video:
         self.live = device is not None or kind in _LIVE
         try:
             if device:
-                self._container = av.open(device, format="v4l2")
+                self._container = av.open(device, format=_CAMERAS.get(sys.platform, "v4l2"))
             elif kind:
                 options = {"rtsp_flags": "prefer_tcp"} if kind.startswith("rtsp") else {}
                 self._container = av.open(source, container_options=options, timeout=_SILENCE)
