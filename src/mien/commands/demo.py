@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="another name under which the page is reached, such as a proxy's; may be given several times",
     )
-    add_reading_arguments(parser, "--model", "--trust")
+    add_reading_arguments(parser, "--model", "--trust", "--landmarker", "--action-units")
     parser.add_argument(
         "--explain",
         metavar="MODEL",

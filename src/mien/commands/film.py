@@ -35,7 +35,7 @@ class Films:
         if args.track and (args.summary or args.events or sys.stdout.isatty()):
             given = {"min_seconds": args.min_track, "onset": args.event_onset, "offset": args.event_offset}
             options = {name: value for name, value in given.items() if value is not None}
-            self._summary = Summary(reader.classifier.labels, reader.classifier.outputs[1:], **options)
+            self._summary = Summary(reader.classifier.labels, reader.outputs[1:], **options)
         self._before: dict[int, Any] = {}
         self.signal = 0
 

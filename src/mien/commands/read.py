@@ -164,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
         args.misuse(f"{args.reference} is to be read as the reference, and would be overwritten")
 
     reader = Reader.from_pretrained(**reading_options(args))
-    outputs = reader.classifier.outputs
+    outputs = reader.outputs
     copies.begin()
     counts = Counter(error=sum(error.rows for error in missed))
     with ExitStack() as stack:

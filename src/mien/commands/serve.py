@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="default: 8000; 0: one that is free",
     )
     add_reading_arguments(
-        parser, "--model", "--trust", "--device", "--precision", "--min-face", "--search", "--threshold", "--abstain"
+        parser,
+        *("--model", "--trust", "--device", "--precision", "--min-face", "--search", "--threshold", "--abstain"),
+        *("--landmarker", "--action-units", "--mesh"),
     )
     parser.add_argument(
         "--keys", type=Path, metavar="FILE", help=f"API keys, one a line (default: those in ${VARIABLE}; none: no keys)"

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from mien.console import printable
 from mien.faces.palette import colour_of
+from mien.faces.pose import POSE
 from mien.faces.record import Record
 from mien.outputs import Output
 
@@ -34,7 +35,7 @@ class Table:
 
     def __init__(self, bar: "Progress", sources: Sequence[str], outputs: Sequence[Output], doubt: float = 0.0):
         self._doubt = doubt
-        self._labels, self._others = outputs[0].labels, [output for output in outputs[1:] if output.kind != "points"]
+        self._labels, self._others = outputs[0].labels, [output for output in outputs[1:] if _is_brief(output)]
         self._say = lambda line: bar.write(printable(line))
         self._draw, self._colours = bar.write, coloured()
         self._label = max(map(len, [*(f"{label}?" for label in self._labels), "expression"]))
@@ -67,6 +68,7 @@ class Table:
         label = record["expression"]
         self._counts[label] += 1
         more = "".join(f"  {output.name} {_brief(output, record[output.name])}" for output in self._others)
+        more += f"  {record['note']}" if record.get("note") else ""
         expression = label + "?" * (record["probability"] < self._doubt)
         text = f"{expression:{self._label}} {record['probability']:>5.0%}  {self._then(record)}{where}{more}"
         block = ""
@@ -92,8 +94,16 @@ class Table:
         pass
 
 
+def _is_brief(output: Output) -> bool:
+    """Whether an answer fits a line: neither points nor many numbers, nor a pose, of which the note says enough."""
+    few = output.kind != "points" and len(output.labels) <= 6
+    return output.kind in ("binary", "classes") or (few and output != POSE)
+
+
 def _brief(output: Output, answer: Any) -> str:
     """An answer in few words: those of "binary" that are more likely than not, the likeliest of "classes", numbers."""
+    if answer is None:
+        return "unknown"
     if not isinstance(answer, dict):
         return f"{answer:.2f}"
     if output.kind == "binary":

@@ -19,6 +19,7 @@ from mien.errors import MienError, ReadError
 from mien.explain.explanation import draw
 from mien.explain.occlusion import Occlusion
 from mien.faces import Face, open_picture
+from mien.faces.overlay import trace
 from mien.reader import Reader
 
 _LIMITS = (
@@ -71,7 +72,8 @@ class Desk:
         except ReadError as error:
             return show.problem(f"{name}: {error.reason}"), None
         crops = [self.reader.classifier.crop(image, face.landmarks, face.box) for face in faces]
-        seen = Seen(show.picture_url(image), image.shape[1::-1], faces, crops, self.looking.crops(image, faces))
+        picture = show.picture_url(trace(image, faces))
+        seen = Seen(picture, image.shape[1::-1], faces, crops, self.looking.crops(image, faces))
         self._seen[session] = seen
         if len(self._seen) > _SESSIONS:
             self._seen.popitem(last=False)

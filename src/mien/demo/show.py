@@ -15,6 +15,8 @@ from mien.faces.draw import answer_of
 from mien.faces.palette import colour_of, css
 from mien.outputs import EXPRESSION
 
+_MOST = 12  # numbers of an answer that are told
+
 LARGEST = 1280
 """Pixels of the longer side of a picture as it is shown; a larger one is made smaller."""
 
@@ -121,11 +123,17 @@ def bars(face: Face, index: int | None = None) -> str:
         if name != EXPRESSION
     )
     more = f'<dl class="mien-answers">{others}</dl>' if others else ""
+    more += f'<p class="mien-note">Of this face: {escape(face.note)}.</p>' if face.note else ""
     return f'<table class="mien-bars"><caption>{said}</caption><tbody>{rows}</tbody></table>{more}'
 
 
 def _spoken(answer: Any) -> str:
-    """An answer that is not the expression, as text."""
+    """An answer that is not the expression, as text; of many numbers, the largest."""
+    if answer is None:
+        return "not known"
+    if isinstance(answer, Mapping) and len(answer) > _MOST:
+        largest = sorted(answer, key=answer.__getitem__, reverse=True)[:_MOST]
+        return f"{_spoken({label: answer[label] for label in largest})} and {len(answer) - _MOST} smaller"
     if isinstance(answer, Mapping):
         return ", ".join(f"{label} {_spoken(value)}" for label, value in answer.items())
     return " ".join(map(_spoken, answer)) if isinstance(answer, tuple) else f"{answer:.2f}"

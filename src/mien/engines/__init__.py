@@ -43,8 +43,8 @@ def open_model(
     cache: bool = True,
     shape: Sequence[int] | None = None,
 ) -> Engine:
-    """Make a file ready to run: ONNX in OpenVINO, or in onnxruntime where that is missing or device is "cuda"; .xml in
-    OpenVINO, .pt2 in torch.
+    """Make a file ready to run: ONNX in OpenVINO, or in onnxruntime where that is missing or device is "cuda"; .xml and
+    .tflite in OpenVINO, .pt2 in torch.
 
     device: "auto" and "cpu" are the same, but for a .pt2, where "auto" takes a GPU.
     precision: "fp32"; "bf16"; "int8" for a file whose convolutions are int8 already, all else of which is then fp32;
@@ -66,7 +66,7 @@ def open_model(
         return open_program(path, device=device, precision=precision)
     if device != "cuda" and kind != ".pt2" and find_spec("openvino") is not None:
         return OpenVINOEngine(path, precision=precision, cache=cache, shape=shape)
-    if kind == ".xml":
+    if kind in (".xml", ".tflite"):
         raise MienError(f"{path}: only OpenVINO runs it, on the CPU; a .onnx or .pt2 file runs elsewhere, too")
     if precision == "bf16" or shape is not None:
         raise MienError(f"{path}: bf16 and other shapes need OpenVINO, which runs on the CPU")

@@ -160,8 +160,10 @@ def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int]
     model = None if kept is None else _recall(core, kept, settings)
     if model is None:
         try:
-            # by its name where tensors lie beside it: of bytes OpenVINO looks for them in the working directory
-            network = core.read_model(os.path.abspath(path)) if beside else core.read_model(*data)
+            # by its name where tensors lie beside it: of bytes OpenVINO looks for them in the working directory;
+            # and TFLite, which it does not know by its bytes
+            named = beside or path.suffix == ".tflite"
+            network = core.read_model(os.path.abspath(path)) if named else core.read_model(*data)
             if shape is not None:
                 network.reshape(shape)
             model = core.compile_model(network, "CPU", settings)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mien.faces.face import Face
+from mien.faces.overlay import trace
 from mien.faces.palette import Colour, colour_of, ink_on
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def draw(
     bars: bool = False,
     landmarks: bool = False,
     blur: bool = False,
+    axes: bool = True,
+    mesh: bool = True,
 ) -> Image.Image:
     """The picture with its faces marked; one whose shorter side is below 240 pixels is enlarged by a whole factor.
 
@@ -44,6 +47,8 @@ def draw(
     bars: a bar for each label beside the face, as long as its probability.
     landmarks: a dot on each of the five.
     blur: hide the faces, as `hide` does.
+    axes: a cross that shows how each head is turned, where that is known. mesh: the mesh, the irises, and where the
+        eyes look, of faces that were read with a landmarker. Both as `mien.faces.overlay.trace` draws them.
     """
     from PIL import ImageDraw  # costs 25 ms, and few readers draw
 
@@ -51,6 +56,8 @@ def draw(
     zoom = max(1, min(-(-_SHORTEST // min(height, width)), 4096 // max(height, width)))
     picture = Image.fromarray(hide(image, faces) if blur else image)
     picture = picture.resize((width * zoom, height * zoom), Image.Resampling.BICUBIC)
+    if not blur:
+        picture = Image.fromarray(trace(np.asarray(picture), faces, axes=axes, mesh=mesh, zoom=zoom))
     brush = ImageDraw.Draw(picture)
     corners = [_corners(face, zoom, picture.size) for face in faces]
     if names is None:

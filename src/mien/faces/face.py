@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mien.faces.pose import is_turned
 from mien.outputs import EXPRESSION
 
 Box = tuple[float, float, float, float]
@@ -34,9 +35,11 @@ class Face:
     rotation: degrees clockwise, 0, 90, 180 or 270, by which the picture is turned to bring the face upright; 0 by
         default.
     outputs: the answers to all that the model is asked, by the names of its outputs: "expression", the probabilities,
-        and whatever else it answers, a number ("valence") or a number for each label; see `mien.outputs.Output`.
+        and whatever else it answers, a number ("valence") or a number for each label; see `mien.outputs.Output`. What
+        is measured stands there, too ("pose"), as None where it could not be told.
     doubtful: whether the probability is below that from which the reader, or else the model, takes an answer for sure;
         such answers are marked "?" where people read them.
+    mesh: (478, 3) float32 of a reader with a landmarker: x and y in the same pixels, and depth in the same scale.
 
     Faces are equal where all of this is, and can be pickled.
     """
@@ -50,6 +53,28 @@ class Face:
     rotation: int = field(default=0, kw_only=True)
     doubtful: bool = field(default=False, kw_only=True)
     outputs: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    mesh: np.ndarray | None = field(default=None, kw_only=True, repr=False)
+
+    @property
+    def pose(self) -> Mapping[str, float] | None:
+        """How the head is turned: "yaw", "pitch" and "roll" in degrees, of the face upright; None where nobody knows.
+
+        Yaw is positive to the person's left, pitch upwards, roll clockwise as seen: see `mien.faces.pose.POSE`.
+        """
+        return self.outputs.get("pose")
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said of this face in its row; None where there is nothing."""
+        missing = {name for name in ("blendshapes", "eye_direction") if self.outputs.get(name, "") is None}
+        said = ["turned"] if is_turned(self.pose) else []
+        if self.pose is None and "pose" in self.outputs and self.landmarks is not None:
+            said.append("no pose, since the landmarks do not make a face")
+        if "blendshapes" in missing:
+            said.append("the landmarker sees no face here")
+        elif missing:
+            said.append("eyes shut, so no eye direction")
+        return "; ".join(said) or None
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, which JSON takes, under the names of a row of `mien read`: pixels to hundredths, the score to
@@ -79,6 +104,8 @@ class Face:
 
 def _rounded(answer: Any) -> Any:
     """Its numbers to six digits behind the point."""
+    if answer is None:
+        return None
     if isinstance(answer, Mapping):
         return {label: _rounded(value) for label, value in answer.items()}
     return [_rounded(value) for value in answer] if isinstance(answer, tuple) else round(answer, 6)

@@ -64,7 +64,8 @@ class Faces(list[Face]):
         """The picture with its faces marked, as a Pillow picture.
 
         image: (H, W, 3) uint8 RGB, by default the picture that was read.
-        options: what to draw, as for `mien.faces.draw.draw`: boxes, labels, bars, landmarks, blur, names.
+        options: what to draw, as for `mien.faces.draw.draw`: boxes, labels, bars, landmarks, axes,
+            mesh, blur, names.
 
         Raises as `image` does.
         """

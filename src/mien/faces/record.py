@@ -4,13 +4,20 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from mien.faces.columns import answer_entry
 from mien.faces.face import Face
+from mien.faces.measure import measured_outputs
 
 Record = dict[str, Any]
 
+_MEASURED = {output.name: answer_entry(output) for output in measured_outputs(True, True, True)}
+
 
 def record(source: str, index: int, face: Face, note: str | None = None) -> Record:
-    """A face as plain data: pixels to hundredths, probabilities to millionths; with a note only where there is one."""
+    """A face as plain data: pixels to hundredths, probabilities to millionths; with a note only where there is one.
+
+    note: of the picture, which follows that of the face."""
+    note = "; ".join(filter(None, (face.note, note)))
     return {"source": path_text(source), "face": index, **face.to_dict(), **({"note": note} if note else {})}
 
 
@@ -41,6 +48,8 @@ def flat(record: Record) -> Record:
             row |= {
                 f"landmark_{i}_{axis}": value[i][k] if value else None for i in range(5) for k, axis in enumerate("xy")
             }
+        elif name in _MEASURED and not isinstance(value, dict):
+            row |= zip((column.name for column in _MEASURED[name].columns), _MEASURED[name].cells(value), strict=True)
         elif isinstance(value, dict):
             first = "p" if name == "probabilities" else name
             for label, part in value.items():

@@ -145,12 +145,20 @@ def turn_image(image: np.ndarray, degrees: int) -> np.ndarray:
 def turn_face(face: Detection, shape: Sequence[int], degrees: int) -> Detection:
     """Where a face of a picture of this shape (H, W, …) lies once that is turned clockwise by 0 to 270 degrees."""
     x, y, w, h = face.box
-    landmarks, height, width = face.landmarks, *shape[:2]
+    height, width = shape[:2]
     for _ in range(degrees // 90 % 4):
         x, y, w, h = height - y - h, x, h, w
-        landmarks = np.stack([height - landmarks[:, 1], landmarks[:, 0]], axis=1)
         height, width = width, height
-    return Detection((x, y, w, h), face.score, landmarks)
+    return Detection((x, y, w, h), face.score, turn_points(face.landmarks, shape, degrees))
+
+
+def turn_points(points: np.ndarray, shape: Sequence[int], degrees: int) -> np.ndarray:
+    """Where points (N, 2) of a picture of this shape (H, W, …) lie once that is turned clockwise by so many degrees."""
+    height, width = shape[:2]
+    for _ in range(degrees // 90 % 4):
+        points = np.stack([height - points[:, 1], points[:, 0]], axis=1)
+        height, width = width, height
+    return points
 
 
 def detect_or_retry(detector: Detector, image: np.ndarray, min_face: float = 20) -> Detections:

@@ -12,6 +12,8 @@ from mien import __version__
 from mien.checkpoint import outputs_of, read_header
 from mien.classifier import DEFAULT_MODEL, find_model
 from mien.errors import MienError
+from mien.faces.bundle import find_bundle, read_bundle
+from mien.faces.measure import measured_outputs
 from mien.service.app import make_app
 from mien.service.connections import IDLE_SECONDS, protocol
 from mien.service.dispatch import Dispatcher
@@ -41,7 +43,12 @@ def serve(
     """
     path = find_model(options.get("model"))
     header = read_header(path)
-    outputs = outputs_of(header)
+    answered = outputs_of(header)
+    if options.get("landmarker"):
+        read_bundle(find_bundle(options["landmarker"])).close()
+    wanted = bool(options.get("landmarker")), *(options.get(name, False) for name in ("action_units", "mesh"))
+    measured = measured_outputs(*wanted)
+    outputs = (*answered, *(output for output in measured if output.name not in {one.name for one in answered}))
     labels = Labels(
         model=str(options.get("model") or DEFAULT_MODEL),
         labels=list(outputs[0].labels),

@@ -7,6 +7,9 @@ import numpy as np
 from pydantic import BaseModel, Field, create_model
 
 from mien.faces.columns import entries
+from mien.faces.landmarker import MESH
+from mien.faces.measure import measured_outputs
+from mien.faces.pose import POSE
 from mien.outputs import Output
 
 _FACE: dict[str, Any] = {
@@ -65,13 +68,15 @@ class Health(BaseModel):
 def answers(outputs: Sequence[Output]) -> tuple[type[BaseModel], type[BaseModel]]:
     """What the service answers with a model of these outputs: where something was read, and where nothing was."""
     kinds = {"text": str, "integer": int, "number": float, "numbers": list[float], "points": list[list[float]]}
+    measured = {output.name for output in measured_outputs(True, True, True)}
     fields: dict[str, Any] = {}
     for entry in entries(outputs):
         kind = dict[str, kinds[entry.kind]] if entry.labels else kinds[entry.kind]  # type: ignore[misc]
-        kind = kind | None if entry.name in ("box", "score", "landmarks") else kind
         described = "; null for a crop" if entry.name in ("box", "score", "landmarks") else ""
+        described = "; null where it could not be told" if entry.name in measured else described
+        kind = kind | None if described else kind
         fields[entry.name] = (kind, Field(description=entry.description.rstrip(".") + described + "."))
-    del fields["note"]
+    fields["note"] = (str | None, Field(None, description="What is to be said of the face, such as that it is turned."))
     face = create_model("FaceRow", __doc__="A face, as `mien read` writes it.", **fields)
     note = Field(None, description="What was not searched for, such as small faces in a large picture.")
     picture = create_model(
@@ -104,6 +109,8 @@ def example(outputs: Sequence[Output]) -> dict[str, Any]:
     for output in outputs[1:]:
         low, high = output.limits
         middle = np.full(output.shape, 1 / len(output.labels) if output.kind == "classes" else (low + high) / 2)
-        face[output.name] = output.decode(middle)
+        face[output.name] = output.decode(middle) if output != MESH else [[0.0, 0.0, 0.0]] * len(output.labels)
+        if output == POSE:
+            face[output.name] = {"yaw": -1.338, "pitch": -7.905, "roll": 2.209}
     unread = {"source": "notes.txt", "error": {"code": "unreadable", "reason": "not a picture"}}
     return {"pictures": [{"source": "hopper.jpg", "faces": [face]}, unread]}

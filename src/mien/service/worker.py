@@ -124,6 +124,7 @@ class JobReader:
         base = Reader.from_pretrained(**options)
         settings = {"abstain": base.abstain, "max_pixels": limits.pixels, "max_faces": limits.faces}
         found_by = {"min_face": base.min_face, "search": base.search}
+        settings["measures"] = base.measures
         self._readers = {
             False: Reader(base.classifier, base.detector, **found_by, **settings),
             True: Reader(base.classifier, aligned=True, **settings),

@@ -13,6 +13,7 @@ import numpy as np
 from mien.classifier import Answer
 from mien.errors import ReadError
 from mien.faces import Face
+from mien.faces.measure import Measured
 from mien.reader import Reader
 from mien.video.cuts import CUT, Cuts
 from mien.video.follow import Finder, Follower, Tracked
@@ -153,6 +154,7 @@ def _read(
             if picture is None:
                 break
             detections = look(picture)
+            measured = join.reader.measures(picture.image, [detection for detection, _ in detections])
             crops = [
                 classifier.crop(picture.image, *((detection.landmarks, detection.box) if detection else ()))
                 for detection, _ in detections
@@ -161,7 +163,7 @@ def _read(
             image = picture.image if images else None
             frame = VideoFrame(picture.number, picture.time, [], image, picture.pts, picture.sound, **size)
             shown = [thumbnails(picture.image, *each) if thumbnails else None for each in detections]
-            batch.append(_Seen(frame, detections, crops, shown))
+            batch.append(_Seen(frame, detections, crops, shown, measured))
             if sum(len(seen.crops) for seen in batch) >= batch_size or len(batch) >= most:
                 submit()
             while busy and (batch_size == 1 or len(busy) > 1 or busy[0][1].done()):
@@ -182,6 +184,7 @@ class _Seen:
     detections: Sequence[Tracked]
     crops: Sequence[np.ndarray]
     thumbnails: Sequence[np.ndarray | None]
+    measured: Sequence[Measured]
 
 
 class _Joiner:
@@ -195,14 +198,17 @@ class _Joiner:
         answers = iter(answer.result())
         for seen in batch:
             time = seen.frame.time
-            for (detection, id), thumbnail in zip(seen.detections, seen.thumbnails, strict=True):
+            for (detection, id), thumbnail, measured in zip(
+                seen.detections, seen.thumbnails, seen.measured, strict=True
+            ):
                 said, raw = next(answers), None
-                face = self.reader.face(detection, said if self._smoothing is None else self._smoothing(id, time, said))
+                smoothed = said if self._smoothing is None else self._smoothing(id, time, said)
+                face = self.reader.face(detection, smoothed, measured=measured)
                 if self._smoothing is not None:
                     raw = dict(zip(face.probabilities, map(float, said[self._first]), strict=True))
                 values = (face.expression, face.probability, face.probabilities, id, raw)
                 marks = {"rotation": face.rotation, "doubtful": face.doubtful, "outputs": face.outputs}
-                marks["thumbnail"] = thumbnail
+                marks |= {"mesh": face.mesh, "thumbnail": thumbnail}
                 seen.frame.faces.append(TrackedFace(face.box, face.score, face.landmarks, *values, **marks))
             if self._smoothing is not None:
                 self._smoothing.forget(time)

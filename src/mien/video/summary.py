@@ -26,7 +26,7 @@ class Person:
     """A track. first, last: when it was seen, in seconds; seconds: for how long, all together, gaps not counted.
 
     times: seconds by (smoothed) expression. total: (C,) the sum of unsmoothed probabilities × seconds. others: the sum
-    of the values of every other output × seconds, as arrays.
+    of the values of every other output × seconds, as arrays; known: the seconds in which there was a value.
     bins: the same of the smoothed ones, by the number of the bin of the timeline.
     spotter: of the expressions that begin and end. thumbnail: (64, 64, 3) uint8 RGB, where there is one.
     """
@@ -43,6 +43,7 @@ class Person:
     total: np.ndarray | float = 0.0
     bins: dict[int, np.ndarray] = field(default_factory=dict)
     others: dict[str, np.ndarray] = field(default_factory=dict)
+    known: Counter[str] = field(default_factory=Counter)
 
 
 def _values(output: Output, answer: Any) -> np.ndarray:
@@ -51,7 +52,10 @@ def _values(output: Output, answer: Any) -> np.ndarray:
     return np.exp(1j * np.deg2rad(values)) if output.kind == "angles" else values
 
 
-def _mean(output: Output, values: np.ndarray) -> Any:
+def _mean(output: Output, person: Person) -> Any:
+    if output.name not in person.others:
+        return None
+    values = person.others[output.name] / (person.known[output.name] or 1.0)
     values = np.rad2deg(np.angle(values)) if output.kind == "angles" else values
     answer = output.decode(values)
     return {name: round(v, 6) for name, v in answer.items()} if isinstance(answer, dict) else round(answer, 6)
@@ -139,8 +143,10 @@ class Summary:
             person.spotter.add(frame.time, seconds, smoothed)
             part = max(seconds, 1e-6) / len(bins) * smoothed
             for output in self.others:
-                values = _values(output, face.outputs[output.name])
-                person.others[output.name] = person.others.get(output.name, 0.0) + seconds * values
+                if (answer := face.outputs[output.name]) is not None:
+                    values = seconds * _values(output, answer)
+                    person.others[output.name] = person.others.get(output.name, 0.0) + values
+                    person.known[output.name] += seconds
             for at in bins:
                 person.bins[at] = person.bins.get(at, 0.0) + part
 
@@ -188,7 +194,7 @@ class Summary:
                     "expression": max(person.times, key=person.times.get),
                     "shares": {name: round(person.times[name] / whole, 6) for name in names},
                     "mean": {label: round(float(p), 6) for label, p in zip(self.labels, mean, strict=True)},
-                    **{output.name: _mean(output, person.others[output.name] / whole) for output in self.others},
+                    **{output.name: _mean(output, person) for output in self.others},
                     "events": [rounded(event) for event in person.spotter.events],
                 }
             )
