@@ -64,7 +64,7 @@ def on_a_terminal(command, columns=100) -> tuple[int, str]:
     pid, terminal = pty.fork()
     if not pid:
         termios.tcsetwinsize(1, (25, columns))
-        os.execv(command[0], command)
+        os.execve(command[0], command, os.environ | {"NO_COLOR": "1"})
     text = b""
     while True:
         try:
@@ -231,8 +231,10 @@ def test_a_table_on_a_terminal(here, shell):
     code, text = on_a_terminal(shell("face.jpg", "none.png", "missing.jpg"))
     assert code == 1
     assert "mien: missing.jpg: no such file\n" in text
-    head, face, none = [line.split() for line in text.splitlines() if "missing" not in line]
-    assert head == ["picture", "face", "expression", "where"]
+    head, face, none, total = [line.split() for line in text.splitlines() if "missing" not in line]
+    assert head == ["picture", "face", "expression", "then", "where"]
+    assert " ".join(total) == f"1 face in 2 pictures, 1 could not be read: 1 {face[2]}"
+    assert face.pop(4) in set(EXPRESSIONS) - {face[2]} and re.fullmatch(r"\d+%", face.pop(4))
     assert face[:2] == ["face.jpg", "0"] and face[2] in EXPRESSIONS and re.fullmatch(r"\d+%", face[3])
     assert re.fullmatch(r"\d+×\d+ at \d+, \d+", " ".join(face[4:]))
     assert none == ["none.png", "no", "face", "found"]
@@ -243,7 +245,7 @@ def test_a_table_keeps_to_the_width_of_the_terminal(here, shell):
     shutil.copy("face.jpg", "a" * 100 + "/the_end.jpg")
     _, text = on_a_terminal(shell("a" * 100, "none.png"), columns=80)
     lines = text.splitlines()
-    assert len(lines) == 3 and max(map(len, lines)) <= 80
+    assert len(lines) == 4 and max(map(len, lines)) <= 80
     assert "…" in lines[1] and "the_end.jpg" in lines[1]
     assert lines[0].index("where") == lines[1].index(re.search(r"\d+×", lines[1])[0])
 

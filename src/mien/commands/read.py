@@ -201,7 +201,8 @@ def run(args: argparse.Namespace) -> int:
     if args.output:
         print(f"{args.output}: {counted(counts['face'], 'face')} in {_read_text(counts)}")
     elif isinstance(writer, Table) and not moving and len(sources) > 1:
-        print(f"{counted(counts['face'], 'face')} in {_read_text(counts)}: {writer.totals()}")
+        shown = f": {writer.totals()}" if counts["face"] else ""
+        print(f"{counted(counts['face'], 'face')} in {_read_text(counts)}{shown}")
     if args.output or sys.stdout.isatty():
         for line in copies.lines(counts):
             print(line)
