@@ -260,6 +260,8 @@ class APViT(Network):
                 rows = [x[:, :, 0] for x in (look.scores, look.attn) if x is not None and x.ndim == 4]
                 if look.layout.kind == "token" and len(rows) == 2:  # the last of several, as in `Axial`
                     scores, attn = rows
+            if attn is not None and not (attn[..., 1:] > 1e-6).any():  # where a token sees none of those behind it
+                scores = attn = None
             blocks.append(BlockTrace(came, stayed, scores, attn))
             came = stayed
         logits = self.forward_head(self.pooled(self.vit.norm(tokens)))
