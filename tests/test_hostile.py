@@ -74,6 +74,12 @@ def test_ctrl_c_at_any_moment(stand_in, part):
     assert not [fault for moment in moments.spread(total, 20)[part::4] if (fault := moments.fault(moment, words))]
 
 
+def test_ctrl_c_in_other_commands():
+    """And with the default model; a command that ends before an interruption is tried again is one, too."""
+    cases = [(["list"], moment) for moment in (1, 350, 800)] + [(["read", HOPPER], 1200)]
+    assert not [fault for words, moment in cases if (fault := moments.fault(moment, words))]
+
+
 def test_an_import_is_not_cut(tmp_path):
     """What a library makes of an interruption within its import, a wrong error or a half module, never happens."""
     (tmp_path / "slow.py").write_text(
