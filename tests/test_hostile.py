@@ -19,10 +19,13 @@ from fuzz import models, moments, pictures
 from mien import Classifier
 from mien.batch import sha256_of
 from mien.checkpoint import check_header
+from mien.classifier import find_model
 from mien.commands.rows import CsvWriter
+from mien.engines import work
 from mien.engines.graph import external_files
-from mien.engines.openvino import cache_folder
+from mien.engines.openvino import cache_folder, shared_core
 from mien.errors import CheckpointError
+from mien.faces.detect import open_yunet
 from mien.outputs import Output, expression_output
 from mien.video import Summary
 
@@ -69,6 +72,12 @@ def test_ctrl_c_at_any_moment(stand_in, part):
     total = getattr(test_ctrl_c_at_any_moment, "total", None) or moments.moments(words)
     assert total > 500
     assert not [fault for moment in moments.spread(total, 20)[part::4] if (fault := moments.fault(moment, words))]
+
+
+def test_ctrl_c_in_other_commands():
+    """And with the default model; a command that ends before an interruption is tried again is one, too."""
+    cases = [(["list"], moment) for moment in (1, 350, 800)] + [(["read", HOPPER], 1200)]
+    assert not [fault for words, moment in cases if (fault := moments.fault(moment, words))]
 
 
 def test_an_import_is_not_cut(tmp_path):
@@ -289,6 +298,31 @@ def test_a_loop_is_refused(tmp_path):
     onnx.save(model, path)
     with pytest.raises(CheckpointError, match=f"^{path}: holds a Loop, which may never end$"):
         Classifier.from_pretrained(path)
+
+
+@pytest.mark.parametrize("kind", models.OUTGROWN)
+def test_work_without_end_is_refused(tmp_path, kind):
+    """Of a few hundred bytes, by what its shapes say, before anything is computed."""
+    path = models.outgrown(kind, tmp_path / "model.onnx")
+    assert path.stat().st_size < 5000
+    with pytest.raises(CheckpointError, match=f"^{path}: (its graph asks for more than|how large its) [^\n]+$"):
+        Classifier.from_pretrained(path)
+
+
+@pytest.mark.parametrize("kind", ["default", "detector"])
+def test_networks_are_far_from_the_bound(kind, monkeypatch):
+    """The default model, and the detector whose sides vary, are counted: 5·10⁸ for a face, and for 1024 × 1024."""
+    model = find_model() if kind == "default" else open_yunet(cache=False)._path
+    network = shared_core().read_model(model)
+    if kind == "detector":
+        network.reshape([1, 3, -1, -1])
+    before = str(network.inputs)
+    monkeypatch.setattr(work, "STEPS", 2 * 10**9)
+    work.check_work(model, network)
+    assert str(network.inputs) == before
+    monkeypatch.setattr(work, "STEPS", 3 * 10**8)
+    with pytest.raises(CheckpointError, match="asks for more than 300,000,000 multiplications for one face"):
+        work.check_work(model, network)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors", ".xml", ".pt2"])

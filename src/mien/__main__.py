@@ -98,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         console.on_interrupt(console.leave)
         lost = _flush()
+    if console.waits():  # the timer would outlive Python's handler, and kill
+        return console.interrupted()
     return _fail(lost) if lost and not code else code  # type: ignore[return-value]
 
 

@@ -55,6 +55,11 @@ def on_interrupt(handler: Any) -> None:
         pass
 
 
+def waits() -> bool:
+    """Whether an interruption came that was to be tried again; it is not, any more."""
+    return hasattr(signal, "setitimer") and signal.setitimer(signal.ITIMER_REAL, 0)[0] > 0
+
+
 def interrupted() -> int:
     """Say that the command was interrupted, once in a process that is the command's own; its exit code."""
     if isinstance(sys.stderr, _Stderr):

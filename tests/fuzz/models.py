@@ -119,6 +119,67 @@ def endless() -> onnx.NodeProto:
     return helper.make_node("Loop", ["", "", "logits"], ["looped"], body=body)
 
 
+def outgrown(kind: str, path: Path) -> Path:
+    """The stand-in with a few nodes behind it that ask for work, or room, without end."""
+    write_stand_in(path)
+    model = onnx.load(path)
+    graph, node = model.graph, helper.make_node
+
+    def numbers(name: str, *values: int) -> str:
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
+    ones = numbers("ones", 1, 1)
+    match kind:
+        case "tiles":  # each a hundred times the one before
+            made = [node("Tile", ["logits", numbers("r0", 1, 100)], ["t0"])]
+            made += [node("Tile", [f"t{i}", numbers(f"r{i + 1}", 1, 100)], [f"t{i + 1}"]) for i in range(8)]
+            made.append(node("ReduceMax", ["t8", numbers("last", 1)], ["much"]))
+        case "product":  # 4·10¹² multiplications of 2·10⁸ numbers
+            side = numbers("side", 20_000, 10_000)
+            made = [node("ConstantOfShape", [side], ["a"]), node("Transpose", ["a"], ["b"])]
+            made.append(node("MatMul", ["b", "a"], ["c"]))
+            made += [node("ReduceMax", ["c"], ["m"], keepdims=0), node("Expand", ["m", ones], ["much"])]
+        case "filter":  # one of 1000 × 1000 pixels at every pixel
+            made = [node("ConstantOfShape", [numbers("w", 1, 1, 1001, 1001)], ["filter"])]
+            made += [node("ConstantOfShape", [numbers("p", 1, 1, 3000, 3000)], ["picture"])]
+            made += [node("Conv", ["picture", "filter"], ["c"]), node("ReduceMax", ["c"], ["m"], keepdims=0)]
+            made.append(node("Expand", ["m", ones], ["much"]))
+        case "sum":  # of letters that are in no other term
+            made = [node("ConstantOfShape", [numbers("s", 10_000, 1000)], ["a"])]
+            made += [node("Einsum", ["a", "a"], ["e"], equation="ij,kl->"), node("Expand", ["e", ones], ["much"])]
+        case "colours":  # as many as the picture says
+            made = [node("Cast", ["logits"], ["whole"], to=TensorProto.INT64)]
+            made += [node("ReduceMax", ["whole"], ["most"]), node("Reshape", ["most", numbers("one", 1)], ["side"])]
+            made += [node("ConstantOfShape", ["side"], ["a"]), node("ReduceMax", ["a"], ["m"], keepdims=0)]
+            made.append(node("Expand", ["m", ones], ["much"]))
+        case "pools":  # of every pixel around
+            made = [node("ConstantOfShape", [numbers("p", 1, 1, 3000, 3000)], ["picture"])]
+            made.append(node("MaxPool", ["picture"], ["c"], kernel_shape=[1001, 1001]))
+            made += [node("ReduceMax", ["c"], ["m"], keepdims=0), node("Expand", ["m", ones], ["much"])]
+        case "branch":  # a product, where a condition holds
+            side = numbers("side", 10_000, 10_000)
+            no = helper.make_graph([node("Identity", ["a"], ["no"])], "no", [], [_any("no")])
+            yes = helper.make_graph([node("MatMul", ["a", "a"], ["yes"])], "yes", [], [_any("yes")])
+            made = [node("ConstantOfShape", [side], ["a"]), node("ReduceMax", ["logits"], ["most"], keepdims=0)]
+            made += [node("Cast", ["most"], ["so"], to=TensorProto.BOOL)]
+            made += [node("If", ["so"], ["c"], then_branch=yes, else_branch=no)]
+            made += [node("ReduceMax", ["c"], ["m"], keepdims=0), node("Expand", ["m", ones], ["much"])]
+        case _:
+            raise ValueError(kind)
+    graph.node.extend([*made, node("Add", ["logits", "much"], ["grown"])])
+    graph.output[0].name = "grown"
+    onnx.save(model, path)
+    return path
+
+
+OUTGROWN = "tiles", "product", "filter", "sum", "colours", "pools", "branch"
+
+
+def _any(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+
+
 def fault(seed: int, folder: Path) -> str | None:
     """What is wrong with how the model is opened and run: neither answers nor one line that names the file."""
     what, path = write(folder, seed)

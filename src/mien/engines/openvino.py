@@ -17,6 +17,7 @@ import numpy as np
 
 from mien.engines.graph import check_layers, external_files
 from mien.engines.process import FileEngine, leak
+from mien.engines.work import check_work
 from mien.errors import CheckpointError
 from mien.files import whole
 
@@ -166,6 +167,7 @@ def _compile(path: Path, settings: dict[str, Any], cache: bool, shape: list[int]
             network = core.read_model(os.path.abspath(path)) if named else core.read_model(*data)
             if shape is not None:
                 network.reshape(shape)
+            check_work(path, network)
             model = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
             raise CheckpointError(f"{path}: no model that OpenVINO can run ({_last_line(error)})") from error
