@@ -1,7 +1,7 @@
 """OAT on visual search: does it look where a simulated searcher looks, and find what is looked for?
 
     python benchmarks/search.py --picture docs/search.png
-    python benchmarks/search.py --faces train_validation.parquet
+    python benchmarks/search.py --faces train_validation.parquet [--keep tokens.pt]
 
 A scene has ten drawn shapes on a grid of 6×8; one of them is what is looked for, of a shape and a colour that none
 other has both of. The searcher is a simulation, after the idea of guided search (Wolfe, 1994), and no person: from the
@@ -13,7 +13,7 @@ of those that it has not looked at, until it looks at the target. With --faces t
 expression that is looked for and nine of five others; what attracts the searcher is then, instead of colour and shape,
 the share of a face's annotators who named that expression. The network is given the features of the default model's
 trunk, and what is looked for as another face of that expression. Training faces make the scenes that teach, validation
-faces those that judge.
+faces those that judge, the first 1,500 and 1,000 of random_features.py.
 
 Beside the network stand an order by chance, the nearest object next, saliency (the rarest colour and shape, or
 expression, first), and for faces what the default model itself holds likeliest first. They are told when they are at
@@ -27,21 +27,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from random_features import make_tokens
 from torch import nn
 
-from mien.checkpoint import read_header
 from mien.classifier import find_checkpoint
-from mien.data.ferplus import FERPlus
 from mien.evaluation.paths import hit_rate, sequence_score
-from mien.networks import OAT, Normalize, load_network
-from mien.networks.deploy import to_float
-from mien.training.faces import Crops
+from mien.labels import EXPRESSIONS
+from mien.networks import OAT, load_network
 
 ROWS, COLUMNS, COUNT, SIDE = 6, 8, 10, 16
 COLOURS = np.array([(220, 50, 40), (50, 170, 70), (60, 90, 220), (230, 190, 40)])
 SHAPES = 4  # circle, square, triangle, cross
 SOUGHT = ("neutral", "happiness", "sadness", "surprise", "fear", "anger")  # of the two others are too few faces
-MOST = {"train": 300, "validation": 100}  # faces of one expression
 
 
 def crop(shape: int, colour: int, rng: np.random.Generator) -> np.ndarray:
@@ -87,28 +84,29 @@ def scatter(rng: np.random.Generator) -> np.ndarray:
     return np.stack([cells // COLUMNS, cells % COLUMNS], 1)
 
 
-def read_faces(path: str, split: str) -> dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]:
-    """By expression: features (D) of each face, shares (C) of the votes and the model's probabilities (C)."""
-    checkpoint, data = find_checkpoint(), FERPlus(path, min_votes=2, check=False)
-    network, preprocess = load_network(checkpoint).eval(), read_header(checkpoint)["preprocess"]
-    network.mirror = False  # once is enough
-    normalize, faces = Normalize(preprocess), {}
-    every = [row for row in data.rows(split) if row.target.max() > 0.5]
-    for name in SOUGHT:
-        rows = [row for row in every if data.labels[row.label] == name]
-        rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[: MOST[split]]]
-        crops, faces[name] = Crops(rows, preprocess), []
-        for start in range(0, len(rows), 32):
-            batch = rows[start : start + 32]
-            with torch.inference_mode():
-                features = network.forward_features(
-                    normalize(to_float(torch.stack([crops[start + i][0] for i in range(len(batch))])))
-                )
-                probs = network.forward_head(features).softmax(1)
-            shares = [np.array([row.target[data.labels.index(one)] for one in SOUGHT]) for row in batch]
-            answers = probs[:, [data.labels.index(one) for one in SOUGHT]].numpy()
-            faces[name] += zip(features.numpy(), shares, answers, strict=True)
-    return faces
+def read_faces(path: str, keep: Path | None) -> list[dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]]]:
+    """Of the training and of the validation split, by expression: features (D) of each face, shares (6) of the votes
+    and the model's probabilities (6)."""
+    tokens = torch.load(keep, weights_only=True) if keep and keep.exists() else None
+    if tokens is None:
+        tokens = make_tokens("mobilefacenet_ferplus", path, {"train": 1500, "validation": 1000})
+        if keep:
+            torch.save(tokens, keep)
+    head, columns = (
+        load_network(find_checkpoint("mobilefacenet_ferplus")).eval().head,
+        list(map(EXPRESSIONS.index, SOUGHT)),
+    )
+    splits = []
+    for split in (tokens[name] for name in ("train", "validation")):
+        features = split["last"].float().mean(1)
+        with torch.inference_mode():
+            answers = head(features).softmax(1)[:, columns].numpy()
+        faces = list(zip(features.numpy(), split["target"][:, columns].numpy(), answers, strict=True))
+        clear = split["target"].max(1).values > 0.5
+        of = {name: clear & (split["label"] == EXPRESSIONS.index(name)) for name in SOUGHT}
+        splits.append({name: [faces[i] for i in which.nonzero()[:, 0].tolist()] for name, which in of.items()})
+        print(", ".join(f"{len(found)} of {name}" for name, found in splits[-1].items()))
+    return splits
 
 
 def make_face_scene(faces: dict, rng: np.random.Generator) -> dict:
@@ -250,13 +248,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--faces", metavar="PARQUET", help="scenes of FER+'s faces, which are not drawn")
+    parser.add_argument("--keep", type=Path, help="tokens of faces, read or written, as of random_features.py")
     args = parser.parse_args()
     ways = WAYS
     if args.faces:
         if args.picture:
             parser.error("--picture is for drawn shapes: faces of the data set are not to be shown")
         ways = WAYS | {"by the model's answer": by_answer}
-        teach, judge = (read_faces(args.faces, split) for split in ("train", "validation"))
+        teach, judge = read_faces(args.faces, args.keep)
         scenes = [make_face_scene(teach, np.random.default_rng((1, i))) for i in range(args.scenes)]
         held = [make_face_scene(judge, np.random.default_rng((2, i))) for i in range(args.held)]
     else:
