@@ -1,7 +1,7 @@
 """The README's pictures, from the two photographs in examples/: `python docs/make_pictures.py` (needs `mien[video]`).
 
-`pictures/photograph.jpg` is one photograph as `mien read --annotate` draws it. `pictures/clip.gif` is a film that pans over
-both, read with `track=True`.
+`pictures/photograph.jpg` is one photograph as `mien read --annotate` draws it. `pictures/clip.gif` is a film that pans
+over both, read with `track=True`.
 """
 
 import tempfile
@@ -55,9 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         clip = Path(scratch) / "clip.mp4"
         film(clip)
-        frames = [
-            draw(frame.image, frame.faces) for frame in mien.read_video(clip, reader, track=True, images=True)
-        ]
+        frames = [draw(frame.image, frame.faces) for frame in mien.read_video(clip, reader, track=True, images=True)]
     palette = frames[len(frames) // 2].quantize(64, dither=Image.Dither.NONE)
     shown = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     shown[0].save(

@@ -22,9 +22,11 @@ from mien.networks import (
     CaiT,
     Deployed,
     GuidedClassifier,
+    Magnified,
     Network,
     PlainClassifier,
     Poster,
+    RegionReader,
 )
 from mien.networks.trunk import Trunk
 from mien.nn import PAM, ClassAttentionPool, Halo, MoH, Neighborhood, SpectralGate, TalkingHeads
@@ -77,6 +79,8 @@ NETWORKS = {
     "btn": lambda: BTN(image=Small(112), landmarks=Small(112), **TWO_TRUNKS),
     "arbex": lambda: ARBEx(body=plain(), head="mlp", balancing="anchors"),
     "apvit, patches and tokens pooled": lambda: APViT(image=None, **TOKENS, depth=2, keep_patches=20, keep_rate=0.6),
+    "magnified": lambda: Magnified(num_classes=8, embed_dim=16, num_heads=2),
+    "regions": lambda: RegionReader(image=Small(112), num_classes=8, embed_dim=16, num_heads=2),
     "cait": lambda: CaiT(**TOKENS, depth=1, class_depth=1, init_values=1.0),
     "other mixers": lambda: CaiT(
         **TOKENS,
@@ -114,8 +118,9 @@ def test_every_network_is_among_them():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_answers_as_in_torch(name, tmp_path):
+    torch.manual_seed(0)
     network = lively(NETWORKS[name]())
-    side = 112 if name in ("poster", "btn") else 32
+    side = 112 if name in ("poster", "btn", "magnified", "regions") else 32
     head, images = note(side), faces(side)
     with torch.no_grad():
         wanted = Deployed(network, head["preprocess"], 1.7)(torch.from_numpy(images))

@@ -219,7 +219,7 @@ def test_videos_are_measured_frame_by_frame(stand_in, yunet, tmp_path):
     """What is measured is of the frame itself, and the summary has the mean of it."""
     reader = Reader.from_pretrained(stand_in, detector=yunet, landmarker=Painted())
     path = film(tmp_path / "one.mp4", [portrait(160)] * 4)
-    summary = Summary(reader.classifier.labels, reader.outputs[1:])
+    summary = Summary(reader.classifier.labels, reader.outputs[1:], min_seconds=0)
     summary.begin("one.mp4")
     for frame in read_video(path, reader, track=True):
         (face,) = frame.faces

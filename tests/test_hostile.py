@@ -192,7 +192,7 @@ def test_cells_that_a_spreadsheet_would_compute():
 
 def test_cells_of_a_summary(monkeypatch):
     rows = [{"source": "=a\r.mp4", "track": 1, "first": 0.0, "last": 1.0, "frames": 2, "seconds": 1.0}]
-    rows[0] |= {"expression": "+x", "shares": {"+x": 1.0}, "mean": {"+x": 0.5}}
+    rows[0] |= {"expression": "+x", "shares": {"+x": 1.0}, "mean": {"+x": 0.5}, "events": []}
     summary = Summary(("+x",), ())
     monkeypatch.setattr(summary, "rows", lambda: rows)
     for raw in (False, True):

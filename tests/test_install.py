@@ -75,11 +75,10 @@ def empty(wheel, tmp_path_factory) -> Path:
 
 def test_wheel_carries_the_models_and_the_licence(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for model in ("mobilefacenet_ferplus", "btn_mobile_ferplus"):
-        for name in ("model.onnx", "model.safetensors", "README.md"):
-            assert f"mien/models/{model}/{name}" in names
-    for name in ("calibration.png", "model.int8.onnx"):
+    for name in ("model.onnx", "model.int8.onnx", "model.safetensors", "README.md", "calibration.png"):
         assert f"mien/models/mobilefacenet_ferplus/{name}" in names
+    assert {"mien/models/apvit_mobile_ferplus/model.safetensors", "mien/models/fetched.json"} <= set(names)
+    assert not any("btn_mobile" in name for name in names)  # mien fetch
     assert "mien/py.typed" in names
     assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in names if ".dist-info/licenses/" in name}
     assert {Path(name).parts[0].partition("-")[0] for name in names} == {"mien"}

@@ -94,7 +94,7 @@ class Magnified(Network):
     def first(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse pass: images -> tokens (B, 1 + cells², D), the class token's attention (B, cells²)."""
         maps = self.coarse(F.interpolate(images, (self.coarse_size, self.coarse_size), mode="area"))
-        tokens = torch.cat([self.cls_token.expand(len(maps), -1, -1), to_tokens(maps) + self.pos_embed], 1)
+        tokens = torch.cat([self.cls_token.expand(maps.shape[0], -1, -1), to_tokens(maps) + self.pos_embed], 1)
         *blocks, last = cast(list[Block], list(self.blocks))
         for block in blocks:
             tokens = block(tokens, (self.cells, self.cells))
@@ -111,7 +111,7 @@ class Magnified(Network):
         """The window that begins at those cells: (B, 3, 112, 112) -> (B, 3, side, side)."""
         pixels = torch.arange(self.window * self.cell, device=images.device)
         rows, columns = (first[:, None] * self.cell + pixels for first in (row, column))  # (B, side)
-        faces = torch.arange(len(images), device=images.device)[:, None, None]
+        faces = torch.arange(images.shape[0], device=images.device)[:, None, None]
         return images.permute(0, 2, 3, 1)[faces, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
     def both(self, images: Tensor) -> tuple[Tensor, Tensor]:

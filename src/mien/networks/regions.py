@@ -97,13 +97,13 @@ class RegionReader(Network):
         tokens = self.tokens(images)
         normed, count = self.norm1(tokens), len(REGIONS)
         points = tokens.new_tensor(ARCFACE)[None] if landmarks is None else landmarks
-        masks = region_masks(points, self.grid).expand(len(tokens), -1, -1, -1)
+        masks = region_masks(points, self.grid).expand(tokens.shape[0], -1, -1, -1)
         masks = masks[:, None].expand(-1, 2, -1, -1, -1)
         other = own = None
         if reference is not None:
             other, own = (x[:, None].expand(-1, count, -1, -1) for x in (self.norm1(self.tokens(reference)), normed))
             have_ref = None if have_ref is None else have_ref[:, None].expand(-1, count)
-        prompts = self.prompts.expand(len(tokens), -1, -1, -1)
+        prompts = self.prompts.expand(tokens.shape[0], -1, -1, -1)
         tokens = tokens + self.regions(normed, self.grid, prompts, masks, other, have_ref, own)
         return self.norm(tokens.mean(1))
 
