@@ -11,7 +11,10 @@ from conftest import COLOURS
 from films import film
 from PIL import Image
 
+from mien.faces.palette import palette
 from mien.labels import EXPRESSIONS
+from mien.video.read import TrackedFace, VideoFrame
+from mien.video.summary import Summary
 
 
 @pytest.fixture
@@ -89,3 +92,40 @@ def test_the_reference_is_not_overwritten(here, call, stand_in):
     Image.new("RGB", (64, 64)).save("face.csv", "PNG")
     code, _, err = call("read", "neutral.png", "--reference", "face.csv", "--output", "face.csv", "--model", stand_in)
     assert code == 2 and "would be overwritten" in err[-1]
+
+
+def test_summary_and_timeline_have_it(here, mien):
+    frames = [np.full((64, 64, 3), COLOURS[name], np.uint8) for name in ("neutral", "anger")]
+    film(here / "clip.mp4", [frames[i // 10] for i in range(20)])
+    options = ("clip.mp4", "--track", "--smooth", "0", "--cuts", "off", "--output", "rows.jsonl", "--summary")
+    assert mien(*options, "plain.csv")[0] == 0
+    for name in ("seen.csv", "seen.json"):
+        assert mien(*options, name, "--reference", "neutral.png")[0] == 0
+    [person] = json.loads(Path("seen.json").read_text())
+    rows = [json.loads(line)["change"] for line in Path("rows.jsonl").read_text().splitlines()]
+    for label in EXPRESSIONS:  # frames are shown for equally long
+        assert person["change"][label] == pytest.approx(np.mean([row[label] for row in rows]), abs=0.01)
+    assert person["change"]["anger"] > 2 and person["change"]["neutral"] < -2
+    [told] = csv.DictReader(Path("seen.csv").read_text().splitlines())
+    assert [float(told[f"change_{label}"]) for label in EXPRESSIONS] == list(person["change"].values())
+    assert "change_" not in Path("plain.csv").read_text()
+    without, beside = (np.array(Image.open(f"{name}.png").convert("RGB")) for name in ("plain", "seen"))
+    assert len(beside) > 1.5 * len(without)
+    places = {}  # of lines below the strip, from the top
+    for label, at in (("contempt", 400), ("anger", 1200), ("neutral", 1200)):
+        [*places[label]] = np.flatnonzero((beside[len(beside) // 2 :, at] == palette(EXPRESSIONS)[label]).all(1))
+    assert max(places["anger"]) + 20 < min(places["contempt"]) < min(places["neutral"]) - 20
+
+
+def test_changes_of_a_long_video_keep_their_mean():
+    seen = Summary(EXPRESSIONS, change=lambda probs: {label: 100 * p for label, p in probs.items()})
+    seen.begin("a.mp4")
+    for i in range(2000):
+        probs = dict.fromkeys(EXPRESSIONS, 0.0) | {"fear" if i < 500 else "anger": 1.0}
+        face = TrackedFace((0, 0, 9, 9), 0.9, None, max(probs, key=probs.get), 1.0, probs, 1, probs)
+        seen.add(VideoFrame(i, i / 2, [face], None, i))
+    seen.end()
+    [person] = seen.people
+    assert sorted(person.changes) == sorted(person.bins) and len(person.bins) <= 1200
+    assert all(np.allclose(person.changes[at], 100 * person.bins[at]) for at in person.bins)
+    assert seen.rows()[0]["change"]["fear"] == pytest.approx(25) and seen.rows()[0]["change"]["anger"] == 75

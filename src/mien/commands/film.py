@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mien.commands.reference import Reference
 from mien.commands.rows import Writer
 from mien.commands.terminal import Progress, counted, people_table
 from mien.console import interrupted, printable
@@ -29,12 +30,20 @@ class Films:
     in whole files, and the command ends as one that was interrupted. A second SIGINT ends it at once.
     """
 
-    def __init__(self, args: argparse.Namespace, reader: Reader, bar: Progress, counts: Counter[str]):
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        reader: Reader,
+        bar: Progress,
+        counts: Counter[str],
+        reference: Reference | None = None,
+    ):
         self._args, self._reader, self._bar, self._counts = args, reader, bar, counts
         self._summary = None
         if args.track and (args.summary or args.events or sys.stdout.isatty()):
             given = {"min_seconds": args.min_track, "onset": args.event_onset, "offset": args.event_offset}
             options = {name: value for name, value in given.items() if value is not None}
+            options["change"] = reference.change if reference else None
             self._summary = Summary(reader.classifier.labels, reader.outputs[1:], **options)
         self._before: dict[int, Any] = {}
         self.signal = 0

@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
         if moving:
             from mien.commands.film import Films
 
-            reels = stack.enter_context(Films(args, reader, bar, counts))
+            reels = stack.enter_context(Films(args, reader, bar, counts, reference))
         if args.output:
             options = {"raw": args.raw, "change": reference is not None}
             writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), outputs, moving, **options)

@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -28,6 +28,7 @@ class Person:
     times: seconds by (smoothed) expression. total: (C,) the sum of unsmoothed probabilities × seconds. others: the sum
     of the values of every other output × seconds, as arrays; known: the seconds in which there was a value.
     bins: the same of the smoothed ones, by the number of the bin of the timeline.
+    changes: as bins, sums of how far each expression is from a reference, where there is one.
     spotter: of the expressions that begin and end. thumbnail: (64, 64, 3) uint8 RGB, where there is one.
     """
 
@@ -44,6 +45,7 @@ class Person:
     bins: dict[int, np.ndarray] = field(default_factory=dict)
     others: dict[str, np.ndarray] = field(default_factory=dict)
     known: Counter[str] = field(default_factory=Counter)
+    changes: dict[int, np.ndarray] = field(default_factory=dict)
 
 
 def _values(output: Output, answer: Any) -> np.ndarray:
@@ -61,6 +63,14 @@ def _mean(output: Output, person: Person) -> Any:
     return {name: round(v, 6) for name, v in answer.items()} if isinstance(answer, dict) else round(answer, 6)
 
 
+def _halved(bins: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Bins twice as wide."""
+    wide: dict[int, np.ndarray] = {}
+    for at, sums in bins.items():
+        wide[at // 2] = wide.get(at // 2, 0.0) + sums
+    return wide
+
+
 class Summary:
     """Gathers the frames of tracked videos: `begin` each video, `add` its frames, `end` it.
 
@@ -71,6 +81,7 @@ class Summary:
     labels: of the expressions. others: what else is answered.
     min_seconds: who is seen for less is left out, and counted in `flickers` (default 0.5).
     onset, offset: between which probabilities an expression begins and ends, as for `mien.video.events.Spotter`.
+    change: makes of (smoothed) probabilities how far each is from a reference, by label; None (default) without one.
     """
 
     def __init__(
@@ -81,9 +92,10 @@ class Summary:
         min_seconds: float = 0.5,
         onset: float = ONSET,
         offset: float = OFFSET,
+        change: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None,
     ):
         self.labels, self.others = list(labels), [output for output in others if output.kind != "points"]
-        self.min_seconds, self._thresholds = min_seconds, (onset, offset)
+        self.min_seconds, self._thresholds, self.change = min_seconds, (onset, offset), change
         Spotter(labels, onset, offset)  # says what is wrong with them
         self.people: list[Person] = []
         self.flickers = 0
@@ -149,8 +161,12 @@ class Summary:
                     person.known[output.name] += seconds
             for at in bins:
                 person.bins[at] = person.bins.get(at, 0.0) + part
+            if self.change:
+                part = max(seconds, 1e-6) / len(bins) * self._probs(self.change(face.probabilities))
+                for at in bins:
+                    person.changes[at] = person.changes.get(at, 0.0) + part
 
-    def _probs(self, probabilities: dict[str, float]) -> np.ndarray:
+    def _probs(self, probabilities: Mapping[str, float]) -> np.ndarray:
         return np.array([probabilities[label] for label in self.labels])
 
     def _coarsen(self) -> None:
@@ -158,10 +174,7 @@ class Summary:
         for person in self.people:
             if person.source != self._source:
                 continue
-            bins: dict[int, np.ndarray] = {}
-            for at, sums in person.bins.items():
-                bins[at // 2] = bins.get(at // 2, 0.0) + sums
-            person.bins = bins
+            person.bins, person.changes = _halved(person.bins), _halved(person.changes)
 
     def events(self) -> list[tuple[str, int, Event]]:
         """The source and the person of each event, by the onset within a source."""
@@ -171,8 +184,9 @@ class Summary:
 
     def rows(self, source: str | None = None) -> list[dict[str, Any]]:
         """One a person: source, track, first, last, frames, seconds, expression (the one seen for longest), shares (of
-        the seconds, by expression), mean (unsmoothed probabilities, by label), of every other output its mean (of
-        angles it is the direction between, and points have none), and events, each as `events.Event` says.
+        the seconds, by expression), mean (unsmoothed probabilities, by label), with a reference change (its mean, by
+        label), of every other output its mean (of angles it is the direction between, and points have none), and
+        events, each as `events.Event` says.
 
         source: those of one video only.
         """
@@ -194,11 +208,16 @@ class Summary:
                     "expression": max(person.times, key=person.times.get),
                     "shares": {name: round(person.times[name] / whole, 6) for name in names},
                     "mean": {label: round(float(p), 6) for label, p in zip(self.labels, mean, strict=True)},
+                    **({"change": self._change(person)} if self.change else {}),
                     **{output.name: _mean(output, person) for output in self.others},
                     "events": [rounded(event) for event in person.spotter.events],
                 }
             )
         return rows
+
+    def _change(self, person: Person) -> dict[str, float]:
+        mean = sum(person.changes.values()) / sum(sums.sum() for sums in person.bins.values())  # probabilities sum to 1
+        return {label: round(float(value), 4) for label, value in zip(self.labels, mean, strict=True)}
 
     def write(self, file: BinaryIO, suffix: str, raw: bool = False) -> None:
         """As a list in JSON, or with `suffix` ".csv" as a line a person; raw: text in it stays as it is."""
@@ -211,12 +230,14 @@ class Summary:
         text = io.StringIO(newline="")
         table = csv.writer(text, lineterminator="\r\n")  # of both, so that either is quoted within a cell
         means = [f"mean_{label}" for label in self.labels]
+        changes = [f"change_{label}" for label in self.labels if self.change]
         others = [f"mean_{column.name}" for output in self.others for column in answer_entry(output).columns]
-        lines = [[*plain, *(f"share_{name}" for name in names), *means, *others, "events"]]
+        lines = [[*plain, *(f"share_{name}" for name in names), *means, *changes, *others, "events"]]
         for row in rows:
             shares = [row["shares"].get(name, 0.0) for name in names]
             more = [cell for output in self.others for cell in answer_entry(output).cells(row[output.name])]
-            lines.append([*(row[name] for name in plain), *shares, *row["mean"].values(), *more, len(row["events"])])
+            means = [*row["mean"].values(), *row.get("change", {}).values()]
+            lines.append([*(row[name] for name in plain), *shares, *means, *more, len(row["events"])])
         for line in lines:
             table.writerow(line if raw else map(safe_cell, line))
             file.write(f"{text.getvalue()[:-2]}\n".encode(errors="backslashreplace"))
