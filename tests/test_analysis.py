@@ -3,14 +3,17 @@
 import json
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from test_explain import POOLED, checkpoint
 
 from mien.errors import MienError
+from mien.explain.analysis_plots import plot_class_rows
 from mien.explain.heads import Head, ablations, agreement, heads_of, importance, pruned, without
 from mien.explain.patterns import content_agnostic, k_means, recentred, summarise
 from mien.explain.strength import concentration, grid_places, importance_factor, profile
@@ -193,3 +196,14 @@ def test_acmil_hides_tokens_as_in_training():
         hidden = network[0].attention(tokens).numpy()
     assert (hidden == 0).sum() == 16 * 2 * 6 and found[0] == pytest.approx(concentration(hidden).mean())
     assert found[0] != plain
+
+
+@pytest.mark.parametrize("tokens", [9, 18, 7])
+def test_rows_of_dropped_tokens_are_no_picture(tokens):
+    one = SimpleNamespace(class_row=np.full((2, tokens), 1 / tokens))
+    found = SimpleNamespace(profiles={"vit.blocks.0": one}, grids={"vit.blocks.0": (3, 3)})
+    figure = Figure()
+    plot_class_rows(figure, found)
+    pictures = [image for axes in figure.axes for image in axes.images]
+    assert len(pictures) == (2 if tokens % 9 == 0 else 0) and len(figure.texts) == (tokens == 7)
+    assert all(np.asarray(image.get_array()).sum() == pytest.approx(1) for image in pictures)

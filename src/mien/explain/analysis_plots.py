@@ -108,13 +108,18 @@ def plot_patterns(figure: Any, found: Analysis) -> None:
 
 
 def plot_class_rows(figure: Any, found: Analysis) -> None:
-    """What the class token attends to, a picture a head, the planes of several levels added up where there are some."""
+    """What the class token attends to, a picture a head, the planes of several levels added up where there are some.
+
+    Where tokens were dropped, a row is of other places in every face, and there is no picture of it.
+    """
     shown = [(name, h, row) for name, one in found.profiles.items() for h, row in enumerate(one.class_row)
-             if np.isfinite(row).all()]  # fmt: skip
+             if np.isfinite(row).all() and len(row) % np.prod(found.grids[name]) == 0]  # fmt: skip
+    if not shown:
+        figure.text(0.5, 0.5, "tokens were dropped: rows are of other places in every face", ha="center", va="center")
+        return
     grid = figure.subplots(-(-len(shown) // 6), min(6, len(shown)), squeeze=False).ravel()
     for axes, (name, h, row) in zip(grid, shown, strict=False):
-        rows, columns = found.grids[name]
-        picture = row[: len(row) // (rows * columns) * rows * columns].reshape(-1, rows, columns).sum(0)
+        picture = row.reshape(-1, *found.grids[name]).sum(0)
         axes.imshow(picture, cmap="inferno", vmin=0)
         axes.set_title(f"{short(Head(name, h))}\nup to {picture.max():.1%}", fontsize="x-small")
     for axes in grid:
