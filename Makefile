@@ -27,7 +27,7 @@ test: .venv/testing
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --pythonpath .venv/bin/python
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 quick: .venv/testing
 	.venv/bin/ruff check .
