@@ -27,7 +27,7 @@ from mien.video import Summary, read_video
 
 ROOT = Path(__file__).parents[1]
 HOPPER, ASTRONAUT = ROOT / "examples" / "hopper.jpg", ROOT / "examples" / "astronaut.png"
-SHARED = Path("/work/shared")
+SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN = np.load(Path(__file__).parent / "golden" / "face_landmarker.npz")
 
 _spec = importlib.util.spec_from_file_location("geometry_benchmark", ROOT / "benchmarks" / "geometry.py")
