@@ -5,7 +5,7 @@ examples/.
     python benchmarks/cuts.py --threshold 20
 
 Every clip is coded as people keep videos (H.264, quality 28) and read back. Kinds with a cut have one, at a frame
-that is known; a cut that is told at that very frame is right, and any other one is a false alarm.
+that is known; a cut that is found at that very frame is right, and any other one is a false alarm.
 """
 
 import argparse
@@ -124,10 +124,10 @@ def main() -> None:
                     write(path, frames, rate)
                     tell = Cuts(args.threshold)
                     with Video(path) as video:
-                        told = [p.number for p in video.pictures() if tell(p.image)]
-                    missed += cut is not None and cut not in told
+                        found = [p.number for p in video.pictures() if tell(p.image)]
+                    missed += cut is not None and cut not in found
                     cuts += cut is not None
-                    false += len([at for at in told if at != cut])
+                    false += len([at for at in found if at != cut])
                     count += len(frames)
                 cells.append(f"{f'{missed} of {cuts}' if cuts else '':>14} {f'{false} in {count:,} frames':>17}")
             print(f"{kind:38} " + " ".join(cells), flush=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mien.errors import CheckpointError, require
 from mien.files import whole
-from mien.heads.detector import KEY, OUTPUTS, read_heads_header
+from mien.heads.header import KEY, OUTPUTS, read_heads_header
 from mien.networks import build
 from mien.networks.checkpoint import fill, load_tensors
 from mien.networks.deploy import to_float

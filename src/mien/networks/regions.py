@@ -1,4 +1,4 @@
-"""A reader by regions: eyes, brows and mouth are asked apart, and compared with a neutral face of the same person."""
+"""A reader by regions: eyes, brows and mouth are read apart, and compared with a neutral face of the same person."""
 
 import torch
 from torch import Tensor, nn
