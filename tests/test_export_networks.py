@@ -22,11 +22,13 @@ from mien.networks import (
     CaiT,
     Deployed,
     GuidedClassifier,
+    HierarchicalSpectFormer,
     Magnified,
     Network,
     PlainClassifier,
     Poster,
     RegionReader,
+    SpectFormer,
 )
 from mien.networks.trunk import Trunk
 from mien.nn import PAM, ClassAttentionPool, Halo, MoH, Neighborhood, SpectralGate, TalkingHeads
@@ -82,6 +84,16 @@ NETWORKS = {
     "magnified": lambda: Magnified(num_classes=8, embed_dim=16, num_heads=2),
     "regions": lambda: RegionReader(image=Small(112), num_classes=8, embed_dim=16, num_heads=2),
     "cait": lambda: CaiT(**TOKENS, depth=1, class_depth=1, init_values=1.0),
+    "spectformer": lambda: SpectFormer(**TOKENS, depth=2, spectral_depth=1),
+    "spectformer, hierarchical": lambda: HierarchicalSpectFormer(
+        num_classes=8,
+        img_size=32,
+        embed_dims=(8, 8, 16, 16),
+        depths=(1,) * 4,
+        num_heads=(1,) * 4,
+        mlp_ratios=(2,) * 4,
+        stem_dim=8,
+    ),
     "other mixers": lambda: CaiT(
         **TOKENS,
         depth=5,

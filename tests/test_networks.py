@@ -30,6 +30,8 @@ from mien.networks import (
     mobilefacenet,
     poster,
     save_network,
+    spectformer_h_s,
+    spectformer_mobile,
 )
 from mien.nn import ClassAttentionPool, DropPath, Layout, observe
 from mien.nn.observe import attentions
@@ -115,6 +117,7 @@ def awake(make, **options):
     return network
 
 
+TINY_STAGES = {"embed_dims": (8, 8, 16, 16), "depths": (1,) * 4, "num_heads": (1,) * 4, "mlp_ratios": (2,) * 4}
 MAKES = {
     "poster": poster,
     "btn": btn,
@@ -125,6 +128,8 @@ MAKES = {
     "magnified": magnified,
     "cait": partial(CaiT, num_classes=8, img_size=112, embed_dim=32, depth=2, num_heads=2),
     "apvit_mobile": partial(awake, apvit_mobile),
+    "spectformer_mobile": partial(spectformer_mobile, depth=2, spectral_depth=1, embed_dim=32, num_heads=2),
+    "spectformer_h": partial(spectformer_h_s, num_classes=8, img_size=112, **TINY_STAGES),
     "apvit_mobile, lanet": partial(awake, apvit_mobile, patch_criterion="lanet"),
 }
 

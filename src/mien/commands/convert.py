@@ -5,7 +5,7 @@ import argparse
 from mien.errors import require
 from mien.labels import ORDERS
 
-KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait")
+KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait", "spectformer")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-classes", metavar="N", type=int, help="a head for N classes instead of the published one, to be trained"
     )
     parser.add_argument(
-        "--img-size", metavar="PIXELS", type=int, help="interpolate the positions for images of another size (cait)"
+        "--img-size",
+        metavar="PIXELS",
+        type=int,
+        help="interpolate the positions for images of another size (cait, spectformer)",
     )
 
 

@@ -27,6 +27,13 @@ from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
 from mien.networks.regions import RegionReader, region_reader
+from mien.networks.spectformer import (
+    HierarchicalSpectFormer,
+    SpectFormer,
+    spectformer_h_s,
+    spectformer_mobile,
+    spectformer_s,
+)
 from mien.networks.temporal import Temporal
 from mien.networks.vit import ViT
 
@@ -36,6 +43,7 @@ __all__ = [
     "ARBEx",
     "BTN",
     "CaiT",
+    "HierarchicalSpectFormer",
     "IR50",
     "Deployed",
     "DirectMHP",
@@ -49,6 +57,7 @@ __all__ = [
     "PooledViT",
     "Poster",
     "RegionReader",
+    "SpectFormer",
     "Temporal",
     "ViT",
     "acmil_mobile",
@@ -77,5 +86,8 @@ __all__ = [
     "poster",
     "region_reader",
     "save_network",
+    "spectformer_h_s",
+    "spectformer_mobile",
+    "spectformer_s",
     "swap_attention",
 ]

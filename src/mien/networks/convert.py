@@ -25,6 +25,7 @@ from mien.networks.published import (
     from_vit,
     under,
 )
+from mien.networks.published_transformers import from_spectformer
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -35,7 +36,7 @@ class Kind:
     """How a kind of published weights becomes a network's."""
 
     tensors: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
-    network: str
+    network: str | Callable[[Mapping[str, Tensor]], str]  # by its tensors, where the kind has several
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors show them
     resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
     align: str = "none"
@@ -96,6 +97,44 @@ def _cait_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return arguments
 
 
+def _spectformer(tensors: Mapping[str, Tensor]) -> str:
+    hierarchical = any(name.startswith("stages.") for name in tensors)
+    return f"mien.networks.{'Hierarchical' if hierarchical else ''}SpectFormer"
+
+
+def _spectformer_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Heads are 64 wide in the vanilla architecture, and 32 in the hierarchical one, as published."""
+    if _spectformer(tensors) == "mien.networks.SpectFormer":
+        arguments = _sizes(
+            tensors,
+            num_classes=("head.weight", 0),
+            embed_dim=("patch_embed.weight", 0),
+            patch_size=("patch_embed.weight", 2),
+        )
+        side = math.isqrt(_sizes(tensors, patches=("pos_embed", 1)).get("patches", 0))
+        return arguments | {
+            "img_size": side * arguments.get("patch_size", 0),
+            "depth": _count(tensors, "blocks."),
+            "spectral_depth": sum(name.endswith(".complex_weight") for name in tensors),
+            "num_heads": arguments.get("embed_dim", 0) // 64,
+        }
+    dims = [_sizes(tensors, dim=(f"norms.{i}.weight", 0)).get("dim", 32) for i in range(4)]
+    hidden = [_sizes(tensors, dim=(f"stages.{i}.0.mlp.fc1.weight", 0)).get("dim", 0) for i in range(4)]
+    return _sizes(tensors, num_classes=("head.weight", 0), stem_dim=("stem.0.weight", 0)) | {
+        "img_size": 4 * _sizes(tensors, side=("stages.0.0.attn.complex_weight", 0)).get("side", 0),
+        "embed_dims": dims,
+        "depths": [_count(tensors, f"stages.{i}.") for i in range(4)],
+        "num_heads": [dim // 32 for dim in dims],
+        "mlp_ratios": [width / dim for width, dim in zip(hidden, dims, strict=True)],
+        "token_labels": "aux_head.weight" in tensors,
+    }
+
+
+def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    """How many blocks there are under a prefix."""
+    return len({name.partition(".")[0] for name in under(prefix, tensors)})
+
+
 KINDS = {
     "poster": Kind(
         from_poster,
@@ -120,6 +159,7 @@ KINDS = {
     "vit": Kind(from_vit, "mien.networks.ViT", _vit_arguments),
     "timm_vit": Kind(from_timm_vit, "mien.networks.PooledViT", _timm_vit_arguments),
     "cait": Kind(from_cait, "mien.networks.CaiT", _cait_arguments, ((0, "bicubic"),)),
+    "spectformer": Kind(from_spectformer, _spectformer, _spectformer_arguments, ((0, "bicubic"),)),
 }
 
 
@@ -150,7 +190,8 @@ def convert(
         if num_classes < 1 or not any(map(_is_head, renamed)):
             raise CheckpointError(f"{source}: there is no head to be made for {num_classes} classes")
         renamed |= {name: t.new_zeros(num_classes, *t.shape[1:]) for name, t in renamed.items() if _is_head(name)}
-    model = {"class_path": how.network, "init_args": how.arguments(renamed)}
+    network = how.network if isinstance(how.network, str) else how.network(renamed)
+    model = {"class_path": network, "init_args": how.arguments(renamed)}
     if img_size is not None:
         model["init_args"]["img_size"] = img_size
     try:
@@ -178,7 +219,7 @@ def convert(
 
 
 def _is_head(name: str) -> bool:
-    return re.fullmatch(r"(.*\.)?head\.(weight|bias)", name) is not None
+    return re.fullmatch(r"(.*\.)?(aux_)?head\.(weight|bias)", name) is not None
 
 
 def _labels(count: int | None, labels: str | None, usual: tuple[str, str]) -> tuple[str, ...]:

@@ -46,19 +46,20 @@ class ClassBlock(nn.Module):
 
         c += ls1(attn(norm1([c; tokens])));   c += ls2(mlp(norm2(c)))
 
-    Without dropout and stochastic depth, as published. Paper and reference: `ClassAttention`.
+    Without dropout and stochastic depth, as published; `init_values=None`: without layer scales, too. Paper and
+    reference: `ClassAttention`.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, init_values: float = 1e-5, qkv_bias: bool = True
+        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, init_values: float | None = 1e-5, qkv_bias: bool = True
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = ClassAttention(dim, num_heads, qkv_bias)
-        self.ls1 = LayerScale(dim, init_values)
+        self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim, init_values)
+        self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
 
     def forward(self, c: Tensor, tokens: Tensor) -> Tensor:
         c = c + self.ls1(self.attn(self.norm1(torch.cat([c, tokens], dim=1))))
