@@ -2,6 +2,7 @@
 
 from mien.networks.apvit import APViT, apvit, apvit_mobile, deit_tiny, hybrid_deit_tiny
 from mien.networks.arbex import ARBEx, arbex, arbex_mobile
+from mien.networks.axial import AxialTransformer, axial
 from mien.networks.branched import ACMILClassifier, GuidedClassifier, acmil_mobile, guided_mobile
 from mien.networks.btn import BTN, btn, btn_mobile
 from mien.networks.cait import (
@@ -41,6 +42,7 @@ __all__ = [
     "ACMILClassifier",
     "APViT",
     "ARBEx",
+    "AxialTransformer",
     "BTN",
     "CaiT",
     "HierarchicalSpectFormer",
@@ -66,6 +68,7 @@ __all__ = [
     "apvit_mobile",
     "arbex",
     "arbex_mobile",
+    "axial",
     "btn",
     "btn_mobile",
     "build",
