@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mien.checkpoint import VERSION
@@ -35,11 +36,12 @@ class Kind:
     """How a kind of published weights becomes a network's."""
 
     tensors: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
-    network: str
+    network: str  # "" where `variants` names several
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors show them
     resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
     align: str = "none"
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
+    variants: tuple[str, ...] = ()  # functions of `mien.networks`, of which the tensors fit one
 
 
 def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
@@ -123,6 +125,57 @@ KINDS = {
 }
 
 
+def _classes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return _sizes(tensors, num_classes=("head.weight", 0))
+
+
+def _cait_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Of one of timm's CaiTs, whose name says the rest."""
+    return {name: size for name, size in _cait_arguments(tensors).items() if name in ("num_classes", "img_size")}
+
+
+_CAITS = ("cait_xxs24", "cait_xxs36", "cait_xs24", "cait_s24", "cait_s36", "cait_m36", "cait_m48")
+TIMM: dict[str, Kind] = dict.fromkeys(_CAITS, Kind(from_cait, "", _cait_size, ((0, "bicubic"),)))
+"""Networks whose weights timm publishes."""
+
+KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", lambda tensors: {}, variants=tuple(TIMM))
+
+
+def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: object) -> tuple[str, Kind]:
+    """The path of the network that the tensors are of, and its kind; CheckpointError where they are of another."""
+    how = KINDS[kind]
+    if as_ is not None and as_ not in how.variants:
+        opened = f"opens {', '.join(how.variants)}" if how.variants else "opens one network alone: it takes no --as"
+        raise CheckpointError(f"mien convert {kind} {opened}, not {as_}")
+    if not how.variants:
+        return how.network, how
+    if as_ is None and kind == "timm":
+        raise CheckpointError(f"mien convert timm needs --as, one of {', '.join(how.variants)}")
+    layouts = {name: TIMM[name] if kind == "timm" else how for name in how.variants}
+    for name in [as_] if as_ else layouts:
+        if _is_of(name, layouts[name], tensors):
+            return f"mien.networks.{name}", layouts[name]
+    for name, layout in layouts.items():
+        if name != as_ and _is_of(name, layout, tensors):
+            raise CheckpointError(f"{source}: these are not the weights of {as_}: they look like those of {name}")
+    name = as_ or how.variants[0]
+    return f"mien.networks.{name}", layouts[name]  # of none: `fill` lists what does not fit
+
+
+def _is_of(name: str, how: Kind, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are those of the network, all of them."""
+    renamed, unknown = how.tensors(tensors)
+    with torch.device("meta"):
+        try:
+            network = build({"class_path": f"mien.networks.{name}", "init_args": how.arguments(renamed)})
+        except CheckpointError:
+            return False
+    own = network.state_dict()
+    counted = {n for n in own if not n.endswith("num_batches_tracked")}
+    fits = all(n in renamed and renamed[n].shape == own[n].shape for n in counted)
+    return fits and not unknown and renamed.keys() <= own.keys()
+
+
 def convert(
     kind: str,
     source: str | os.PathLike[str],
@@ -131,6 +184,7 @@ def convert(
     *,
     num_classes: int | None = None,
     img_size: int | None = None,
+    as_: str | None = None,
 ) -> Path:
     """Write the published weights in `source` as a checkpoint of mien's.
 
@@ -138,19 +192,22 @@ def convert(
     the kind was published with. A `module.` before names is stripped, and parameters of the
     published code that nothing reads are dropped. num_classes: put a head for so many classes in the place of the
     published one, all zero, to be trained. img_size: interpolate the positions of a network that has an `img_size`.
+    as_: name of the network, for a kind of several; "timm" needs it, others see it by the tensors.
 
-    Raises CheckpointError unless every tensor found its place and every place its tensor.
+    Raises CheckpointError unless every tensor found its place and every place its tensor, and says which network's the
+    weights look like where they are of another size or variant.
     """
-    how, out = KINDS[kind], Path(out)
+    out = Path(out)
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out}: a checkpoint for torch ends in .safetensors")
     tensors = state_dict(source)
+    path, how = _chosen(kind, as_, tensors, source)
     renamed, unknown = how.tensors(tensors)
     if num_classes is not None:
         if num_classes < 1 or not any(map(_is_head, renamed)):
             raise CheckpointError(f"{source}: there is no head to be made for {num_classes} classes")
         renamed |= {name: t.new_zeros(num_classes, *t.shape[1:]) for name, t in renamed.items() if _is_head(name)}
-    model = {"class_path": how.network, "init_args": how.arguments(renamed)}
+    model = {"class_path": path, "init_args": how.arguments(renamed)}
     if img_size is not None:
         model["init_args"]["img_size"] = img_size
     try:
