@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from mien.networks.published import (
     from_vit,
     under,
 )
+from mien.networks.published_stages import from_maxvit
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Kind:
     resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
     align: str = "none"
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
+    normalize: Mapping[str, list[float]] = field(default_factory=lambda: IMAGENET)  # mean and std
     variants: tuple[str, ...] = ()  # functions of `mien.networks`, of which the tensors fit one
 
 
@@ -137,6 +140,8 @@ def _cait_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 _CAITS = ("cait_xxs24", "cait_xxs36", "cait_xs24", "cait_s24", "cait_s36", "cait_m36", "cait_m48")
 TIMM: dict[str, Kind] = dict.fromkeys(_CAITS, Kind(from_cait, "", _cait_size, ((0, "bicubic"),)))
 """Networks whose weights timm publishes."""
+TIMM["maxvit_tiny_rw"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),), normalize=HALF)
+TIMM["maxvit_tiny_tf"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),))
 
 KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", lambda tensors: {}, variants=tuple(TIMM))
 
@@ -226,7 +231,7 @@ def convert(
             "resize": steps,
             "input_size": steps[-1]["size"],
             "color": "rgb",
-            **IMAGENET,
+            **how.normalize,
         },
         "training": {"converted_from": Path(source).name, "kind": kind},
     }
