@@ -20,6 +20,7 @@ from mien.networks.deploy import Deployed, Normalize, activate, deploy
 from mien.networks.directmhp import DirectMHP
 from mien.networks.ir50 import IR50
 from mien.networks.magnified import Magnified, magnified
+from mien.networks.maxvit import MaxViT, maxvit_mobile, maxvit_tiny_rw, maxvit_tiny_tf
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
 from mien.networks.network import Network
@@ -51,6 +52,7 @@ __all__ = [
     "DirectMHP",
     "GuidedClassifier",
     "Magnified",
+    "MaxViT",
     "MobileFaceNet",
     "Network",
     "Normalize",
@@ -85,6 +87,9 @@ __all__ = [
     "hybrid_deit_tiny",
     "load_network",
     "magnified",
+    "maxvit_mobile",
+    "maxvit_tiny_rw",
+    "maxvit_tiny_tf",
     "mobilefacenet",
     "poster",
     "region_reader",

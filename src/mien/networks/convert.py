@@ -4,10 +4,11 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mien.checkpoint import VERSION
@@ -25,10 +26,12 @@ from mien.networks.published import (
     from_vit,
     under,
 )
+from mien.networks.published_stages import from_maxvit
 from mien.networks.published_transformers import from_spectformer
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,13 @@ class Kind:
     """How a kind of published weights becomes a network's."""
 
     tensors: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
-    network: str | Callable[[Mapping[str, Tensor]], str]  # by its tensors, where the kind has several
+    network: str | Callable[[Mapping[str, Tensor]], str]  # or by its tensors; "" where `variants` names several
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors show them
     resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
     align: str = "none"
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
+    normalize: Mapping[str, list[float]] = field(default_factory=lambda: IMAGENET)  # mean and std
+    variants: tuple[str, ...] = ()  # functions of `mien.networks`, of which the tensors fit one
 
 
 def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
@@ -163,6 +168,59 @@ KINDS = {
 }
 
 
+def _classes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return _sizes(tensors, num_classes=("head.weight", 0))
+
+
+def _cait_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Of one of timm's CaiTs, whose name says the rest."""
+    return {name: size for name, size in _cait_arguments(tensors).items() if name in ("num_classes", "img_size")}
+
+
+_CAITS = ("cait_xxs24", "cait_xxs36", "cait_xs24", "cait_s24", "cait_s36", "cait_m36", "cait_m48")
+TIMM: dict[str, Kind] = dict.fromkeys(_CAITS, Kind(from_cait, "", _cait_size, ((0, "bicubic"),)))
+"""Networks whose weights timm publishes."""
+TIMM["maxvit_tiny_rw"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),), normalize=HALF)
+TIMM["maxvit_tiny_tf"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),))
+
+KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", lambda tensors: {}, variants=tuple(TIMM))
+
+
+def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: object) -> tuple[str, Kind]:
+    """The path of the network that the tensors are of, and its kind; CheckpointError where they are of another."""
+    how = KINDS[kind]
+    if as_ is not None and as_ not in how.variants:
+        opened = f"opens {', '.join(how.variants)}" if how.variants else "opens one network alone: it takes no --as"
+        raise CheckpointError(f"mien convert {kind} {opened}, not {as_}")
+    if not how.variants:
+        return how.network if isinstance(how.network, str) else how.network(how.tensors(tensors)[0]), how
+    if as_ is None and kind == "timm":
+        raise CheckpointError(f"mien convert timm needs --as, one of {', '.join(how.variants)}")
+    layouts = {name: TIMM[name] if kind == "timm" else how for name in how.variants}
+    for name in [as_] if as_ else layouts:
+        if _is_of(name, layouts[name], tensors):
+            return f"mien.networks.{name}", layouts[name]
+    for name, layout in layouts.items():
+        if name != as_ and _is_of(name, layout, tensors):
+            raise CheckpointError(f"{source}: these are not the weights of {as_}: they look like those of {name}")
+    name = as_ or how.variants[0]
+    return f"mien.networks.{name}", layouts[name]  # of none: `fill` lists what does not fit
+
+
+def _is_of(name: str, how: Kind, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are those of the network, all of them."""
+    renamed, unknown = how.tensors(tensors)
+    with torch.device("meta"):
+        try:
+            network = build({"class_path": f"mien.networks.{name}", "init_args": how.arguments(renamed)})
+        except CheckpointError:
+            return False
+    own = network.state_dict()
+    counted = {n for n in own if not n.endswith("num_batches_tracked")}
+    fits = all(n in renamed and renamed[n].shape == own[n].shape for n in counted)
+    return fits and not unknown and renamed.keys() <= own.keys()
+
+
 def convert(
     kind: str,
     source: str | os.PathLike[str],
@@ -171,6 +229,7 @@ def convert(
     *,
     num_classes: int | None = None,
     img_size: int | None = None,
+    as_: str | None = None,
 ) -> Path:
     """Write the published weights in `source` as a checkpoint of mien's.
 
@@ -178,20 +237,22 @@ def convert(
     the kind was published with. A `module.` before names is stripped, and parameters of the
     published code that nothing reads are dropped. num_classes: put a head for so many classes in the place of the
     published one, all zero, to be trained. img_size: interpolate the positions of a network that has an `img_size`.
+    as_: name of the network, for a kind of several; "timm" needs it, others see it by the tensors.
 
-    Raises CheckpointError unless every tensor found its place and every place its tensor.
+    Raises CheckpointError unless every tensor found its place and every place its tensor, and says which network's the
+    weights look like where they are of another size or variant.
     """
-    how, out = KINDS[kind], Path(out)
+    out = Path(out)
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out}: a checkpoint for torch ends in .safetensors")
     tensors = state_dict(source)
+    path, how = _chosen(kind, as_, tensors, source)
     renamed, unknown = how.tensors(tensors)
     if num_classes is not None:
         if num_classes < 1 or not any(map(_is_head, renamed)):
             raise CheckpointError(f"{source}: there is no head to be made for {num_classes} classes")
         renamed |= {name: t.new_zeros(num_classes, *t.shape[1:]) for name, t in renamed.items() if _is_head(name)}
-    network = how.network if isinstance(how.network, str) else how.network(renamed)
-    model = {"class_path": network, "init_args": how.arguments(renamed)}
+    model = {"class_path": path, "init_args": how.arguments(renamed)}
     if img_size is not None:
         model["init_args"]["img_size"] = img_size
     try:
@@ -210,7 +271,7 @@ def convert(
             "resize": steps,
             "input_size": steps[-1]["size"],
             "color": "rgb",
-            **IMAGENET,
+            **how.normalize,
         },
         "training": {"converted_from": Path(source).name, "kind": kind},
     }
