@@ -1,6 +1,6 @@
 """The Axial Transformer on grey faces of 28×28 pixels in 16 levels, beside a plain raster transformer of equal size.
 
-    python benchmarks/axial.py train DATA OUT [--minutes 4] [--seed 0]
+    python benchmarks/axial.py train DATA OUT [--minutes 2.5] [--seed 0]
     python benchmarks/axial.py draw OUT docs/axial.png
 
 DATA is FER2013+'s parquet file; faces of its split "train" teach, those of "validation" judge: bits per dimension, the
@@ -73,7 +73,7 @@ def train(model: nn.Module, images: Tensor, seed: int, seconds: float = math.inf
     """Until so much of the processor's time has passed, or so many faces were seen."""
     draw = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.01)
-    begin, seen, batch, order = time.process_time(), 0, 16, torch.empty(0, dtype=torch.long)
+    begin, seen, batch, order = time.process_time(), 0, 8, torch.empty(0, dtype=torch.long)
     while (done := max((time.process_time() - begin) / seconds, seen / count if count else 0)) < 1:
         if len(order) < batch:
             order = torch.randperm(len(images), generator=draw)
@@ -165,7 +165,7 @@ def main() -> None:
     train_parser = commands.add_parser("train")
     train_parser.add_argument("data")
     train_parser.add_argument("out", type=Path)
-    train_parser.add_argument("--minutes", type=float, default=4)
+    train_parser.add_argument("--minutes", type=float, default=2.5)
     train_parser.add_argument("--seed", type=int, default=0)
     train_parser.set_defaults(do=run)
     draw_parser = commands.add_parser("draw")

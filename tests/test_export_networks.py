@@ -28,6 +28,7 @@ from mien.networks import (
     PlainClassifier,
     Poster,
     RegionReader,
+    SparseDeiT,
     SpectFormer,
 )
 from mien.networks.trunk import Trunk
@@ -84,6 +85,7 @@ NETWORKS = {
     "magnified": lambda: Magnified(num_classes=8, embed_dim=16, num_heads=2),
     "regions": lambda: RegionReader(image=Small(112), num_classes=8, embed_dim=16, num_heads=2),
     "cait": lambda: CaiT(**TOKENS, depth=1, class_depth=1, init_values=1.0),
+    "sparsifiner": lambda: SparseDeiT(**TOKENS, depth=1),
     "spectformer": lambda: SpectFormer(**TOKENS, depth=2, spectral_depth=1),
     "spectformer, hierarchical": lambda: HierarchicalSpectFormer(
         num_classes=8,

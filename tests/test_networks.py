@@ -30,6 +30,7 @@ from mien.networks import (
     mobilefacenet,
     poster,
     save_network,
+    sparsifiner_mobile,
     spectformer_h_s,
     spectformer_mobile,
 )
@@ -128,6 +129,7 @@ MAKES = {
     "magnified": magnified,
     "cait": partial(CaiT, num_classes=8, img_size=112, embed_dim=32, depth=2, num_heads=2),
     "apvit_mobile": partial(awake, apvit_mobile),
+    "sparsifiner_mobile": partial(sparsifiner_mobile, depth=2, embed_dim=32, num_heads=2, keep=0.1),
     "spectformer_mobile": partial(spectformer_mobile, depth=2, spectral_depth=1, embed_dim=32, num_heads=2),
     "spectformer_h": partial(spectformer_h_s, num_classes=8, img_size=112, **TINY_STAGES),
     "apvit_mobile, lanet": partial(awake, apvit_mobile, patch_criterion="lanet"),
@@ -218,6 +220,7 @@ def test_a_batch_trains_every_parameter(name, batch):
         if isinstance(module, DropPath):
             module.rate = 0.0  # or a face alone loses a whole branch by chance
     loss = loss_of(network, faces(batch), torch.arange(batch))
+    loss = loss + sum(part.aux_loss for part in network.modules() if getattr(part, "aux_loss", None) is not None)
     loss.backward()
     assert loss.isfinite()
     for parameter, p in network.named_parameters():

@@ -11,18 +11,20 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mien.__main__ import main
+from mien.catalogue import NETWORKS
 from mien.checkpoint import labels_of, read_header
 from mien.errors import CheckpointError
 from mien.labels import EXPRESSIONS
 from mien.networks import (
     HierarchicalSpectFormer,
+    SparseDeiT,
     SpectFormer,
     build,
     load_network,
     save_network,
-    spectformer_mobile,
 )
 from mien.networks.convert import KINDS
+from mien.networks.sparsifiner import PREDICTOR
 from mien.nn import MoH, SelfAttention, observe
 
 
@@ -144,8 +146,79 @@ def test_convert_spectformer(tmp_path, capsys):
         build({"class_path": "mien.networks.SpectFormer", "init_args": {"num_classes": 8, "img_size": 100}})
 
 
-def test_mobile_sizes_are_those_of_a_phone():
-    for make in (spectformer_mobile,):
-        with torch.device("meta"):
-            network = make()
-        assert sum(p.numel() for p in network.parameters()) <= 5e6
+@pytest.mark.parametrize("name", ["spectformer_mobile", "sparsifiner_mobile"])
+def test_mobile_sizes_are_those_of_a_phone(name):
+    assert NETWORKS[name].parameters <= 5e6  # test_published_networks counts them
+
+
+def test_sparsifiner_answers_as_the_official_code():
+    """In fp64, in which no two tokens change places among the greatest."""
+    golden = np.load(GOLDEN / "sparsifiner.npz")
+    network = as_converted("deit", published(golden, "s")).double()
+    assert sum(p.numel() for p in network.parameters()) == golden["s.parameters"]
+    images = torch.from_numpy(rng("sparsifiner").standard_normal((1, 3, 224, 224)).astype(np.float32)).double()
+    logits = network(images.requires_grad_())
+    (logits * torch.from_numpy(rng("cotangent").standard_normal((1, 1000)).astype(np.float32))).sum().backward()
+    np.testing.assert_allclose(logits.detach(), golden["s.logits"], atol=1e-5)
+    np.testing.assert_allclose(images.grad[:, :, ::7, ::7], golden["s.grad"], atol=1e-6)
+
+
+SPARSE = VANILLA | {"img_size": 48, "depth": 2}
+
+
+def test_sparsifiner_learns_masks_first_and_then_both():
+    torch.manual_seed(0)
+    network = SparseDeiT(**SPARSE, mask_phase=0.5).train()
+    network.norm.weight.requires_grad_(False)  # as a recipe's `freeze` does
+    images, target = torch.rand(3, 3, 48, 48), torch.tensor([0, 1, 2])
+
+    def learned(done: float) -> set[str]:
+        network.begin_step(done)
+        network.zero_grad()
+        logits = network.training_logits(images)["logits"]
+        aux = torch.stack([mixer.aux_loss for mixer in network.sparsifiners]).mean()
+        (nn.functional.cross_entropy(logits, target) + 0.01 * aux).backward()
+        with torch.no_grad():
+            dense = SparseDeiT(**SPARSE, mixer=SelfAttention).train()
+            dense.load_state_dict({n: t for n, t in network.state_dict().items() if n in dense.state_dict()})
+            assert torch.allclose(dense(images), logits, atol=1e-6) == (done < 0.5)
+        return {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+
+    every = {name for name, _ in network.named_parameters()}
+    predictors = {name for name in every if any(f".attn.{part}" in name for part in PREDICTOR)}
+    assert len(predictors) == 12
+    assert learned(0.0) == learned(0.49) == predictors
+    assert learned(0.5) == learned(1.0) == every - {"norm.weight"}
+    assert learned(0.0) == predictors and learned(0.9) == every - {"norm.weight"}
+    with pytest.raises(ValueError, match="mask_phase must be from 0 to 1, not 2"):
+        SparseDeiT(**SPARSE, mask_phase=2)
+
+
+def test_sparsifiner_attends_to_a_quarter_of_the_tokens_and_shows_it():
+    torch.manual_seed(0)
+    network = SparseDeiT(**SPARSE).eval()
+    with observe(network) as seen:
+        network(torch.rand(2, 3, 48, 48))
+    assert list(seen) == ["blocks.0", "blocks.1"]
+    counts = (seen["blocks.0"].attn > 0).sum(-1)  # 36 patches and the class token
+    assert (counts[:, :, 0] == 37).all() and (counts[:, :, 1:] == 10).all()
+
+
+def test_convert_deit(tmp_path, capsys):
+    """A DeiT's weights open; the predictors that it lacks are listed, and always the same."""
+    dense = SparseDeiT(**SPARSE | {"embed_dim": 64, "num_heads": 1, "patch_size": 16}, mixer=SelfAttention)
+    tensors = {name.replace("patch_embed.", "patch_embed.proj."): t for name, t in dense.state_dict().items()}
+    torch.save({"model": tensors}, tmp_path / "deit.pth")
+    for out in "ab":
+        given = [str(tmp_path / "deit.pth"), str(tmp_path / f"{out}.safetensors"), "--labels", "w,x,y,z"]
+        assert main(["convert", "deit", *given]) == 0
+        said = capsys.readouterr().err
+        assert "blocks.1.attn.basis" in said and "begin at random" in said and said.count("\n") == 1
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+    network = load_network(tmp_path / "a.safetensors").train()
+    assert len(read_header(tmp_path / "a.safetensors")["training"]["untrained"]) == 12
+    images = torch.rand(2, 3, 48, 48)
+    network.begin_step(0.0)
+    torch.testing.assert_close(network(images), dense(images))
+    assert main(["convert", "deit", *given, "--img-size", "96", "--num-classes", "4"]) == 0
+    assert load_network(tmp_path / "b.safetensors")(torch.rand(1, 3, 96, 96)).shape == (1, 4)

@@ -15,6 +15,7 @@ class Entry(NamedTuple):
 
 
 POSTER, BTN, APVIT = "Mao 2023, POSTER++", "Her 2024, Batch Transformer", "Xue 2022, APViT"
+SPECTFORMER, SPARSIFINER = "Patro 2023, SpectFormer", "Wei 2023, Sparsifiner"
 CAIT, ARBEX = "Touvron 2021, CaiT", "Wasi 2023, ARBEx"
 
 NETWORKS: dict[str, Entry] = {
@@ -39,6 +40,11 @@ NETWORKS: dict[str, Entry] = {
     "mobilefacenet": Entry(912_008, 0.234, 112, "Chen 2018, MobileFaceNets", ("mobilefacenet",)),
     "poster": Entry(43_753_941, 8.593, 112, POSTER, ("poster", "ir50", "mobilefacenet", "vit")),
     "region_reader": Entry(684_168, 0.219, 112, "ours", ("mobilefacenet",)),
+    "sparsifiner_deit_small": Entry(21_831_751, 4.745, 224, SPARSIFINER, ("deit",)),
+    "sparsifiner_mobile": Entry(4_661_800, 1.089, 112, SPARSIFINER),
+    "spectformer_h_s": Entry(21_335_214, 4.071, 224, SPECTFORMER, ("spectformer",)),
+    "spectformer_mobile": Entry(4_104_392, 0.850, 112, SPECTFORMER),
+    "spectformer_s": Entry(32_067_463, 6.633, 224, SPECTFORMER, ("spectformer",)),
 }
 """By the name of the function in `mien.networks` that builds it."""
 

@@ -1,11 +1,14 @@
 """`mien convert KIND SOURCE OUT`: published weights into a checkpoint of mien's."""
 
 import argparse
+import sys
 
+from mien.checkpoint import read_header
+from mien.console import printable
 from mien.errors import require
 from mien.labels import ORDERS
 
-KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait", "spectformer", "timm")
+KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait", "spectformer", "deit", "timm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--img-size",
         metavar="PIXELS",
         type=int,
-        help="interpolate the positions for images of another size (cait, spectformer)",
+        help="interpolate the positions for images of another size (cait, deit, spectformer)",
     )
 
 
@@ -42,5 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from mien.networks.convert import convert
 
     options = {"num_classes": args.num_classes, "img_size": args.img_size, "as_": args.as_}
-    print(convert(args.kind, args.source, args.out, args.labels, **options))
+    out = convert(args.kind, args.source, args.out, args.labels, **options)
+    print(out)
+    if untrained := read_header(out)["training"].get("untrained"):
+        print(printable(f"{args.source}: has no {', '.join(untrained)}: they begin at random"), file=sys.stderr)
     return 0

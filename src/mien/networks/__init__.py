@@ -29,6 +29,7 @@ from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
 from mien.networks.regions import RegionReader, region_reader
+from mien.networks.sparsifiner import SparseDeiT, sparsifiner_deit_small, sparsifiner_mobile
 from mien.networks.spectformer import (
     HierarchicalSpectFormer,
     SpectFormer,
@@ -61,6 +62,7 @@ __all__ = [
     "PooledViT",
     "Poster",
     "RegionReader",
+    "SparseDeiT",
     "SpectFormer",
     "Temporal",
     "ViT",
@@ -94,6 +96,8 @@ __all__ = [
     "poster",
     "region_reader",
     "save_network",
+    "sparsifiner_deit_small",
+    "sparsifiner_mobile",
     "spectformer_h_s",
     "spectformer_mobile",
     "spectformer_s",

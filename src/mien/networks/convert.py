@@ -27,7 +27,7 @@ from mien.networks.published import (
     under,
 )
 from mien.networks.published_stages import from_maxvit
-from mien.networks.published_transformers import from_spectformer
+from mien.networks.published_transformers import from_deit, from_spectformer
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -45,6 +45,7 @@ class Kind:
     align: str = "none"
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
     normalize: Mapping[str, list[float]] = field(default_factory=lambda: IMAGENET)  # mean and std
+    own: str = r"(?!)"  # names of what the file may lack, a pattern: it begins at random, and is listed
     variants: tuple[str, ...] = ()  # functions of `mien.networks`, of which the tensors fit one
 
 
@@ -135,6 +136,19 @@ def _spectformer_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _deit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Heads are 64 wide in every DeiT."""
+    arguments = _sizes(
+        tensors,
+        num_classes=("head.weight", 0),
+        embed_dim=("patch_embed.weight", 0),
+        patch_size=("patch_embed.weight", 2),
+    )
+    side = math.isqrt(max(0, _sizes(tensors, places=("pos_embed", 1)).get("places", 1) - 1))
+    sizes = {"img_size": side * arguments.get("patch_size", 0), "depth": _count(tensors, "blocks.")}
+    return arguments | sizes | {"num_heads": arguments.get("embed_dim", 0) // 64}
+
+
 def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
     """How many blocks there are under a prefix."""
     return len({name.partition(".")[0] for name in under(prefix, tensors)})
@@ -165,6 +179,13 @@ KINDS = {
     "timm_vit": Kind(from_timm_vit, "mien.networks.PooledViT", _timm_vit_arguments),
     "cait": Kind(from_cait, "mien.networks.CaiT", _cait_arguments, ((0, "bicubic"),)),
     "spectformer": Kind(from_spectformer, _spectformer, _spectformer_arguments, ((0, "bicubic"),)),
+    "deit": Kind(
+        from_deit,
+        "mien.networks.SparseDeiT",
+        _deit_arguments,
+        ((0, "bicubic"),),
+        own=r"\.attn\.(reduce_[qk]\.(weight|bias)|reduce_tokens|basis)$",
+    ),
 }
 
 
@@ -239,7 +260,9 @@ def convert(
     published one, all zero, to be trained. img_size: interpolate the positions of a network that has an `img_size`.
     as_: name of the network, for a kind of several; "timm" needs it, others see it by the tensors.
 
-    Raises CheckpointError unless every tensor found its place and every place its tensor, and says which network's the
+    What a kind may lack, such as the mask predictors that Sparsifiner adds to DeiT, begins at random, always the same,
+    and the header's `training.untrained` lists it. Raises CheckpointError unless every other place found its tensor,
+    and every tensor its place, and says which network's the
     weights look like where they are of another size or variant.
     """
     out = Path(out)
@@ -255,10 +278,15 @@ def convert(
     model = {"class_path": path, "init_args": how.arguments(renamed)}
     if img_size is not None:
         model["init_args"]["img_size"] = img_size
-    try:
-        network = build(model)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source}: {error}") from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            network = build(model)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: {error}") from error
+    places = network.state_dict()
+    untrained = [name for name in places if re.search(how.own, name) and name not in renamed]
+    renamed |= {name: places[name] for name in untrained}
     fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
     names = _labels(model["init_args"].get("num_classes"), labels, how.labels)
     steps = [{"size": size or network.img_size, "interpolation": how_to} for size, how_to in how.resize]
@@ -273,7 +301,8 @@ def convert(
             "color": "rgb",
             **how.normalize,
         },
-        "training": {"converted_from": Path(source).name, "kind": kind},
+        "training": {"converted_from": Path(source).name, "kind": kind}
+        | ({"untrained": untrained} if untrained else {}),
     }
     save_network(out, network, header)
     return out

@@ -22,6 +22,13 @@ _HIERARCHICAL_SPECTFORMER: Rules = (
     (r"post_network\.0\.(.*)", r"class_block.\1"),
     (r"((?:aux_)?head\..*)", r"\1"),
 )
+_DEIT: Rules = (
+    (r"patch_embed\.proj\.(.*)", r"patch_embed.\1"),
+    (r"blocks\.(\d+)\.attn\.mask_predictor\.proj_c_([qk])\.(.*)", r"blocks.\1.attn.reduce_\2.\3"),
+    (r"blocks\.(\d+)\.attn\.mask_predictor\.proj_n", r"blocks.\1.attn.reduce_tokens"),
+    (r"blocks\.(\d+)\.attn\.mask_predictor\.proj_back_n", r"blocks.\1.attn.basis"),
+    (r"((?:cls_token$|pos_embed$|blocks\.|norm\.|head\.).*)", r"\1"),
+)
 
 
 def from_spectformer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -36,3 +43,8 @@ def from_spectformer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
         elif q in renamed:
             renamed[name.replace(".kv.", ".qkv.")] = torch.cat([renamed.pop(q), kv])
     return renamed, unknown
+
+
+def from_deit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Of facebookresearch/deit, or of Sparsifiner's code, which has mask predictors as well."""
+    return rename(tensors, _DEIT)
