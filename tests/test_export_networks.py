@@ -30,6 +30,7 @@ from mien.networks import (
     RegionReader,
     SparseDeiT,
     SpectFormer,
+    TiCNet,
 )
 from mien.networks.trunk import Trunk
 from mien.nn import PAM, ClassAttentionPool, Halo, MoH, Neighborhood, SpectralGate, TalkingHeads
@@ -96,6 +97,7 @@ NETWORKS = {
         mlp_ratios=(2,) * 4,
         stem_dim=8,
     ),
+    "tic": lambda: TiCNet(num_classes=8, img_size=32, embed_dims=(8,), depths=(1,), num_heads=(2,)),
     "other mixers": lambda: CaiT(
         **TOKENS,
         depth=5,

@@ -33,6 +33,7 @@ from mien.networks import (
     sparsifiner_mobile,
     spectformer_h_s,
     spectformer_mobile,
+    tic_mobile,
 )
 from mien.nn import ClassAttentionPool, DropPath, Layout, observe
 from mien.nn.observe import attentions
@@ -131,6 +132,7 @@ MAKES = {
     "apvit_mobile": partial(awake, apvit_mobile),
     "sparsifiner_mobile": partial(sparsifiner_mobile, depth=2, embed_dim=32, num_heads=2, keep=0.1),
     "spectformer_mobile": partial(spectformer_mobile, depth=2, spectral_depth=1, embed_dim=32, num_heads=2),
+    "tic_mobile": partial(tic_mobile, embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 2)),
     "spectformer_h": partial(spectformer_h_s, num_classes=8, img_size=112, **TINY_STAGES),
     "apvit_mobile, lanet": partial(awake, apvit_mobile, patch_criterion="lanet"),
 }

@@ -19,13 +19,14 @@ from mien.networks import (
     HierarchicalSpectFormer,
     SparseDeiT,
     SpectFormer,
+    TiCNet,
     build,
     load_network,
     save_network,
 )
 from mien.networks.convert import KINDS
 from mien.networks.sparsifiner import PREDICTOR
-from mien.nn import MoH, SelfAttention, observe
+from mien.nn import MoH, SelfAttention, TiC, observe
 
 
 def published(golden, name: str) -> dict[str, Tensor]:
@@ -146,7 +147,7 @@ def test_convert_spectformer(tmp_path, capsys):
         build({"class_path": "mien.networks.SpectFormer", "init_args": {"num_classes": 8, "img_size": 100}})
 
 
-@pytest.mark.parametrize("name", ["spectformer_mobile", "sparsifiner_mobile"])
+@pytest.mark.parametrize("name", ["spectformer_mobile", "sparsifiner_mobile", "tic_mobile"])
 def test_mobile_sizes_are_those_of_a_phone(name):
     assert NETWORKS[name].parameters <= 5e6  # test_published_networks counts them
 
@@ -222,3 +223,40 @@ def test_convert_deit(tmp_path, capsys):
     torch.testing.assert_close(network(images), dense(images))
     assert main(["convert", "deit", *given, "--img-size", "96", "--num-classes", "4"]) == 0
     assert load_network(tmp_path / "b.safetensors")(torch.rand(1, 3, 96, 96)).shape == (1, 4)
+
+
+def test_heads_of_tic_look_around_five_places():
+    torch.manual_seed(0)
+    mixer, grid, middle = TiC(20, 5, shift=True).double(), (5, 7), 2 * 7 + 3
+    tokens = torch.randn(2, 3 + 2 * 35, 20).double()  # a prefix and two planes
+    with observe(mixer) as seen:
+        looked = mixer(tokens, grid)
+    torch.testing.assert_close(looked, mixer(tokens, grid))
+    attn = next(iter(seen.values())).attn[0, :, 3 + middle, 3 : 3 + 35]
+    kernel = {(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)}
+    for head, (down, right) in enumerate([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)]):
+        found = {(i // 7 - 2 - down, i % 7 - 3 - right) for i in attn[head].nonzero().flatten().tolist()}
+        assert found == kernel
+    corner = next(iter(seen.values())).attn[0, 1, 3, 3 : 3 + 35].nonzero().flatten().tolist()
+    assert corner == [0, 1, 28, 29]  # what was rolled in from the other side, and nothing beyond the border
+    with pytest.raises(ValueError, match="shift goes with mask_padding"):
+        TiC(20, 5, shift=True, mask_padding=False)
+
+
+def test_tic_takes_images_of_any_size():
+    """The same weights; and a token far from the kernel matters through the pooled ones alone."""
+    torch.manual_seed(0)
+    sizes = {"num_classes": 4, "embed_dims": (8, 16), "depths": (1, 1), "num_heads": (2, 2)}
+    network = TiCNet(**sizes).eval()
+    assert [network(torch.rand(1, 3, *side)).shape for side in ((32, 32), (100, 60))] == [(1, 4)] * 2
+    with observe(network) as seen:
+        network(torch.rand(1, 3, 48, 48))
+    assert list(seen) == ["stages.0.0", "downs.0", "stages.1.0"] and seen["stages.0.0"].attn.shape[-1] == 4 + 144
+    tokens = torch.randn(1, 144, 8, requires_grad=True)
+    for pool, reached in ((2, 144), (0, 25)):  # a kernel of 3 for attention, and one of 3 behind it
+        torch.manual_seed(0)
+        block = TiCNet(**sizes | {"shift": False, "inter_pool": pool}).stages[0][0]
+        (gradient,) = torch.autograd.grad(block(tokens, (12, 12))[0, 6 * 12 + 6].square().sum(), tokens)
+        assert (gradient.abs().sum(-1) > 0).sum() == reached
+    with pytest.raises(ValueError, match="images are 32×16 pixels, and 32 is the least"):
+        network(torch.rand(1, 3, 32, 16))

@@ -45,6 +45,7 @@ NETWORKS: dict[str, Entry] = {
     "spectformer_h_s": Entry(21_335_214, 4.071, 224, SPECTFORMER, ("spectformer",)),
     "spectformer_mobile": Entry(4_104_392, 0.850, 112, SPECTFORMER),
     "spectformer_s": Entry(32_067_463, 6.633, 224, SPECTFORMER, ("spectformer",)),
+    "tic_mobile": Entry(3_760_776, 0.506, 112, "Zhang 2023, TiC"),
 }
 """By the name of the function in `mien.networks` that builds it."""
 

@@ -38,6 +38,7 @@ from mien.networks.spectformer import (
     spectformer_s,
 )
 from mien.networks.temporal import Temporal
+from mien.networks.tic import TiCNet, tic_mobile
 from mien.networks.vit import ViT
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "SparseDeiT",
     "SpectFormer",
     "Temporal",
+    "TiCNet",
     "ViT",
     "acmil_mobile",
     "activate",
@@ -102,4 +104,5 @@ __all__ = [
     "spectformer_mobile",
     "spectformer_s",
     "swap_attention",
+    "tic_mobile",
 ]
