@@ -17,6 +17,7 @@ from mien.networks.cait import (
 from mien.networks.checkpoint import build, load_network, save_network
 from mien.networks.deploy import Deployed, Normalize, activate, deploy
 from mien.networks.directmhp import DirectMHP
+from mien.networks.halonet import HaloNet, halonet26t, halonet50ts, halonet_mobile
 from mien.networks.ir50 import IR50
 from mien.networks.magnified import Magnified, magnified
 from mien.networks.maxvit import MaxViT, maxvit_mobile, maxvit_tiny_rw, maxvit_tiny_tf
@@ -37,6 +38,7 @@ __all__ = [
     "ARBEx",
     "BTN",
     "CaiT",
+    "HaloNet",
     "IR50",
     "Deployed",
     "DirectMHP",
@@ -72,6 +74,9 @@ __all__ = [
     "deit_tiny",
     "deploy",
     "guided_mobile",
+    "halonet26t",
+    "halonet50ts",
+    "halonet_mobile",
     "hybrid_deit_tiny",
     "load_network",
     "magnified",

@@ -26,7 +26,7 @@ from mien.networks.published import (
     from_vit,
     under,
 )
-from mien.networks.published_stages import from_maxvit
+from mien.networks.published_stages import from_halonet, from_maxvit
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -142,6 +142,9 @@ TIMM: dict[str, Kind] = dict.fromkeys(_CAITS, Kind(from_cait, "", _cait_size, ((
 """Networks whose weights timm publishes."""
 TIMM["maxvit_tiny_rw"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),), normalize=HALF)
 TIMM["maxvit_tiny_tf"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),))
+_HALONETS = ("halonet26t", "halonet50ts")
+KINDS["halonet"] = Kind(from_halonet, "", _classes, ((0, "bicubic"),), variants=_HALONETS)
+TIMM |= dict.fromkeys(_HALONETS, KINDS["halonet"])
 
 KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", lambda tensors: {}, variants=tuple(TIMM))
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from mien.networks.published import Rules, rename
@@ -15,6 +16,12 @@ _MAXVIT: Rules = (
     (r"head\.pre_logits\.fc\.(.*)", r"fc.\1"),
     (r"head\.fc\.(.*)", r"head.\1"),
     (r"((?:stem|norm)\..*)", r"\1"),
+)
+_HALONET: Rules = (
+    (r"(stages\.\d+\.\d+)\.self_attn\.pos_embed\.(.*)", r"\1.attn.\2"),
+    (r"(stages\.\d+\.\d+)\.self_attn\.(.*)", r"\1.attn.\2"),
+    (r"head\.fc\.(.*)", r"head.\1"),
+    (r"((?:stem|stages)\..*)", r"\1"),
 )
 
 
@@ -30,4 +37,22 @@ def from_maxvit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[
             side = round(tensor.shape[0] ** 0.5)
             if side**2 == tensor.shape[0]:
                 renamed[name] = tensor.T.unflatten(1, (side, side)).flip(1, 2)
+    return renamed, unknown
+
+
+def from_halonet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """timm's, where q is apart, and k and v lie head by head."""
+    renamed, unknown = rename(tensors, _HALONET)
+    for name in [name for name in renamed if name.endswith(".attn.q.weight")]:
+        before = name.removesuffix("q.weight")
+        wanted = [renamed.get(before + part) for part in ("q.weight", "kv.weight", "height_rel")]
+        if any(tensor is None or tensor.ndim < 2 for tensor in wanted):
+            continue
+        q, kv, table = (tensor for tensor in wanted if tensor is not None)
+        dim, heads = table.shape[1], q.shape[0] // table.shape[1]
+        if kv.shape[0] % max(1, heads):
+            continue
+        k, v = kv.unflatten(0, (heads, -1)).split((dim, kv.shape[0] // heads - dim), 1)
+        del renamed[name], renamed[before + "kv.weight"]
+        renamed[before + "qkv.weight"] = torch.cat([q, k.flatten(0, 1), v.flatten(0, 1)]).flatten(1)
     return renamed, unknown
