@@ -15,6 +15,7 @@ from mien.networks.cait import (
     cait_xxs36,
 )
 from mien.networks.checkpoint import build, load_network, save_network
+from mien.networks.davit import DaViT, davit_base, davit_mobile, davit_small, davit_tiny
 from mien.networks.deploy import Deployed, Normalize, activate, deploy
 from mien.networks.directmhp import DirectMHP
 from mien.networks.halonet import HaloNet, halonet26t, halonet50ts, halonet_mobile
@@ -38,6 +39,7 @@ __all__ = [
     "ARBEx",
     "BTN",
     "CaiT",
+    "DaViT",
     "HaloNet",
     "IR50",
     "Deployed",
@@ -71,6 +73,10 @@ __all__ = [
     "cait_xs24",
     "cait_xxs24",
     "cait_xxs36",
+    "davit_base",
+    "davit_mobile",
+    "davit_small",
+    "davit_tiny",
     "deit_tiny",
     "deploy",
     "guided_mobile",

@@ -26,7 +26,7 @@ from mien.networks.published import (
     from_vit,
     under,
 )
-from mien.networks.published_stages import from_halonet, from_maxvit
+from mien.networks.published_stages import from_davit, from_halonet, from_maxvit
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -145,6 +145,9 @@ TIMM["maxvit_tiny_tf"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),))
 _HALONETS = ("halonet26t", "halonet50ts")
 KINDS["halonet"] = Kind(from_halonet, "", _classes, ((0, "bicubic"),), variants=_HALONETS)
 TIMM |= dict.fromkeys(_HALONETS, KINDS["halonet"])
+_DAVITS = ("davit_tiny", "davit_small", "davit_base")
+KINDS["davit"] = Kind(from_davit, "", _classes, ((0, "bicubic"),), variants=_DAVITS)
+TIMM |= dict.fromkeys(_DAVITS, KINDS["davit"])
 
 KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", lambda tensors: {}, variants=tuple(TIMM))
 

@@ -23,6 +23,20 @@ _HALONET: Rules = (
     (r"head\.fc\.(.*)", r"head.\1"),
     (r"((?:stem|stages)\..*)", r"\1"),
 )
+_DAVIT: Rules = (  # timm's, then the authors'
+    (r"(stages\.\d+\.blocks\..*)\.(cpe[12])\.proj\.(.*)", r"\1.\2.\3"),
+    (r"head\.(?:norm)\.(.*)", r"norm.\1"),
+    (r"head\.fc\.(.*)", r"head.\1"),
+    (r"((?:stem|stages)\..*)", r"\1"),
+    (r"patch_embeds\.0\.proj\.(.*)", r"stem.conv.\1"),
+    (r"patch_embeds\.0\.norm\.(.*)", r"stem.norm.\1"),
+    (r"patch_embeds\.(\d+)\.proj\.(.*)", r"stages.\1.downsample.conv.\2"),
+    (r"patch_embeds\.(\d+)\.norm\.(.*)", r"stages.\1.downsample.norm.\2"),
+    *((rf"main_blocks\.(\d+)\.(.*)\.cpe\.{i}\.proj\.(.*)", rf"stages.\1.blocks.\2.cpe{i + 1}.\3") for i in range(2)),
+    (r"main_blocks\.(\d+)\.(.*)", r"stages.\1.blocks.\2"),
+    (r"norms\.(.*)", r"norm.\1"),
+    (r"head\.(weight|bias)", r"head.\1"),
+)
 
 
 def from_maxvit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -56,3 +70,8 @@ def from_halonet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
         del renamed[name], renamed[before + "kv.weight"]
         renamed[before + "qkv.weight"] = torch.cat([q, k.flatten(0, 1), v.flatten(0, 1)]).flatten(1)
     return renamed, unknown
+
+
+def from_davit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """In timm's names, or in the authors'."""
+    return rename(tensors, _DAVIT)
