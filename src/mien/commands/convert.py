@@ -5,7 +5,7 @@ import argparse
 from mien.errors import require
 from mien.labels import ORDERS
 
-KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait", "timm")
+KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait", "davit", "halonet", "moh_vit", "timm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,15 @@ from mien.networks.magnified import Magnified, magnified
 from mien.networks.maxvit import MaxViT, maxvit_mobile, maxvit_tiny_rw, maxvit_tiny_tf
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
+from mien.networks.moh_vit import (
+    MoHViT,
+    moh_vit_base_50,
+    moh_vit_base_75,
+    moh_vit_mobile,
+    moh_vit_small_75,
+    moh_vit_small_80,
+    moh_vit_tiny,
+)
 from mien.networks.network import Network
 from mien.networks.oat import OAT
 from mien.networks.plain import PlainClassifier, mobilefacenet
@@ -47,6 +56,7 @@ __all__ = [
     "GuidedClassifier",
     "Magnified",
     "MaxViT",
+    "MoHViT",
     "MobileFaceNet",
     "Network",
     "Normalize",
@@ -90,6 +100,12 @@ __all__ = [
     "maxvit_tiny_rw",
     "maxvit_tiny_tf",
     "mobilefacenet",
+    "moh_vit_base_50",
+    "moh_vit_base_75",
+    "moh_vit_mobile",
+    "moh_vit_small_75",
+    "moh_vit_small_80",
+    "moh_vit_tiny",
     "poster",
     "region_reader",
     "save_network",

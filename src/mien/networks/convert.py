@@ -3,8 +3,9 @@
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mien.networks.published import (
     from_vit,
     under,
 )
-from mien.networks.published_stages import from_davit, from_halonet, from_maxvit
+from mien.networks.published_stages import from_davit, from_halonet, from_maxvit, from_moh_vit
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -44,7 +45,7 @@ class Kind:
     align: str = "none"
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
     normalize: Mapping[str, list[float]] = field(default_factory=lambda: IMAGENET)  # mean and std
-    variants: tuple[str, ...] = ()  # functions of `mien.networks`, of which the tensors fit one
+    variants: Mapping[str, "Kind"] = field(default_factory=dict)  # by function of `mien.networks`: the tensors fit one
 
 
 def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
@@ -137,19 +138,40 @@ def _cait_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: size for name, size in _cait_arguments(tensors).items() if name in ("num_classes", "img_size")}
 
 
-_CAITS = ("cait_xxs24", "cait_xxs36", "cait_xs24", "cait_s24", "cait_s36", "cait_m36", "cait_m48")
-TIMM: dict[str, Kind] = dict.fromkeys(_CAITS, Kind(from_cait, "", _cait_size, ((0, "bicubic"),)))
-"""Networks whose weights timm publishes."""
-TIMM["maxvit_tiny_rw"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),), normalize=HALF)
-TIMM["maxvit_tiny_tf"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),))
-_HALONETS = ("halonet26t", "halonet50ts")
-KINDS["halonet"] = Kind(from_halonet, "", _classes, ((0, "bicubic"),), variants=_HALONETS)
-TIMM |= dict.fromkeys(_HALONETS, KINDS["halonet"])
-_DAVITS = ("davit_tiny", "davit_small", "davit_base")
-KINDS["davit"] = Kind(from_davit, "", _classes, ((0, "bicubic"),), variants=_DAVITS)
-TIMM |= dict.fromkeys(_DAVITS, KINDS["davit"])
+def _several(names: Sequence[str], tensors: Callable[..., Any], arguments: Callable = _classes, **options: Any) -> Kind:
+    """A kind of networks of one layout, of images as large as the network says."""
+    one = Kind(tensors, "", arguments, ((0, "bicubic"),), **options)
+    return Kind(tensors, "", arguments, variants=dict.fromkeys(names, one))
 
-KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", lambda tensors: {}, variants=tuple(TIMM))
+
+_CAITS = ("cait_xxs24", "cait_xxs36", "cait_xs24", "cait_s24", "cait_s36", "cait_m36", "cait_m48")
+_MOH_VITS = {
+    "moh_vit_tiny": (3, 6, 3, 4),
+    "moh_vit_small_75": (3, 6, 3, 4),
+    "moh_vit_small_80": (3, 6, 3, 8),
+    "moh_vit_base_75": (4, 8, 4, 5),
+    "moh_vit_base_50": (2, 2, 2, 4),
+}
+KINDS["davit"] = _several(("davit_tiny", "davit_small", "davit_base"), from_davit)
+KINDS["halonet"] = _several(("halonet26t", "halonet50ts"), from_halonet)
+KINDS["moh_vit"] = Kind(
+    from_moh_vit,
+    "",
+    _classes,
+    variants={
+        name: Kind(partial(from_moh_vit, shared=shared), "", _classes, ((0, "bicubic"),))
+        for name, shared in _MOH_VITS.items()
+    },
+)
+TIMM: dict[str, Kind] = {
+    **_several(_CAITS, from_cait, _cait_size).variants,
+    **_several(("maxvit_tiny_rw",), from_maxvit, normalize=HALF).variants,
+    **_several(("maxvit_tiny_tf",), from_maxvit).variants,
+    **KINDS["davit"].variants,
+    **KINDS["halonet"].variants,
+}
+"""Networks whose weights timm publishes."""
+KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", _classes, variants=TIMM)
 
 
 def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: object) -> tuple[str, Kind]:
@@ -162,14 +184,14 @@ def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: o
         return how.network, how
     if as_ is None and kind == "timm":
         raise CheckpointError(f"mien convert timm needs --as, one of {', '.join(how.variants)}")
-    layouts = {name: TIMM[name] if kind == "timm" else how for name in how.variants}
+    layouts = how.variants
     for name in [as_] if as_ else layouts:
         if _is_of(name, layouts[name], tensors):
             return f"mien.networks.{name}", layouts[name]
     for name, layout in layouts.items():
         if name != as_ and _is_of(name, layout, tensors):
             raise CheckpointError(f"{source}: these are not the weights of {as_}: they look like those of {name}")
-    name = as_ or how.variants[0]
+    name = as_ or next(iter(layouts))
     return f"mien.networks.{name}", layouts[name]  # of none: `fill` lists what does not fit
 
 

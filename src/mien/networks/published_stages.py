@@ -1,7 +1,7 @@
 """How published weights of networks of stages name their tensors, and what these are called here."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -36,6 +36,17 @@ _DAVIT: Rules = (  # timm's, then the authors'
     (r"main_blocks\.(\d+)\.(.*)", r"stages.\1.blocks.\2"),
     (r"norms\.(.*)", r"norm.\1"),
     (r"head\.(weight|bias)", r"head.\1"),
+)
+_MOH_VIT: Rules = (
+    (r"patch_embed(\d+)\.proj\.(.*)", r"stages.<\1>.proj.\2"),
+    (r"patch_embed(\d+)\.norm\.(.*)", r"stages.<\1>.proj_norm.\2"),
+    (r"block(\d+)\.(.*)\.mlp\.dwconv\.dwconv\.(.*)", r"stages.<\1>.blocks.\2.mlp.dwconv.\3"),
+    (r"block(\d+)\.(.*)\.attn\.relative_pos_bias_local", r"stages.<\1>.blocks.\2.attn.local_bias"),
+    (r"block(\d+)\.(.*)\.attn\.learnable_tokens", r"stages.<\1>.blocks.\2.attn.local_tokens"),
+    (r"block(\d+)\.(.*)\.attn\.learnable_bias", r"stages.<\1>.blocks.\2.attn.local_weights"),
+    (r"block(\d+)\.(.*)", r"stages.<\1>.blocks.\2"),
+    (r"norm(\d+)\.(.*)", r"stages.<\1>.norm.\2"),
+    (r"(head\..*)", r"\1"),
 )
 
 
@@ -75,3 +86,25 @@ def from_halonet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
 def from_davit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """In timm's names, or in the authors'."""
     return rename(tensors, _DAVIT)
+
+
+def from_moh_vit(tensors: Mapping[str, Tensor], shared: Sequence[int]) -> tuple[dict[str, Tensor], list[str]]:
+    """The authors', where q is apart in stages that pool, and each router is apart.
+
+    shared: heads of each stage that serve all tokens; tensors of another number come back as unknown.
+    """
+    renamed, unknown = rename(tensors, _MOH_VIT)
+    for before in dict.fromkeys(name.partition(".attn.")[0] + ".attn." for name in renamed if ".attn." in name):
+        routers = [renamed.pop(f"{before}wg{part}.weight", None) for part in ("", "_1", "_0")]
+        common = shared[int(before.split(".")[1])] if before.split(".")[1] in map(str, range(len(shared))) else 0
+        if (routers[1] is None) != (common < 2) or (routers[1] is not None and len(routers[1]) != common):
+            unknown.append(f"{before}wg_1.weight")
+        if any(router is not None for router in routers):
+            renamed[before + "router.weight"] = torch.cat([router for router in routers if router is not None])
+        for part in ("weight", "bias"):
+            q, kv = (renamed.pop(f"{before}{name}.{part}", None) for name in ("q", "kv"))
+            if q is not None and kv is not None:
+                renamed[f"{before}qkv.{part}"] = torch.cat([q, kv])
+        if before + "sr.weight" in renamed:
+            renamed[before + "sr.weight"] = renamed[before + "sr.weight"].flatten(1)
+    return renamed, unknown
