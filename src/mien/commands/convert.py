@@ -8,7 +8,10 @@ from mien.console import printable
 from mien.errors import require
 from mien.labels import ORDERS
 
-KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait", "spectformer", "deit", "timm")
+KINDS = (
+    *("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait"),
+    *("spectformer", "deit", "davit", "halonet", "moh_vit", "timm"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

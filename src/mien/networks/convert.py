@@ -3,8 +3,9 @@
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,17 @@ from mien.networks.published import (
     from_poster,
     from_timm_vit,
     from_vit,
+    sizes_of,
     under,
 )
-from mien.networks.published_stages import from_maxvit
-from mien.networks.published_transformers import from_deit, from_spectformer
+from mien.networks.published_stages import from_davit, from_halonet, from_maxvit, from_moh_vit
+from mien.networks.published_transformers import (
+    deit_arguments,
+    from_deit,
+    from_spectformer,
+    spectformer,
+    spectformer_arguments,
+)
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -46,20 +54,11 @@ class Kind:
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
     normalize: Mapping[str, list[float]] = field(default_factory=lambda: IMAGENET)  # mean and std
     own: str = r"(?!)"  # names of what the file may lack, a pattern: it begins at random, and is listed
-    variants: tuple[str, ...] = ()  # functions of `mien.networks`, of which the tensors fit one
-
-
-def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
-    """How long a tensor is along an axis, for those that are there."""
-    return {
-        argument: tensors[name].shape[axis]
-        for argument, (name, axis) in places.items()
-        if name in tensors and tensors[name].ndim > axis
-    }
+    variants: Mapping[str, "Kind"] = field(default_factory=dict)  # by function of `mien.networks`: the tensors fit one
 
 
 def _vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    arguments = _sizes(tensors, num_classes=("head.weight", 0), embed_dim=("head.weight", 1))
+    arguments = sizes_of(tensors, num_classes=("head.weight", 0), embed_dim=("head.weight", 1))
     if "pos_embed" in tensors and tensors["pos_embed"].ndim == 3:
         arguments["num_tokens"] = tensors["pos_embed"].shape[1] - 1
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
@@ -68,16 +67,16 @@ def _vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _apvit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     learned = {"patch_criterion": "lanet"} if any(name.startswith("select.lanet.") for name in tensors) else {}
-    return _sizes(tensors, num_classes=("head.weight", 0)) | learned
+    return sizes_of(tensors, num_classes=("head.weight", 0)) | learned
 
 
 def _timm_vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Heads are 64 wide in timm, but for its first ViT-Small: eight in eight blocks, scaled by embed_dim^-1/2."""
-    arguments: dict[str, Any] = _sizes(tensors, num_tokens=("patch_pos_embed", 1), embed_dim=("cls_token", 2))
+    arguments: dict[str, Any] = sizes_of(tensors, num_tokens=("patch_pos_embed", 1), embed_dim=("cls_token", 2))
     dim = arguments.setdefault("embed_dim", 768)
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     small = dim == 768 and depth == 8
-    hidden = _sizes(tensors, hidden=("blocks.0.mlp.fc1.weight", 0)).get("hidden", 0)
+    hidden = sizes_of(tensors, hidden=("blocks.0.mlp.fc1.weight", 0)).get("hidden", 0)
     return arguments | {
         "depth": depth,
         "num_heads": 8 if small else max(1, dim // 64),
@@ -89,76 +88,25 @@ def _timm_vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _cait_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    arguments = _sizes(
+    arguments = sizes_of(
         tensors,
         num_classes=("head.weight", 0),
         embed_dim=("patch_embed.weight", 0),
         patch_size=("patch_embed.weight", 2),
         num_heads=("blocks.0.attn.proj_l.weight", 0),
     )
-    patches = _sizes(tensors, patches=("pos_embed", 1)).get("patches", 0)
+    patches = sizes_of(tensors, patches=("pos_embed", 1)).get("patches", 0)
     arguments["img_size"] = math.isqrt(patches) * arguments.get("patch_size", 0)
     for argument, prefix in (("depth", "blocks."), ("class_depth", "pool.blocks.")):
         arguments[argument] = len({name.split(".")[0] for name in under(prefix, tensors)})
     return arguments
 
 
-def _spectformer(tensors: Mapping[str, Tensor]) -> str:
-    hierarchical = any(name.startswith("stages.") for name in tensors)
-    return f"mien.networks.{'Hierarchical' if hierarchical else ''}SpectFormer"
-
-
-def _spectformer_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Heads are 64 wide in the vanilla architecture, and 32 in the hierarchical one, as published."""
-    if _spectformer(tensors) == "mien.networks.SpectFormer":
-        arguments = _sizes(
-            tensors,
-            num_classes=("head.weight", 0),
-            embed_dim=("patch_embed.weight", 0),
-            patch_size=("patch_embed.weight", 2),
-        )
-        side = math.isqrt(_sizes(tensors, patches=("pos_embed", 1)).get("patches", 0))
-        return arguments | {
-            "img_size": side * arguments.get("patch_size", 0),
-            "depth": _count(tensors, "blocks."),
-            "spectral_depth": sum(name.endswith(".complex_weight") for name in tensors),
-            "num_heads": arguments.get("embed_dim", 0) // 64,
-        }
-    dims = [_sizes(tensors, dim=(f"norms.{i}.weight", 0)).get("dim", 32) for i in range(4)]
-    hidden = [_sizes(tensors, dim=(f"stages.{i}.0.mlp.fc1.weight", 0)).get("dim", 0) for i in range(4)]
-    return _sizes(tensors, num_classes=("head.weight", 0), stem_dim=("stem.0.weight", 0)) | {
-        "img_size": 4 * _sizes(tensors, side=("stages.0.0.attn.complex_weight", 0)).get("side", 0),
-        "embed_dims": dims,
-        "depths": [_count(tensors, f"stages.{i}.") for i in range(4)],
-        "num_heads": [dim // 32 for dim in dims],
-        "mlp_ratios": [width / dim for width, dim in zip(hidden, dims, strict=True)],
-        "token_labels": "aux_head.weight" in tensors,
-    }
-
-
-def _deit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Heads are 64 wide in every DeiT."""
-    arguments = _sizes(
-        tensors,
-        num_classes=("head.weight", 0),
-        embed_dim=("patch_embed.weight", 0),
-        patch_size=("patch_embed.weight", 2),
-    )
-    side = math.isqrt(max(0, _sizes(tensors, places=("pos_embed", 1)).get("places", 1) - 1))
-    sizes = {"img_size": side * arguments.get("patch_size", 0), "depth": _count(tensors, "blocks.")}
-    return arguments | sizes | {"num_heads": arguments.get("embed_dim", 0) // 64}
-
-
-def _count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """How many blocks there are under a prefix."""
-    return len({name.partition(".")[0] for name in under(prefix, tensors)})
-
-
 KINDS = {
     "poster": Kind(
         from_poster,
         "mien.networks.poster",
-        lambda t: _sizes(t, num_classes=("vit.head.weight", 0)),
+        lambda t: sizes_of(t, num_classes=("vit.head.weight", 0)),
         ((224, "auto"), (112, "nearest")),
     ),
     "apvit": Kind(
@@ -178,11 +126,11 @@ KINDS = {
     "vit": Kind(from_vit, "mien.networks.ViT", _vit_arguments),
     "timm_vit": Kind(from_timm_vit, "mien.networks.PooledViT", _timm_vit_arguments),
     "cait": Kind(from_cait, "mien.networks.CaiT", _cait_arguments, ((0, "bicubic"),)),
-    "spectformer": Kind(from_spectformer, _spectformer, _spectformer_arguments, ((0, "bicubic"),)),
+    "spectformer": Kind(from_spectformer, spectformer, spectformer_arguments, ((0, "bicubic"),)),
     "deit": Kind(
         from_deit,
         "mien.networks.SparseDeiT",
-        _deit_arguments,
+        deit_arguments,
         ((0, "bicubic"),),
         own=r"\.attn\.(reduce_[qk]\.(weight|bias)|reduce_tokens|basis)$",
     ),
@@ -190,7 +138,7 @@ KINDS = {
 
 
 def _classes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    return _sizes(tensors, num_classes=("head.weight", 0))
+    return sizes_of(tensors, num_classes=("head.weight", 0))
 
 
 def _cait_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -198,13 +146,40 @@ def _cait_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return {name: size for name, size in _cait_arguments(tensors).items() if name in ("num_classes", "img_size")}
 
 
-_CAITS = ("cait_xxs24", "cait_xxs36", "cait_xs24", "cait_s24", "cait_s36", "cait_m36", "cait_m48")
-TIMM: dict[str, Kind] = dict.fromkeys(_CAITS, Kind(from_cait, "", _cait_size, ((0, "bicubic"),)))
-"""Networks whose weights timm publishes."""
-TIMM["maxvit_tiny_rw"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),), normalize=HALF)
-TIMM["maxvit_tiny_tf"] = Kind(from_maxvit, "", _classes, ((0, "bicubic"),))
+def _several(names: Sequence[str], tensors: Callable[..., Any], arguments: Callable = _classes, **options: Any) -> Kind:
+    """A kind of networks of one layout, of images as large as the network says."""
+    one = Kind(tensors, "", arguments, ((0, "bicubic"),), **options)
+    return Kind(tensors, "", arguments, variants=dict.fromkeys(names, one))
 
-KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", lambda tensors: {}, variants=tuple(TIMM))
+
+_CAITS = ("cait_xxs24", "cait_xxs36", "cait_xs24", "cait_s24", "cait_s36", "cait_m36", "cait_m48")
+_MOH_VITS = {
+    "moh_vit_tiny": (3, 6, 3, 4),
+    "moh_vit_small_75": (3, 6, 3, 4),
+    "moh_vit_small_80": (3, 6, 3, 8),
+    "moh_vit_base_75": (4, 8, 4, 5),
+    "moh_vit_base_50": (2, 2, 2, 4),
+}
+KINDS["davit"] = _several(("davit_tiny", "davit_small", "davit_base"), from_davit)
+KINDS["halonet"] = _several(("halonet26t", "halonet50ts"), from_halonet)
+KINDS["moh_vit"] = Kind(
+    from_moh_vit,
+    "",
+    _classes,
+    variants={
+        name: Kind(partial(from_moh_vit, shared=shared), "", _classes, ((0, "bicubic"),))
+        for name, shared in _MOH_VITS.items()
+    },
+)
+TIMM: dict[str, Kind] = {
+    **_several(_CAITS, from_cait, _cait_size).variants,
+    **_several(("maxvit_tiny_rw",), from_maxvit, normalize=HALF).variants,
+    **_several(("maxvit_tiny_tf",), from_maxvit).variants,
+    **KINDS["davit"].variants,
+    **KINDS["halonet"].variants,
+}
+"""Networks whose weights timm publishes."""
+KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", _classes, variants=TIMM)
 
 
 def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: object) -> tuple[str, Kind]:
@@ -217,14 +192,14 @@ def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: o
         return how.network if isinstance(how.network, str) else how.network(how.tensors(tensors)[0]), how
     if as_ is None and kind == "timm":
         raise CheckpointError(f"mien convert timm needs --as, one of {', '.join(how.variants)}")
-    layouts = {name: TIMM[name] if kind == "timm" else how for name in how.variants}
+    layouts = how.variants
     for name in [as_] if as_ else layouts:
         if _is_of(name, layouts[name], tensors):
             return f"mien.networks.{name}", layouts[name]
     for name, layout in layouts.items():
         if name != as_ and _is_of(name, layout, tensors):
             raise CheckpointError(f"{source}: these are not the weights of {as_}: they look like those of {name}")
-    name = as_ or how.variants[0]
+    name = as_ or next(iter(layouts))
     return f"mien.networks.{name}", layouts[name]  # of none: `fill` lists what does not fit
 
 

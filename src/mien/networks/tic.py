@@ -43,7 +43,7 @@ class TiCNet(Network):
     """Images (B, 3, S, S) of any side from 32 on -> logits (B, C); no parameter knows S.
 
         maps = stem(images)                                        two 3×3 convolutions of stride 2: sides S/4
-        tokens = tokens + mixer([pooled; norm1(tokens)])           `depths[i]` blocks in stage i, an MSA-convolution each
+        tokens = tokens + mixer([pooled; norm1(tokens)])           an MSA-convolution in each block
         tokens = tokens + mlp(norm2(tokens))
         tokens = relu(conv(attention(norm(tokens)) + norm(tokens)))   stride 2, between two stages
         logits = head(mean(norm(tokens)))

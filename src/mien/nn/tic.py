@@ -94,10 +94,7 @@ class TiC(LocalAttention):
 
     def window_scores(self, prefix: Tensor, planes: Tensor, grid: Grid) -> Tensor:
         scores = self.scores(prefix, planes, grid)[0]
-        if self.shift:
-            scores = self.spread(scores, grid)
-        else:
-            scores = scores.transpose(1, 2).flatten(0, 1)[:, :, None]
+        scores = self.spread(scores, grid) if self.shift else scores.transpose(1, 2).flatten(0, 1)[:, :, None]
         return scores.roll(prefix.shape[1], -1)  # the prefix first
 
     def spread(self, scores: Tensor, grid: Grid) -> Tensor:
