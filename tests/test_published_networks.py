@@ -9,10 +9,11 @@ import mien
 import mien.networks
 from mien.__main__ import main
 from mien.catalogue import NETWORKS
-from mien.networks import Network
+from mien.networks import AxialTransformer, GroupPose, Network
 from mien.networks.convert import KINDS, TIMM
 from mien.networks.cost import macs
 
+KINDS_OF_NETWORK = (Network, AxialTransformer, GroupPose)
 CHEAP = 3.0  # GMAC, above which parameters alone are counted
 
 
@@ -21,7 +22,11 @@ def builders() -> dict:
     made = {
         name: inspect.signature(make).return_annotation for name, make in public.items() if inspect.isfunction(make)
     }
-    return {name: public[name] for name, kind in made.items() if inspect.isclass(kind) and issubclass(kind, Network)}
+    return {
+        name: public[name]
+        for name, kind in made.items()
+        if inspect.isclass(kind) and issubclass(kind, KINDS_OF_NETWORK)
+    }
 
 
 def test_every_network_is_listed_as_large_as_it_is():
@@ -34,6 +39,7 @@ def test_every_network_is_listed_as_large_as_it_is():
             assert getattr(network, "img_size", 112) == known.size, name
             if known.gmac < CHEAP:
                 images = torch.empty(1, 3, known.size, known.size)
+                images = network.example(1) if hasattr(network, "example") else images
                 assert macs(network, images) / 1e9 == pytest.approx(known.gmac, abs=6e-4), name
         assert set(known.opens) <= KINDS.keys(), name
         assert ("timm" in known.opens) == (name in TIMM), name

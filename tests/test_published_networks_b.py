@@ -1,5 +1,6 @@
 """Networks of the literature against the numbers of their official code, and what each promises."""
 
+import itertools
 import json
 
 import numpy as np
@@ -16,6 +17,8 @@ from mien.checkpoint import labels_of, read_header
 from mien.errors import CheckpointError
 from mien.labels import EXPRESSIONS
 from mien.networks import (
+    AxialTransformer,
+    GroupPose,
     HierarchicalSpectFormer,
     SparseDeiT,
     SpectFormer,
@@ -25,6 +28,8 @@ from mien.networks import (
     save_network,
 )
 from mien.networks.convert import KINDS
+from mien.networks.group_pose import generalised_iou, normalized, set_loss
+from mien.networks.matching import cheapest_pairs
 from mien.networks.sparsifiner import PREDICTOR
 from mien.nn import MoH, SelfAttention, TiC, observe
 
@@ -260,3 +265,167 @@ def test_tic_takes_images_of_any_size():
         assert (gradient.abs().sum(-1) > 0).sum() == reached
     with pytest.raises(ValueError, match="images are 32×16 pixels, and 32 is the least"):
         network(torch.rand(1, 3, 32, 16))
+
+
+IMAGE_MODEL = {"levels": 5, "size": (5, 6), "dim": 16, "num_heads": 2}
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_value_is_told_by_those_before_it_alone(channels):
+    """Channel by channel, row by row: each value has a part in the logits of all behind it, and of no other."""
+    torch.manual_seed(0)
+    model = AxialTransformer(**IMAGE_MODEL, channels=channels).double().eval()
+    images = torch.randint(0, 5, (1, channels, 5, 6))
+    before, count = model(images).flatten(1, 3), channels * 30
+    for place in (0, 7, 17, 29, count - 1):
+        other = images.clone().flatten(1)
+        other[:, place] = (other[:, place] + 1) % 5
+        moved = (model(other.view_as(images)).flatten(1, 3) - before).abs().amax((0, 2)) > 1e-12
+        assert moved.tolist() == [False] * (place + 1) + [True] * (count - place - 1)
+    bits = model.bits_per_dim(images)
+    torch.testing.assert_close(bits, torch.nn.functional.cross_entropy(before.mT, images.flatten(1))[None] / np.log(2))
+    with pytest.raises(ValueError, match=f"images are {channels}×5×5, and the model is for {channels}×5×6"):
+        model(images[..., :5])
+    with pytest.raises(ValueError, match="levels must be 2 at least"):
+        AxialTransformer(levels=1)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_likelihood_of_a_sample_is_that_of_the_image(channels):
+    """What drawing, a row and a pixel at a time, says of its pixels is what the whole image's pass says of them."""
+    torch.manual_seed(0)
+    model = AxialTransformer(**IMAGE_MODEL, channels=channels).double().eval()
+    images = torch.randint(0, 5, (3, channels, 5, 6))
+    nothing = torch.zeros(5, 6, dtype=torch.bool)
+    drawn, log_probs = model.complete(images, nothing)
+    torch.testing.assert_close(log_probs.flatten(1).sum(1).double(), model.log_likelihood(drawn).double())
+    assert len(drawn.flatten(1).unique(dim=0)) == 3
+    known = torch.rand(5, 6) < 0.5
+    part, of_part = model.complete(images, known)
+    assert torch.equal(part[:, :, known], images[:, :, known])
+    assert (of_part[:, :, known] == 0).all() and (of_part[:, :, ~known] < 0).all()
+    every = model(part).log_softmax(-1).gather(-1, part[..., None])[..., 0]
+    torch.testing.assert_close(of_part[:, :, ~known].double(), every[:, :, ~known])
+    surest, _ = model.complete(images, nothing, temperature=1e-4)
+    assert torch.equal(surest, model(surest).argmax(-1))
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        model.complete(images, nothing, temperature=0)
+
+
+def test_draws_of_the_axial_transformer_follow_its_probabilities():
+    torch.manual_seed(0)
+    model = AxialTransformer(levels=2, size=(1, 2), dim=8, num_heads=1).eval()
+    drawn, _ = model.complete(torch.zeros(4000, 1, 1, 2, dtype=torch.long), torch.zeros(1, 2, dtype=torch.bool))
+    pairs = torch.tensor(list(itertools.product((0, 1), repeat=2)))[:, None, None]
+    chances = model.log_likelihood(pairs).exp()
+    torch.testing.assert_close(chances.sum(), torch.tensor(1.0))
+    counts = torch.bincount(2 * drawn[:, 0, 0, 0] + drawn[:, 0, 0, 1], minlength=4)
+    assert ((counts - 4000 * chances).abs() < 4 * (4000 * chances * (1 - chances)).sqrt()).all()
+
+
+def test_the_cheapest_pairs_are_those_of_every_order():
+    draw = np.random.default_rng(0)
+    for number in range(200):
+        rows, columns = int(draw.integers(1, 5)), int(draw.integers(5, 7))
+        cost = draw.integers(-4, 5, (rows, columns)) if number % 2 else draw.normal(size=(rows, columns))
+        own = cheapest_pairs(cost.astype(float))
+        least = min(cost[range(rows), order].sum() for order in itertools.permutations(range(columns), rows))
+        assert len(set(own)) == rows and cost[range(rows), own].sum() == pytest.approx(least)
+    with pytest.raises(ValueError, match="3 rows cannot each have one of 2 columns"):
+        cheapest_pairs(np.zeros((3, 2)))
+
+
+POSE = {"img_size": 64, "dim": 16, "num_heads": 2, "hidden": 32, "depth": 2, "num_instances": 6}
+
+
+def some_faces(counts=(0, 2, 1)):
+    draw = torch.Generator().manual_seed(0)
+    boxes = [torch.rand(n, 4, generator=draw) * 0.3 + 0.3 for n in counts]
+    return boxes, [torch.rand(n, 5, 2, generator=draw) * 0.5 + 0.25 for n in counts]
+
+
+def awake_pose() -> GroupPose:
+    """One whose boxes and points move, as they do not before it has learned anything."""
+    torch.manual_seed(0)
+    network = GroupPose(**POSE)
+    for teller in (network.propose, *network.tellers):
+        for last in (teller.box[2], teller.point[2]):
+            nn.init.normal_(last.weight, std=0.3)
+    return network
+
+
+def test_group_pose_learns_every_part_and_keeps_pictures_apart():
+    network = awake_pose().double().train()
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    boxes, points = some_faces()
+    losses = network.losses(images, [b.double() for b in boxes], [p.double() for p in points])
+    assert losses.keys() == {"logits", "boxes", "giou", "points"}
+    sum(losses.values()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in network.parameters())
+    network.eval()
+    together, alone = network(images), network(images[1:2])
+    for name in together._fields:
+        torch.testing.assert_close(getattr(together, name)[1:2], getattr(alone, name))
+    assert together.points.shape == (3, 6, 5, 2) and (together.points[0] - together.points[1]).abs().max() > 1e-3
+    empty = network.losses(images, *some_faces((0, 0, 0)))
+    assert empty["points"] == 0 and empty["logits"] > 0
+    with pytest.raises(ValueError, match="3 pictures have 1 sets of boxes"):
+        network.losses(images, boxes[:1], points)
+    with pytest.raises(ValueError, match="images are 32×32 pixels"):
+        network(images[..., :32, :32])
+    with pytest.raises(ValueError, match="img_size must be a multiple of 16 from 64 on, not 70"):
+        GroupPose(img_size=70)
+
+
+def test_the_loss_of_a_set_does_not_mind_its_order():
+    """And is the least where what is told is true, each face told once."""
+    network = awake_pose().eval()
+    told = network(torch.rand(3, 3, 64, 64))
+    boxes, points = some_faces()
+    before = set_loss(told, boxes, points)
+    turned = type(told)(*(each.flip(1) for each in told))
+    after = set_loss(turned, [b.flip(0) for b in boxes], [p.flip(0) for p in points])
+    torch.testing.assert_close(before, after)
+    told.boxes[1, 3], told.boxes[1, 5] = boxes[1][0], boxes[1][1]
+    told.points[1, 3], told.points[1, 5] = points[1][0], points[1][1]
+    told.boxes[2, 0], told.points[2, 0] = boxes[2][0], points[2][0]
+    logits = torch.full_like(told.logits, -12)
+    logits[1, [3, 5]], logits[2, 0] = 12, 12
+    right = set_loss(told._replace(logits=logits), boxes, points)
+    assert max(part.abs().item() for part in right.values()) < 1e-4
+    twice = logits.clone()
+    twice[1, 4] = 12
+    assert set_loss(told._replace(logits=twice), boxes, points)["logits"] > 1
+
+
+def test_generalised_iou():
+    box = torch.tensor([0.5, 0.5, 0.2, 0.2])
+    for other, wanted in (((0.5, 0.5, 0.2, 0.2), 1), ((0.6, 0.5, 0.2, 0.2), 1 / 3), ((0.9, 0.5, 0.2, 0.2), -1 / 3)):
+        assert generalised_iou(box, torch.tensor(other)).item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_group_pose_finds_faces_in_pixels_of_the_picture():
+    """Whatever its shape: a box told in the middle of what the network sees lies there in the picture."""
+    network = awake_pose()
+    for height, width in ((64, 64), (30, 90), (300, 100)):
+        picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        found = network.find(picture, threshold=0.0)
+        assert len(found) == 6 and [face.score for face in found] == sorted((f.score for f in found), reverse=True)
+        scale = max(height, width)
+        small = torch.nn.functional.interpolate(
+            torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255,
+            (round(64 * height / scale), round(64 * width / scale)),
+            mode="bilinear",
+            antialias=scale > 64,
+        )
+        seen = torch.zeros(1, 3, 64, 64)
+        seen[:, :, : small.shape[2], : small.shape[3]] = small
+        with torch.no_grad():
+            told = network.eval()(normalized(seen))
+        best = told.logits[0].argmax()
+        np.testing.assert_allclose(found[0].landmarks, told.points[0, best] * scale, rtol=0.05, atol=0.05)
+        middle = found[0].box[:2] + found[0].box[2:] / 2
+        np.testing.assert_allclose(middle, told.boxes[0, best, :2] * scale, rtol=0.05, atol=0.05)
+        assert network.find(picture, threshold=1.0) == []
+    with pytest.raises(ValueError, match=r"a picture is \(H, W, 3\) uint8"):
+        network.find(np.zeros((4, 4), np.uint8))

@@ -19,6 +19,7 @@ from mien.networks.checkpoint import build, load_network, save_network
 from mien.networks.davit import DaViT, davit_base, davit_mobile, davit_small, davit_tiny
 from mien.networks.deploy import Deployed, Normalize, activate, deploy
 from mien.networks.directmhp import DirectMHP
+from mien.networks.group_pose import GroupPose, group_pose
 from mien.networks.halonet import HaloNet, halonet26t, halonet50ts, halonet_mobile
 from mien.networks.ir50 import IR50
 from mien.networks.magnified import Magnified, magnified
@@ -65,6 +66,7 @@ __all__ = [
     "IR50",
     "Deployed",
     "DirectMHP",
+    "GroupPose",
     "GuidedClassifier",
     "Magnified",
     "MaxViT",
@@ -105,6 +107,7 @@ __all__ = [
     "davit_tiny",
     "deit_tiny",
     "deploy",
+    "group_pose",
     "guided_mobile",
     "halonet26t",
     "halonet50ts",

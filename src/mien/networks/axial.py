@@ -123,6 +123,19 @@ class AxialTransformer(nn.Module):
             nn.init.normal_(table.weight, std=0.5)
 
     @property
+    def img_size(self) -> int:
+        """Rows of the images."""
+        return self.size[0]
+
+    def example(self, batch: int) -> Tensor:
+        """Images of the size and kind that are read: (B, channels, H, W)."""
+        return torch.zeros(batch, self.channels, *self.size, dtype=torch.long)
+
+    def training_logits(self, images: Tensor) -> dict[str, Tensor]:
+        """What training reads: the loss, a scalar."""
+        return {"bits_per_dim": self.bits_per_dim(images).mean()}
+
+    @property
     def places(self) -> Tensor:
         """What is learned for every place: (H, W, D)."""
         return self.positions.rows[:, None] + self.positions.columns
@@ -165,7 +178,7 @@ class AxialTransformer(nn.Module):
 
     def log_likelihood(self, images: Tensor) -> Tensor:
         """log p of whole images, in nats: (B, channels, H, W) -> (B,)."""
-        log_probs = self(images).float().log_softmax(-1)
+        log_probs = log_softmax(self(images))
         return log_probs.gather(-1, images[..., None]).flatten(1).sum(1)
 
     def bits_per_dim(self, images: Tensor) -> Tensor:
@@ -200,11 +213,16 @@ class AxialTransformer(nn.Module):
                     if known[y, x]:
                         continue
                     row = self.embed[channel](images[:, channel, y : y + 1, : x + 1])
-                    logits = self.left(row, above)[:, 0, x].float()
+                    logits = self.left(row, above)[:, 0, x]
                     drawn = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
                     images[:, channel, y, x] = drawn[:, 0]
-                    found[:, channel, y, x] = logits.log_softmax(-1).gather(1, drawn)[:, 0]
+                    found[:, channel, y, x] = log_softmax(logits).gather(1, drawn)[:, 0]
         return images, found
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """In at least fp32."""
+    return logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def axial(**options) -> AxialTransformer:

@@ -173,7 +173,8 @@ class HierarchicalSpectFormer(Network):
         token_labels: bool, whether there is a head for tokens; True.
         mixer: makes that of every block of attention, or a list with one a block; None is self-attention.
 
-    Paper and reference: `SpectFormer` (hierarchical_architecture).
+    Paper: Patro et al., SpectFormer, arXiv 2304.06446.
+    Reference: badripatro/SpectFormers, b6cf487 (hierarchical_architecture).
     """
 
     def __init__(
