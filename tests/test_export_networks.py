@@ -20,10 +20,14 @@ from mien.networks import (
     APViT,
     ARBEx,
     CaiT,
+    DaViT,
     Deployed,
     GuidedClassifier,
+    HaloNet,
     HierarchicalSpectFormer,
     Magnified,
+    MaxViT,
+    MoHViT,
     Network,
     PlainClassifier,
     Poster,
@@ -70,6 +74,7 @@ def plain(**options) -> PlainClassifier:
 TWO_TRUNKS = {"dims": (8, 8, 8), "head_dim": 4, "adapt_kernel": 1, "key_strides": (4, 2, 1)}
 TWO_TRUNKS |= {"embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 8}
 TOKENS = {"num_classes": 8, "img_size": 32, "patch_size": 4, "embed_dim": 16, "num_heads": 2}
+STAGES = {"num_classes": 8, "img_size": 32, "depths": (1, 1), "num_heads": (2, 4)}
 
 NETWORKS = {
     "plain": plain,
@@ -98,6 +103,21 @@ NETWORKS = {
         stem_dim=8,
     ),
     "tic": lambda: TiCNet(num_classes=8, img_size=32, embed_dims=(8,), depths=(1,), num_heads=(2,)),
+    "maxvit": lambda: MaxViT(
+        num_classes=8, img_size=32, depths=(1, 1), dims=(8, 16), stem=(8, 8), head_dim=8, window_size=4
+    ),
+    "halonet": lambda: HaloNet(
+        num_classes=8,
+        img_size=32,
+        num_heads=(2, 4),
+        dims=(32, 64),
+        stem=16,
+        plan=("ca", "aa"),
+        block_size=4,
+        halo_size=1,
+    ),
+    "davit": lambda: DaViT(**STAGES, dims=(8, 16), window_size=3),
+    "moh_vit": lambda: MoHViT(**STAGES, dims=(16, 24), mlp_ratios=(2, 2), pools=(2, 1), shared=(1, 1), top_k=(1, 1)),
     "other mixers": lambda: CaiT(
         **TOKENS,
         depth=5,

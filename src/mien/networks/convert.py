@@ -203,6 +203,21 @@ def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: o
     return f"mien.networks.{name}", layouts[name]  # of none: `fill` lists what does not fit
 
 
+def _stages(tensors: Mapping[str, Tensor]) -> str:
+    """What size of network the tensors look like, in words; nothing where they show no stages."""
+    widths: dict[int, int] = {}
+    blocks: dict[int, set[str]] = {}
+    for name, tensor in tensors.items():
+        found = re.match(r"stages\.(\d+)\.(?:blocks\.)?(\d+)\..*(mlp\.fc2\.bias|conv3_1x1\.bn\.weight)$", name)
+        if found:
+            widths[int(found[1])] = len(tensor)
+            blocks.setdefault(int(found[1]), set()).add(found[2])
+    if not widths:
+        return ""
+    wide, deep = (", ".join(map(str, x)) for x in (widths.values(), map(len, blocks.values())))
+    return f"; they look like a network whose stages are {wide} wide, of {deep} blocks"
+
+
 def _is_of(name: str, how: Kind, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensors are those of the network, all of them."""
     renamed, unknown = how.tensors(tensors)
@@ -262,7 +277,10 @@ def convert(
     places = network.state_dict()
     untrained = [name for name in places if re.search(how.own, name) and name not in renamed]
     renamed |= {name: places[name] for name in untrained}
-    fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
+    try:
+        fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}{_stages(renamed) if KINDS[kind].variants else ''}") from error
     names = _labels(model["init_args"].get("num_classes"), labels, how.labels)
     steps = [{"size": size or network.img_size, "interpolation": how_to} for size, how_to in how.resize]
     header = {
