@@ -20,6 +20,8 @@ from mien.networks import (
     Deployed,
     MobileFaceNet,
     Poster,
+    SparseDeiT,
+    SpectFormer,
     ViT,
     apvit_mobile,
     btn,
@@ -30,9 +32,7 @@ from mien.networks import (
     mobilefacenet,
     poster,
     save_network,
-    sparsifiner_mobile,
     spectformer_h_s,
-    spectformer_mobile,
     tic_mobile,
 )
 from mien.nn import ClassAttentionPool, DropPath, Layout, observe
@@ -119,6 +119,7 @@ def awake(make, **options):
     return network
 
 
+TINY_TOKENS = {"num_classes": 8, "img_size": 112, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
 TINY_STAGES = {"embed_dims": (8, 8, 16, 16), "depths": (1,) * 4, "num_heads": (1,) * 4, "mlp_ratios": (2,) * 4}
 MAKES = {
     "poster": poster,
@@ -130,9 +131,9 @@ MAKES = {
     "magnified": magnified,
     "cait": partial(CaiT, num_classes=8, img_size=112, embed_dim=32, depth=2, num_heads=2),
     "apvit_mobile": partial(awake, apvit_mobile),
-    "sparsifiner_mobile": partial(sparsifiner_mobile, depth=2, embed_dim=32, num_heads=2, keep=0.1),
-    "spectformer_mobile": partial(spectformer_mobile, depth=2, spectral_depth=1, embed_dim=32, num_heads=2),
-    "tic_mobile": partial(tic_mobile, embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 2)),
+    "sparsifiner": partial(SparseDeiT, **TINY_TOKENS, keep=0.1),
+    "spectformer": partial(SpectFormer, **TINY_TOKENS, spectral_depth=1),
+    "tic": partial(tic_mobile, embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 2)),
     "spectformer_h": partial(spectformer_h_s, num_classes=8, img_size=112, **TINY_STAGES),
     "apvit_mobile, lanet": partial(awake, apvit_mobile, patch_criterion="lanet"),
 }

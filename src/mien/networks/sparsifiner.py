@@ -154,5 +154,6 @@ def sparsifiner_deit_small(*, num_classes: int = 7, img_size: int = 224, **optio
 
 def sparsifiner_mobile(*, num_classes: int = 8, img_size: int = 112, **options) -> SparseDeiT:
     """Sparsifiner at the size of a phone, ours: 112 pixels in patches of 8, ten blocks 192 wide."""
-    sizes = {"patch_size": 8, "embed_dim": 192, "depth": 10, "num_heads": 3} | options
-    return SparseDeiT(num_classes=num_classes, img_size=img_size, **sizes)
+    return SparseDeiT(
+        num_classes=num_classes, img_size=img_size, patch_size=8, embed_dim=192, depth=10, num_heads=3, **options
+    )

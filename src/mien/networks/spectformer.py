@@ -315,5 +315,6 @@ def spectformer_h_s(*, num_classes: int = 7, img_size: int = 224, **options) -> 
 
 def spectformer_mobile(*, num_classes: int = 8, img_size: int = 112, **options) -> SpectFormer:
     """SpectFormer at the size of a phone, ours: 112 pixels in patches of 8, ten blocks 192 wide, four spectral."""
-    sizes = {"patch_size": 8, "embed_dim": 192, "depth": 10, "num_heads": 3} | options
-    return SpectFormer(num_classes=num_classes, img_size=img_size, **sizes)
+    return SpectFormer(
+        num_classes=num_classes, img_size=img_size, patch_size=8, embed_dim=192, depth=10, num_heads=3, **options
+    )
