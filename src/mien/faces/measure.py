@@ -14,8 +14,8 @@ from mien.faces.search import turn_points
 from mien.outputs import Output
 
 Measured = Mapping[str, np.ndarray | None]
-"""Of a face, by the names of `Measures.outputs`, an array of the output's shape, None where it could not be measured; and
-under "mesh" (478, 3) float32, in pixels of the picture as it was given."""
+"""Of a face, by the names of `Measures.outputs`, an array of the output's shape, None where it could not be measured;
+and under "mesh" (478, 3) float32, in pixels of the picture as it was given."""
 
 
 class Measures:
