@@ -27,8 +27,9 @@ class NoSplit(MienError):
 class Findings:
     """What reading one split brought to light.
 
-    malformed: one error for each row that cannot be used. repeated: how many rows show the very pixels of an earlier
-    row of the split. shared: how many show those of a row in another split, by that split, of those read before.
+    malformed: one error for each row that cannot be used.
+    repeated: how many rows show the very pixels of an earlier row of the split.
+    shared: how many show those of a row in another split, by that split, of those read before.
     """
 
     malformed: list[ReadError] = field(default_factory=list)

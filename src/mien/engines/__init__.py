@@ -25,7 +25,11 @@ __all__ = [
 
 
 class Engine(Protocol):
-    """A model ready to run, computing in `precision`, "fp32", "bf16" or "int8"; any number of threads may share one."""
+    """A model ready to run; any number of threads may share one.
+
+    outputs: the names of what it gives.
+    precision: what it computes in: "fp32", "bf16" or "int8".
+    """
 
     outputs: tuple[str, ...]
     precision: str

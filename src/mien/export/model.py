@@ -43,10 +43,12 @@ KINDS = (".onnx", ".xml", ".pt2")
 class Exported:
     """What `export_model` wrote.
 
-    path: the file to open. files: all that were written.
+    path: the file to open.
+    files: all that were written.
     header: what the file says of itself.
-    checked: the file beside torch. measured: bf16 beside fp32. int8: the int8 file of a folder beside its fp32.
-    None where that was not wanted, or could not be.
+    checked: the file beside torch; None where that was not wanted.
+    measured: bf16 beside fp32; None where that was not wanted, or could not be.
+    int8: the int8 file of a folder beside its fp32; None where there is none.
     """
 
     path: Path
@@ -58,7 +60,11 @@ class Exported:
 
 
 class AccuracyLost(MienError):
-    """A file that was not written, since it reads fewer faces right; `checked` says how many."""
+    """A file that was not written, since it reads fewer faces right.
+
+    out: the file that would have been written.
+    checked: how many faces it and torch read right.
+    """
 
     def __init__(self, out: Path, checked: SideBySide):
         super().__init__(f"{out}: not written, it loses {-checked.difference.accuracy_difference:.1%} of accuracy")

@@ -52,8 +52,9 @@ class Measured:
 def measure_heads(found: Iterable[Sequence[Head]], truth: Iterable[Sequence[Head]], sure: float = 0.3) -> Measured:
     """Measure what was found in each picture against what was annotated there.
 
-    found: with scores, as low as they come, since average precision is over all of them; recall, false finds and angles
-    are of those whose score is above `sure`.
+    found: by picture, heads with scores, as low as they come, since average precision is over all of them.
+    truth: by picture, the heads that were annotated.
+    sure: the score, 0 to 1, above which a find counts for recall, false finds and angles; 0.3.
 
     Raises MienError where no head was annotated.
     """
@@ -124,7 +125,13 @@ def _mean(values: np.ndarray) -> float:
 
 
 def measure_detector(detector: HeadDetector, pictures: Sequence[Picture]) -> Measured:
-    """What a detector, with a threshold of `LEAST`, finds in annotated pictures."""
+    """What a detector finds in annotated pictures.
+
+    detector: with a threshold of `LEAST`, since average precision is over all that it finds.
+    pictures: annotated ones, one head at least.
+
+    Raises ReadError for a picture that cannot be read, and MienError where no head was annotated.
+    """
     found = [detector(open_picture(picture.path)) for picture in pictures]
     return measure_heads(found, [picture.heads for picture in pictures])
 

@@ -127,15 +127,21 @@ class BTN(Poster):
 
 
 def btn(*, num_classes: int = 7, **options) -> BTN:
-    """BTN at the size of POSTER++ and 1.36 M parameters more: IR-50 and a frozen MobileFaceNet; `options` are BTN's."""
+    """BTN at the size of POSTER++ and 1.36 M parameters more: IR-50 and a frozen MobileFaceNet.
+
+    num_classes: int, C; 7.
+    options: as of `BTN`.
+    """
     return BTN(image=IR50(), landmarks=MobileFaceNet("prelu"), num_classes=num_classes, **options)
 
 
 def btn_mobile(*, num_classes: int = 8, **options) -> BTN:
     """BTN at the size of a phone, ours: two trained MobileFaceNets, levels 32/64/96, a ViT of one block 128 wide.
 
+    num_classes: int, C; 8.
+    options: as of `BTN`.
+
     At every level the landmarks attend to 7×7 cells of the image (`key_stride` 4, 2, 1). 2.9 M parameters, 0.58 GMAC.
-    `options` are BTN's.
     """
     return BTN(
         image=MobileFaceNet("relu6"),

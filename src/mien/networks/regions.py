@@ -123,5 +123,9 @@ class RegionReader(Network):
 
 
 def region_reader(*, num_classes: int = 8, **options) -> RegionReader:
-    """On the 14×14 map of a MobileFaceNet; `options` are `RegionReader`'s."""
+    """A reader by regions on the 14×14 map of a MobileFaceNet.
+
+    num_classes: int, C; 8.
+    options: as of `RegionReader`.
+    """
     return RegionReader(image=MobileFaceNet("relu6", num_levels=2), num_classes=num_classes, **options)

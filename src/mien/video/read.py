@@ -27,8 +27,9 @@ _HELD = 16  # frames held back, with their images, until a batch of faces is ful
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedFace(Face):
-    """A face in a video: what `Face` says, and
+    """A face in a video: what `Face` says, and who it is.
 
+    box, score, landmarks, expression, probability, probabilities, rotation, doubtful, outputs, mesh: as of `Face`.
     track: the number of the person, from 1, the same from frame to frame; None without tracking.
     unsmoothed: what the network says of this very frame, where `probabilities` (and `expression` and `probability`) are
         smoothed over time; None without tracking, where nothing is smoothed.
@@ -45,10 +46,12 @@ class TrackedFace(Face):
 class VideoFrame:
     """A frame that was read.
 
-    number: of the frame, from 0, in the order in which they are shown, those passed over counted, too.
+    number: of the frame, from 0, in the order in which they are shown; those passed over are counted, too.
     time: of the frame, in seconds from the video's beginning, as exact as the file is.
-    faces: the largest first, or without any. image: (H, W, 3) uint8 RGB, upright, where images were asked for.
-    pts: the time in ticks of the video's time base; sound: packets of audio that came before it, where asked for.
+    faces: the largest first, or none.
+    image: (H, W, 3) uint8 RGB, upright; None where images were not asked for.
+    pts: the time in ticks of the video's time base.
+    sound: the packets of audio that came before it; () where sound was not asked for.
     width, height: of the frame, in pixels, upright; they may change within a stream.
     cut: whether a scene begins with it, where people are tracked.
     """
