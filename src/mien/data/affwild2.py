@@ -35,8 +35,10 @@ class AffWild2(DataSet):
     or in `batch1` and `batch2`. Such a frame is all of the scene, and best found and cut out once: `mien data prepare`.
     Of VIDEO_left and VIDEO_right, where there is only VIDEO.mp4, the face is in that half of it (*inferred*).
 
-    action_units, valence_arousal: read them, too, and the frames that have nothing else.
-    expressions, units, affect, frames, videos: the folders; by default as above, or without `annotations/`.
+    path: the folder.
+    action_units, valence_arousal: read them, too, and the frames that have nothing else; False.
+    expressions, units, affect, frames, videos: the folders within; by default as above, or without `annotations/`.
+    check: decode each picture once, to leave out the unreadable and to count the repeated; True.
 
     Papers: Kollias and Zafeiriou, Expression, Affect, Action Unit Recognition: Aff-Wild2, 2019; Analysing Affective
     Behavior in the Second ABAW2 Competition, 2021, for the twelve action units.

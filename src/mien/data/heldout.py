@@ -165,8 +165,9 @@ def open_for(
 ) -> DataSet:
     """Open labelled pictures to judge a model by: its labels are theirs, and what it was taught is not among them.
 
-    header: of the model. folder: in which its file lies; where that has a list of what was held out, and the set holds
-    pictures of that list, its splits are "train" and "validation" as they were in training.
+    header: of the model.
+    folder: in which its file lies; where that has a list of what was held out, and the set holds pictures of that list,
+        its splits are "train" and "validation" as they were in training.
     path, format, options: as `mien.data.open_dataset` takes them; `labels` that are given stay.
 
     Warns (MienWarning) where the model held pictures out and the list of them is not beside it. Raises MienError.

@@ -105,12 +105,14 @@ def export_model(
         answers. That file is measured on those of `check` where there are none.
     split, limit: the split and the number of faces of `check` and `measure`; by default validation, else test, else
         the only one, and all of them.
-    features: give what the network's head reads as a further output, "features". temporal: the .safetensors file of a
-        temporal model that learnt of those features: its graph is written beside, as temporal.onnx in a folder and else
-        as NAME.temporal.onnx, and the header names it; then features are given, too.
-    trust: as for `mien.load_network`. progress: show a bar on stderr.
+    format, labels: as `mien.data.open_for` takes them, of data that are given as a path.
+    features: give what the network's head reads as a further output, "features".
+    temporal: the .safetensors file of a temporal model that learnt of those features: its graph is written beside, as
+        temporal.onnx in a folder and else as NAME.temporal.onnx, and the header names it; then features are given, too.
+    trust: as for `mien.load_network`.
+    progress: show a bar on stderr.
 
-    Data are a data set, or the path of one, which `mien.data.open_for` opens as format and labels say.
+    Labelled pictures are a data set, or the path of one, which `mien.data.open_for` opens.
 
     Warns (MienWarning) where bf16 cannot be measured. Raises Misuse for arguments that do not go together;
     AccuracyLost; CheckpointError and MienError for a model or data that cannot be read; MissingExtra without the extra

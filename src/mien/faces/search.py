@@ -20,6 +20,7 @@ Find = Callable[[np.ndarray], Sequence[Detection]]
 class Detections(list[Detection]):
     """The faces that were found in a picture, the largest first, in pixels of the picture as it was given.
 
+    detections: those that were found.
     note: what was not searched for, in a sentence; None where nothing was left out.
     rotation: degrees clockwise, 0, 90, 180 or 270, by which the picture is turned to bring the faces upright.
     """
@@ -38,8 +39,10 @@ def find_faces(
     turn: bool = True,
     confirm: bool = True,
 ) -> Detections:
-    """The faces in an image (H, W, 3) uint8 RGB, whatever the detector, the largest first.
+    """The faces in an image, whatever the detector, the largest first.
 
+    detector: looks at the image.
+    image: (H, W, 3) uint8 RGB.
     min_face: the least of a face's shorter side, in pixels of this very image, 20 by default.
     search: how thoroughly small faces are searched for, "auto" by default: see `YuNet.reach`.
     turn: whether a picture in which no face is surely upright is tried on its sides and upside down; True by default.

@@ -22,12 +22,17 @@ SURE = 0.5
 class Measured:
     """What was found of the heads that were annotated.
 
-    heads: their number, from_behind: of them with a yaw beyond 90 degrees either way. false: detections of no head.
-    average_precision: at an IoU of 0.5; average_precision_strict: the mean over 0.5, 0.55, …, 0.95.
+    heads: their number.
+    from_behind: the number of those with a yaw beyond 90 degrees either way.
+    false: the number of detections of no head.
+    average_precision: at an IoU of 0.5, 0 to 1.
+    average_precision_strict: the mean over IoUs of 0.5, 0.55, …, 0.95.
     recall, recall_from_behind: the shares found at an IoU of 0.5, of all and of those from behind.
-    pitch, yaw, roll: mean absolute errors in degrees of what was found, and `angles` the mean of the three;
-    angles_from_behind, angles_from_the_front: the same of those. turn: the mean angle of the one rotation between.
-    nan where there is nothing to measure.
+    pitch, yaw, roll: mean absolute errors in degrees of what was found.
+    angles, angles_from_the_front, angles_from_behind: the mean of these three, of all and of those.
+    turn: the mean angle, in degrees, of the one rotation between what was found and what was annotated.
+
+    Shares and errors are nan where there is nothing to measure.
     """
 
     heads: int

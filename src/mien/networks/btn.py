@@ -32,7 +32,7 @@ class BTN(Poster):
 
     Args:
         num_classes: int, C.
-        dims, head_dim: as for `Poster`, which takes all further arguments.
+        dims, head_dim: as for `Poster`; (64, 128, 256) and 32.
         mla: "levels" or "none"; levels.
         mla_residual, mla_gate_lower, mla_init_values: of `LevelAttention`; both, False, None.
         vit_tokens: "levels147" or "fused49"; levels147.
@@ -40,6 +40,7 @@ class BTN(Poster):
         bt_encoding, bt_shared, bt_value_softmax, bt_detach_value, bt_gather, bt_memory: of `BatchTransformer`; learned,
             False, False, False, False, 0.
         vit_loss_weight: float, λ; 2.
+        poster: further arguments of `Poster`.
 
     Paper: Her et al., Batch Transformer, arXiv 2407.04218; IEEE Access 13, 2025. Reference: README of
     SeoulTech-HCIRLab/BTN.

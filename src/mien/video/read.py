@@ -90,15 +90,19 @@ def read_video(
 
     source: a file, 0 for the first camera, an address such as rtsp://…, or an opened `Video`, which also knows its
         `duration` in seconds.
+    reader: finds the faces in a frame and reads them.
     every: read every N-th frame, or with "0.5s" the first of every half second.
-    track: number the people, and smooth each one's probabilities: exponentially, with a time constant of `smooth`
-        seconds (0 for not at all), whatever the frame rate; by the network that the model's header names ("temporal");
-        or by a `mien.video.smooth.Smoothing`. Faces are then looked for in the whole frame only as often as
-        `detect_every` says (frames that are read, or seconds), and in every frame between only about where those known
-        are expected, which costs a tenth and still gives each frame its own box and landmarks.
+    track: number the people, and smooth each one's probabilities.
+    smooth: how that is done: exponentially, with a time constant of so many seconds (default 0.5, 0 for not at all),
+        whatever the frame rate; by the network that the model's header names ("temporal"); or by a
+        `mien.video.smooth.Smoothing`.
+    detect_every: how often a tracked video is searched for faces in the whole frame: every so many frames that are
+        read, or "0.2s" (default). In every frame between, faces are looked for only about where those known are
+        expected, which costs a tenth and still gives each frame its own box and landmarks.
     cuts: how much a frame that is read has to differ from the one before to begin another scene, 0 to 255 (default 10).
         All tracks end there, and smoothing with them. inf: none does. `mien.video.cuts.Cuts` says how that is measured.
-    images: give each frame its image. sound: hand audio packets through, for `AnnotatedVideo`.
+    images: give each frame its image.
+    sound: hand audio packets through, for `AnnotatedVideo`.
     thumbnails: give faces a thumbnail where they are seen better than before.
     batch_size: how many faces the network reads at a time; of a camera or stream the answer comes frame by frame.
     stop: asked several times a second, from the thread that iterates; once true, what was read so far still comes.

@@ -86,7 +86,8 @@ class Summary:
     frames passed over change the shares. What is kept grows with the number of people and of their events, not with the
     length.
 
-    labels: of the expressions. others: what else is answered.
+    labels: of the expressions.
+    others: the outputs beside the expression; points are left out.
     min_seconds: who is seen for less is left out, and counted in `flickers` (default 0.5).
     onset, offset: between which probabilities an expression begins and ends, as for `mien.video.events.Spotter`.
     change: makes of (smoothed) probabilities how far each is from a reference, by label; None (default) without one.
