@@ -112,7 +112,7 @@ class AffectNet(Listing):
         return Entry(self.pictures / name, -1 if label is None else label, name, box, targets=targets)
 
     def _targets(self, word: Callable[[str], str]) -> dict[str, np.ndarray]:
-        """What the words of "valence" and "arousal" say, where they are asked for and somebody said."""
+        """The values of "valence" and "arousal", where they are wanted and somebody gave them."""
         targets = {}
         for output in self.further:
             try:

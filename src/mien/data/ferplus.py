@@ -105,7 +105,7 @@ class FERPlus(DataSet):
 
 
 class _CSV:
-    """Rows out of the files of the makers."""
+    """The rows in the makers' files."""
 
     splits = tuple(_SPLITS.values())
 

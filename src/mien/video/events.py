@@ -90,9 +90,12 @@ def rounded(event: Event) -> dict[str, Any]:
 
 
 def write_events(file: BinaryIO, events: Iterable[tuple[str, int, Event]], several: bool, raw: bool = False) -> None:
-    """A line of CSV for each event, of a source and a person, in the order in which they are given.
+    """Write a line of CSV for each event, in the order in which they are given.
 
-    several: whether the sources are kept apart, by a first column `source`. raw: text in it stays as it is.
+    file: to write to.
+    events: each with its source and person.
+    several: whether the sources are kept apart, by a first column `source`.
+    raw: whether text stays as it is; otherwise what a spreadsheet would compute has an apostrophe before it; False.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\r\n")

@@ -59,7 +59,11 @@ class Tracker:
         self._time, self._last = 0.0, 0
 
     def predict(self, time: float, size: tuple[int, int]) -> list[Track]:
-        """Move the faces to `time` in seconds, in a picture of `size` (width, height); those that may be there."""
+        """Move the faces to `time`, and return those that may be there.
+
+        time: in seconds.
+        size: width and height of the picture.
+        """
         step = max(0.0, time - self._time)
         self._time = time
         forward = np.array([[1, step], [0, 1]])
@@ -82,8 +86,11 @@ class Tracker:
             track.state = track.state * ratio
 
     def update(self, boxes: Sequence[Sequence[float]], *, births: bool = True) -> list[int | None]:
-        """The number of each box (x, y, width, height) found at the time of `predict`; without `births` those of nobody
-        have None."""
+        """The number of each box that was found at the time of `predict`.
+
+        boxes: x, y, width, height each.
+        births: whether boxes of nobody get a new number; otherwise they have None.
+        """
         found = np.asarray(boxes, float).reshape(-1, 4)
         ids: list[int | None] = [None] * len(found)
         for grown in (False, True):
