@@ -66,6 +66,19 @@ def test_every_network_is_listed_as_large_as_it_is():
             assert known.parameters <= 5e6 and known.size == 112
 
 
+def test_parameters_of_the_other_published_sizes():
+    """Those of the original classes with a thousand classes; a class is a row of the head."""
+    for name, width, parameters in (
+        ("davit_small", 768, 49_745_896),
+        ("davit_base", 1024, 87_954_408),
+        ("moh_vit_small_75", 576, 49_910_548),
+        ("moh_vit_small_80", 576, 49_910_548),
+        ("moh_vit_base_75", 768, 90_020_632),
+        ("moh_vit_base_50", 768, 90_023_512),
+    ):
+        assert NETWORKS[name].parameters + 992 * (width + 1) == parameters, name
+
+
 def test_the_list(capsys):
     assert main(["list", "networks"]) == 0
     title, *lines = capsys.readouterr().out.splitlines()
@@ -311,6 +324,9 @@ def test_sizes_that_windows_do_not_divide():
             make(img_size=size)
     with torch.device("meta"):
         assert mien.networks.davit_tiny(img_size=112).img_size == 112
+    for name in ("maxvit", "halonet", "moh_vit"):
+        with pytest.raises(ValueError, match="images are 64×32 pixels, and the network is for 32×32"):
+            SMALL[name]()(torch.zeros(1, 3, 64, 32))
     with pytest.raises(ValueError, match="plan must be of c and a"):
         HaloNet(num_classes=5, plan=("cb", "c", "c", "c"))
 
