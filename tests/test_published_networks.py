@@ -224,6 +224,10 @@ def test_weights_of_another_network_say_which_they_look_like(tmp_path):
         torch.save(hollow(name), tmp_path / "a.pth")
         with pytest.raises(CheckpointError, match=f"not the weights of {as_}: they look like those of {looks}$"):
             convert(kind, tmp_path / "a.pth", tmp_path / "b.safetensors", as_=as_)
+    scalars = {key: torch.zeros(()) for key in hollow("moh_vit_tiny")}
+    torch.save(scalars, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth: tensors are not shaped as those of this layout are"):
+        convert("moh_vit", tmp_path / "a.pth", tmp_path / "b.safetensors")
     wide = {key: t.new_zeros(()).expand([2 * n for n in t.shape]) for key, t in hollow("davit_tiny").items()}
     torch.save(wide, tmp_path / "a.pth")  # of a size that mien has not
     with pytest.raises(

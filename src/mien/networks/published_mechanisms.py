@@ -164,5 +164,10 @@ def load_mechanism(
     tensors = under(prefix, given)
     if not tensors:
         raise CheckpointError(f"{what}: no tensor's name begins with {prefix!r}")
-    fill(module, change(tensors, module), what, most=None)
+    try:
+        changed = change(tensors, module)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{what}: tensors are not shaped as those of this layout are ({reason})") from error
+    fill(module, changed, what, most=None)
     return module
