@@ -72,7 +72,7 @@ TWO_TRUNKS |= {"embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 8}
 TOKENS = {"num_classes": 8, "img_size": 32, "patch_size": 4, "embed_dim": 16, "num_heads": 2}
 STAGE = {"num_classes": 8, "img_size": 32, "depths": (1,)}
 HALO = {"dims": (32, 64), "num_heads": (2, 4), "plan": ("c", "a"), "stem": 16, "block_size": 4, "halo_size": 1}
-MOH = {"dims": (16, 24), "num_heads": (2, 4), "mlp_ratios": (2, 2), "pools": (2, 1), "shared": (1, 1), "top_k": (1, 1)}
+MOH = {"dims": (16,), "num_heads": (2,), "mlp_ratios": (2,), "pools": (2,), "shared": (1,), "top_k": (1,)}
 
 
 def calm(network: nn.Module) -> nn.Module:
@@ -101,7 +101,7 @@ NETWORKS = {
     "maxvit": lambda: MaxViT(**STAGE, dims=(8,), stem=(8, 8), head_dim=8, window_size=4),
     "halonet": lambda: calm(HaloNet(num_classes=8, img_size=32, **HALO)),
     "davit": lambda: DaViT(**STAGE, dims=(8,), num_heads=(2,), window_size=3),
-    "moh_vit": lambda: MoHViT(num_classes=8, img_size=32, depths=(1, 1), **MOH),
+    "moh_vit": lambda: MoHViT(**STAGE, **MOH),
     "other mixers": lambda: CaiT(
         **TOKENS,
         depth=5,
