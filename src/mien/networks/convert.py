@@ -207,7 +207,7 @@ def _stages(tensors: Mapping[str, Tensor]) -> str:
     if not widths:
         return ""
     wide, deep = (", ".join(map(str, x)) for x in (widths.values(), map(len, blocks.values())))
-    return f"; they look like a network whose stages are {wide} wide, of {deep} blocks"
+    return f"they look like a network whose stages are {wide} wide, of {deep} blocks"
 
 
 def _renamed(how: Kind, tensors: Mapping[str, Tensor], source: object) -> tuple[dict[str, Tensor], list[str]]:
@@ -271,10 +271,11 @@ def convert(
         network = build(model)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from error
-    try:
-        fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{_stages(renamed) if KINDS[kind].variants else ''}") from error
+    stages = _stages(renamed)
+    if how is not KINDS[kind] and stages != _stages(network.state_dict()):
+        known = as_ or ", ".join(KINDS[kind].variants)
+        raise CheckpointError(f"{source}: not the weights of {known}: {stages or 'they look like no such network'}")
+    fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
     names = _labels(model["init_args"].get("num_classes"), labels, how.labels)
     steps = [{"size": size or network.img_size, "interpolation": how_to} for size, how_to in how.resize]
     header = {
