@@ -18,15 +18,20 @@ LAST := runs/mobilefacenet_ferplus_3/best.safetensors
 
 QUICK := $(addprefix tests/test_,outputs.py output_measures.py targets.py files.py checkpoint_header.py classifier.py reader.py track.py)
 
-.PHONY: demo test quick web release train-default clean
+.PHONY: demo test lint suite quick web release train-default clean
 
 demo: .venv/reading
 	.venv/bin/mien read examples --annotate out/demo
 
 test: .venv/testing
+	$(MAKE) -j 2 lint suite
+
+lint: .venv/testing
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --pythonpath .venv/bin/python
+
+suite: .venv/testing
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 quick: .venv/testing
@@ -71,7 +76,7 @@ clean:
 
 # The CPU build of torch first: the one on PyPI brings gigabytes of CUDA packages that no test uses.
 .venv/testing: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) install -c constraints.txt --no-deps $(TORCH)+cpu 2>/dev/null || \
-		$(PIP) install -c constraints.txt --no-deps $(TORCH) --index-url https://download.pytorch.org/whl/cpu
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install --no-compile -c constraints.txt --no-deps $(TORCH)+cpu 2>/dev/null || \
+		$(PIP) install --no-compile -c constraints.txt --no-deps $(TORCH) --index-url https://download.pytorch.org/whl/cpu
+	$(PIP) install --no-compile -c constraints.txt -e '.[test]'
 	@touch $@ .venv/reading
