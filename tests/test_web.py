@@ -1,15 +1,12 @@
 """The static page: each stage of its JavaScript beside Python's, and the whole in a browser."""
 
 import base64
-import fcntl
 import http.server
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from functools import partial
@@ -29,7 +26,6 @@ from mien.faces.tiles import fit, shrink
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-UNREACHABLE = re.compile("ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ERR_SOCKET_TIMEOUT")
 
 PREPROCESS = {"align": "arcface112", "resize": [{"size": 48}, {"size": 112}]}
 
@@ -147,15 +143,14 @@ def site(tmp_path_factory):
     if not shutil.which("npm") and not (ROOT / "web" / "node_modules").is_dir():
         pytest.skip("no npm on this machine")
     out = tmp_path_factory.mktemp("web") / "dist"
-    with open(Path(tempfile.gettempdir(), f"mien-web-{os.getuid()}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # npm's folder is shared by the processes of the tests
+    with browser.npm_lock():
         ran = subprocess.run(
             [sys.executable, ROOT / "web" / "build.py", "--out", out],
             capture_output=True,
             text=True,
             env=os.environ | {"npm_config_fetch_retries": "0"},
         )
-    if ran.returncode and UNREACHABLE.search(ran.stderr):
+    if ran.returncode and browser.UNREACHABLE.search(ran.stderr):
         pytest.skip("npm's registry cannot be reached")
     assert ran.returncode == 0, ran.stderr
     return out
