@@ -132,7 +132,7 @@ def barriers(driver) -> list[str]:
         """const done = arguments[0];
         axe.run(document, {resultTypes: ['violations'], preload: false}).then(({violations}) => done(violations
             .filter(({impact}) => impact === 'serious' || impact === 'critical')
-            .flatMap(({id, nodes}) => nodes.map(({html, any}) => `${id}: ${html.slice(0, 200)} ${any[0]?.message ?? ''}`))
+            .flatMap(({id, nodes}) => nodes.map(({html, any}) => `${id}: ${html.slice(0, 200)} ${any[0]?.message}`))
         ), (error) => done([String(error)]));"""
     )
 

@@ -22,7 +22,11 @@ from mien import Reader
 from mien.explain import Occlusion
 from mien.faces import ARCFACE112, crop, open_picture
 from mien.faces.detect import _suppress
+from mien.faces.places import places
+from mien.faces.pose import FAR, HEAD, pose_of, rotation_of
 from mien.faces.tiles import fit, shrink
+from mien.outputs import Output
+from mien.video.smooth import Exponential
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -133,6 +137,73 @@ def test_suppresses_as_opencv_does(tmp_path):
     assert 1 < len(kept) < 60
     answer = run_stages([("suppress", list(faces), faces[:, 14])], tmp_path)
     assert answer == [kept]
+
+
+def test_places_labels_as_python_does(tmp_path):
+    """A few faces and crowds of them, where labels have to give way."""
+    rng, cases, wanted = np.random.default_rng(3), [], []
+    for count, gap in ((1, 0), (2, 5), (9, 5), (40, 5), (120, 0)):
+        corner, side = rng.integers(-20, 560, (count, 2)), rng.integers(20, 120, (count, 1))
+        boxes = np.concatenate([corner, corner + side * (1, 1.5)], 1).clip(0, (640, 480, 640, 480))
+        short, full = [[14, 22]] * count, [[int(wide), 22] for wide in rng.integers(60, 160, count)]
+        found = places(boxes.tolist(), short, full, (640, 480), gap)
+        wanted.append([one and {"place": list(one[0]), "full": one[1]} for one in found])
+        cases.append(("places", boxes.tolist(), short, full, [640, 480], gap))
+    assert run_stages(cases, tmp_path) == wanted
+    crowd = [one for one in wanted[-1] if one]
+    assert len(crowd) < 120 and {one["full"] for one in crowd} == {True, False}
+    for i, one in enumerate(crowd):  # none covers another, or leaves the picture
+        left, top, right, bottom = one["place"]
+        assert left >= 0 and top >= 0 and right <= 640 and bottom <= 480
+        for other in crowd[:i]:
+            a, b, c, d = other["place"]
+            assert left >= c or right <= a or top >= d or bottom <= b
+
+
+def test_tells_poses_as_python_does(tmp_path):
+    rng, points = np.random.default_rng(4), []
+    for _ in range(40):
+        angles = rng.uniform(-1, 1, 3) * (50, 30, 40)
+        seen = HEAD @ rotation_of(*angles).T + (0, 0, FAR)
+        points.append((seen[:, :2] / seen[:, 2:] * rng.uniform(50, 900) + 300 + rng.normal(0, 1, (5, 2))).astype("f4"))
+    points.append(np.full((5, 2), 7, np.float32))
+    cases = [("poseOf", one.ravel().tolist(), HEAD.tolist(), FAR) for one in points]
+    for found, one in zip(run_stages(cases, tmp_path), points, strict=True):
+        right = pose_of(one)
+        assert (found is None) == (right is None)
+        if found:
+            assert np.abs(np.subtract(list(found.values()), right)).max() < 0.02
+
+
+def test_follows_and_smooths_as_python_does(tmp_path):
+    """Two who move, one of whom is hidden for a while, and one who comes later."""
+    outputs = [{"name": "expression", "kind": "classes"}, {"name": "pose", "kind": "angles"}]
+    outputs.append({"name": "valence", "kind": "range"})
+    rng, frames = np.random.default_rng(5), []
+    for i in range(20):
+        faces = [{"box": [100 + 12 * i, 50, 80, 100]}]
+        faces += [{"box": [400 - 5 * i, 60, 70, 90]}] if not 6 <= i < 9 else []
+        faces += [{"box": [600, 300, 50, 60]}] if i > 12 else []
+        for face in faces:
+            share = float(rng.uniform())
+            angles = {"yaw": float(rng.uniform(-180, 180))}
+            face |= {"probabilities": {"a": share, "b": 1 - share}, "pose": angles, "valence": float(rng.normal())}
+        frames.append({"time": 0.1 * i, "faces": faces})
+    [answer] = run_stages([("followed", outputs, 0.5, frames)], tmp_path)
+    kinds = [Output(one["name"], one["kind"], ("yaw",) if one["name"] == "pose" else ("a", "b")) for one in outputs]
+    smoothing = Exponential(0.5, kinds)
+    for frame, said in zip(frames, answer, strict=True):
+        assert [face["track"] for face in said] == ([1, 2, 3] if len(said) == 3 else [1, 2] if len(said) == 2 else [1])
+        for face, one in zip(frame["faces"], said, strict=True):
+            right = smoothing(one["track"], frame["time"], {
+                "expression": np.array(list(face["probabilities"].values()), np.float32),
+                "pose": np.array([face["pose"]["yaw"]], np.float32),
+                "valence": np.array([face["valence"]], np.float32),
+            })  # fmt: skip
+            assert list(one["probabilities"].values()) == pytest.approx(right["expression"], abs=1e-5)
+            off = (one["pose"]["yaw"] - right["pose"][0] + 180) % 360 - 180
+            assert abs(off) < 1e-3 and one["valence"] == pytest.approx(right["valence"][0], abs=1e-5)
+            assert one["unsmoothed"] == face["probabilities"]
 
 
 @pytest.fixture(scope="module")

@@ -296,7 +296,12 @@ function setView(next) {
   part("canvas").setAttribute("aria-label", `The ${film || stream ? "frame" : "photograph"} with ${many} marked`);
   showFace(faces, view.chosen, header);
   const when = film || stream ? { time: film?.frames[wanted]?.time ?? 0, frame: null, width: view.width, height: view.height } : null;
-  part("numbers").textContent = toJson(records(read.name, faces, header.others, when));
+  part("numbers").textContent = `[\n${records(read.name, faces, header.others, when).map(fields).join(",\n")}\n]`;
+}
+
+/** A row as JSON, a line for each of its fields. */
+function fields(row) {
+  return ` {\n${Object.entries(row).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`).join(",\n")}\n }`;
 }
 
 function paint() {

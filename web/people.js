@@ -5,12 +5,14 @@ const [OVERLAP, GAP] = [0.25, 1]; // the least intersection over union; seconds 
 export class People {
   /** outputs: the model's, whose first are probabilities. seconds: the time constant of the smoothing. */
   constructor(outputs, seconds) {
-    Object.assign(this, { outputs, seconds, tracks: [], last: 0 });
+    Object.assign(this, { outputs, seconds, tracks: [], last: 0, before: 0 });
   }
 
   /** The faces of a frame at `time` in seconds: each with its `track`, its answers smoothed, and `unsmoothed` beside them. */
   follow(faces, time) {
-    this.tracks = this.tracks.filter((track) => time - track.time <= GAP);
+    const there = (track) => time - track.time <= GAP || track.time === this.before; // however slowly frames come
+    this.tracks = this.tracks.filter(there);
+    this.before = time;
     const found = this.match(faces, time);
     return faces.map((face, i) => {
       const track = found[i] ?? { id: ++this.last, answers: null };

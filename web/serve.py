@@ -4,6 +4,7 @@ python web/serve.py [FOLDER] [--port N]
 """
 
 import argparse
+from contextlib import suppress
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,10 +28,8 @@ def main() -> None:
         parser.error(f"{arguments.folder}: there is no page; python web/build.py makes one")
     with ThreadingHTTPServer(("127.0.0.1", arguments.port), partial(Isolated, directory=arguments.folder)) as server:
         print(f"http://127.0.0.1:{server.server_port}/ (Ctrl-C ends it)", flush=True)
-        try:
+        with suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            pass
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from PIL import Image
 from mien.explain.panel import Panel
 from mien.faces import Face
 from mien.faces.draw import answer_of
-from mien.faces.palette import colour_of, css
+from mien.faces.palette import colour_of, css, ink_on
 from mien.outputs import EXPRESSION
 
 _MOST = 12  # numbers of an answer that are told
@@ -89,7 +89,7 @@ def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: i
         parts.append(
             f'<button type="button" class="mien-face" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" '
             f'aria-label="{escape(title(i, face))}" '
-            f'style="{style};--expression:{colour(face.expression, face.probabilities)}">'
+            f'style="{style};{painted(face)}">'
             f"<span>{text}</span></button>"
         )
     # by the ratio of its sides the style makes it fit the height of a window, too
@@ -168,7 +168,7 @@ def thumbnails(crops: Sequence[np.ndarray], faces: Sequence[Face], chosen: int =
         return ""
     buttons = "".join(
         f'<button type="button" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" aria-label='
-        f'"{escape(title(i, face))}" style="--expression:{colour(face.expression, face.probabilities)}">'
+        f'"{escape(title(i, face))}" style="{painted(face)}">'
         f'<img src="{picture_url(crop)}" alt=""><span>{i + 1} {escape(answer_of(face))}</span></button>'
         for i, (face, crop) in enumerate(zip(faces, crops, strict=True))
     )
@@ -183,6 +183,12 @@ def title(index: int, face: Face) -> str:
 def percent(prob: float) -> str:
     """In whole percent; 0 and 100 only where that is exact."""
     return "under 1%" if 0 < prob < 0.005 else "over 99%" if 0.995 <= prob < 1 else f"{prob:.0%}"
+
+
+def painted(face: Face) -> str:
+    """CSS: the colour of what a face shows, and that of text on it, as variables."""
+    paint = colour_of(face.expression, face.probabilities)
+    return f"--expression:{css(paint)};--on:{css(ink_on(paint))}"
 
 
 def colour(expression: str, labels: Iterable[str]) -> str:

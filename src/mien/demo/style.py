@@ -67,11 +67,11 @@ STYLE = (
 .mien-face[aria-pressed=true] { border-width: 4px }
 .mien-face:focus-visible { outline: 3px solid var(--body-text-color); outline-offset: 3px }
 .mien-face span { position: absolute; padding: 0 .4em; white-space: nowrap; font: 700 .85rem/1.5 var(--font);
-    left: -2px; bottom: calc(100% + 5px); background: #fff; border-left: .5em solid var(--expression);
+    left: -2px; bottom: calc(100% + 5px); background: var(--expression); border-radius: 4px;
     box-shadow: 0 0 0 1.5px #000; z-index: 1 }
 .mien-face span[style] { bottom: auto }
-.mien-face span, .mien-face span b { color: #000 !important }
-.mien-face .short { padding: 0 .25em; font-size: .75rem; border-left-width: .35em }
+.mien-face span, .mien-face span b { color: var(--on) !important }
+.mien-face .short { padding: 0 .25em; font-size: .75rem }
 .mien-face .short b { display: none }
 .mien-face .crowded { visibility: hidden }
 .mien-face:is(:hover, :focus-visible) { z-index: 2 }
