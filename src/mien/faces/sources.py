@@ -166,7 +166,7 @@ def find_pictures(
         with their number as its `rows`), folders that cannot be listed. Without it these are logged.
     """
     pictures: list[str] = []
-    told: list[ReadError] = [] if missed is None else missed
+    errors_found: list[ReadError] = [] if missed is None else missed
     for source in [sources] if isinstance(sources, str | os.PathLike) else sources:
         name = os.fspath(source)
         try:
@@ -176,9 +176,9 @@ def find_pictures(
             continue
         found, errors = _find(name, suffixes)
         pictures += found
-        told += {(error.source, error.reason): error for error in errors}.values()
+        errors_found += {(error.source, error.reason): error for error in errors}.values()
     if missed is None:
-        for error in told:
+        for error in errors_found:
             logger.warning("%s", error)
     return pictures
 

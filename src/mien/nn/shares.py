@@ -40,8 +40,8 @@ def agree(x: Tensor, group: Group = None) -> None:
     distributed.all_gather(all_, mine, group=group)
     shapes = [tuple(each.tolist()) for each in all_]
     if len(set(shapes)) > 1:
-        told = ", ".join(str(shape) for shape in shapes)
-        raise ShareError(f"the processes that share a sequence were given tokens of different shapes: {told}")
+        shown = ", ".join(str(shape) for shape in shapes)
+        raise ShareError(f"the processes that share a sequence were given tokens of different shapes: {shown}")
 
 
 def to_parts(whole: Tensor, parts: int, balanced: bool = False) -> Tensor:

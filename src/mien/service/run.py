@@ -37,7 +37,7 @@ def serve(
     """Serve until SIGTERM or SIGINT; requests that were begun are answered first.
 
     options: of `Reader.from_pretrained`. port 0: one that is free. batch_size: requests of a batch at most; batch_wait:
-    seconds that the first of them waits for others. announce: is told the address, once every worker is ready.
+    seconds that the first of them waits for others. announce: called with the address, once every worker is ready.
 
     Raises MienError where the model cannot be opened, or nobody can listen at the address.
     """

@@ -14,7 +14,7 @@ _LATELY, _RATIO = 6, 3.0  # changes before, and how many times as large as their
 
 
 class Cuts:
-    """Tells which frames begin another scene, one frame after the other, so that a camera's can be told at once.
+    """Tells which frames begin another scene, one frame after the other, so that a camera's are known at once.
 
         gone(a, b)  mean over pixels of the largest |difference| of a channel of b to what channel values a has within
                     three pixels of that place, where frames are brought to 64×36 pixels

@@ -83,7 +83,7 @@ def rounded(event: Event) -> dict[str, Any]:
 def write_events(file: BinaryIO, events: Iterable[tuple[str, int, Event]], several: bool, raw: bool = False) -> None:
     """A line of CSV for each event, of a source and a person, in the order in which they are given.
 
-    several: whether the sources are told apart, by a first column `source`. raw: text in it stays as it is.
+    several: whether the sources are kept apart, by a first column `source`. raw: text in it stays as it is.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\r\n")

@@ -24,7 +24,7 @@ from mien.faces.video import SCHEMES, camera, scheme
 _CAMERAS = {"darwin": "avfoundation", "win32": "dshow"}  # by what ffmpeg reads them, elsewhere v4l2
 _LIVE = SCHEMES - {"tcp", "http", "https"}  # what does not wait for those who are slow
 _AHEAD = 4  # frames decoded before they are asked for
-_GAP = 60  # seconds without a frame that are told
+_GAP = 60  # seconds without a frame that are reported
 _SILENCE = 10  # seconds without a word after which a stream is given up
 
 
