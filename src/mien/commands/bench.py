@@ -9,6 +9,7 @@ from typing import Any
 
 from mien.commands.list import mixers
 from mien.commands.options import count
+from mien.commands.tables import on_terminal
 from mien.errors import MienError, require
 
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         **{option: getattr(args, option) for option in ("dim", "heads", "batch", "threads", "rounds")},
         "mixers": results,
     }
-    print(json.dumps(result, indent=1) if args.json else tables(result))
+    print(json.dumps(result, indent=1) if args.json else on_terminal(tables(result)))
     return 0
 
 

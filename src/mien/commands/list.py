@@ -5,6 +5,7 @@ import re
 
 from mien.checkpoint import labels_of, read_header
 from mien.classifier import DEFAULT_MODEL, MODELS, find_model
+from mien.commands.tables import mixer_table, model_table
 from mien.console import printable
 from mien.errors import require
 
@@ -13,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", nargs="?", choices=("models", "mixers"), default="models", help="models, or what mixes tokens (models)"
     )
+    parser.add_argument("--details", action="store_true", help="of models, all that they say of their training")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -20,17 +22,23 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "mixers":
         require("torch", "torch")
         found = mixers()
-        for name, kind in found.items():
-            print(f"mien.nn.{name:<{max(map(len, found))}}  {summary(kind)}")
+        print(mixer_table({name: (kind, summary(kind)) for name, kind in found.items()}))
         return 0
-    for name in sorted({file.parent.name for file in MODELS.glob("*/model.*")}):
-        header = read_header(find_model(MODELS / name))
-        print(printable(f"{name}{' (default)' if name == DEFAULT_MODEL else ''}"))
+    names = sorted({file.parent.name for file in MODELS.glob("*/model.*")})
+    headers = {name: read_header(find_model(MODELS / name)) for name in names}
+    if headers and not args.details:
+        print(model_table((_called(name), MODELS / name, header) for name, header in headers.items()))
+    for name, header in headers.items() if args.details else ():
+        print(printable(_called(name)))
         print(printable(f"    labels: {', '.join(labels_of(header))}"))
         for fact, value in header.get("training", {}).items():
             text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
             print(printable(f"    {fact}: {text}"))
     return 0
+
+
+def _called(name: str) -> str:
+    return f"{name} (default)" if name == DEFAULT_MODEL else name
 
 
 def mixers() -> dict[str, type]:
