@@ -1,6 +1,7 @@
 """The static page: each stage of its JavaScript beside Python's, and the whole in a browser."""
 
 import base64
+import csv
 import http.server
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -246,6 +248,11 @@ def photographs(astronaut, tmp_path_factory):
     Image.new("RGB", (300, 200), "grey").save(folder / "nobody.png")
     (folder / "note.png").write_text("no picture")
     (folder / "empty.jpg").touch()
+    pytest.importorskip("av", reason="PyAV is not installed")
+    from films import film
+
+    film(folder / "pair.mp4", 20 * [cv2.resize(pair, (640, 344))], codec="libx264", time_base=Fraction(1, 20))
+    (folder / "note.mp4").write_text("no video")
     frame = np.zeros((480, 640, 3), np.uint8)
     frame[:, 64:576] = astronaut[:480]
     with open(folder / "webcam.y4m", "wb") as file:
@@ -262,7 +269,10 @@ def page(site, photographs, tmp_path_factory):
         "--use-fake-device-for-media-stream",
         f"--use-file-for-fake-video-capture={photographs / 'webcam.y4m'}",
     )
-    with serve(site) as (url, _), browser.open_browser(tmp_path_factory.mktemp("browser"), *webcam) as driver:
+    folder = tmp_path_factory.mktemp("browser")
+    with serve(site) as (url, _), browser.open_browser(folder, *webcam) as driver:
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+        driver.folder = folder
         driver.get(url)
         browser.wait(driver, "#status", "Ready")
         yield driver
@@ -276,10 +286,10 @@ def reader():
 class serve:
     """Python's own server for a folder: its URL, and the paths that it is asked for."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, kind=http.server.SimpleHTTPRequestHandler):
         asked = []
 
-        class Handler(http.server.SimpleHTTPRequestHandler):
+        class Handler(kind):
             def log_message(self, *_):
                 asked.append(self.path)
 
@@ -413,6 +423,9 @@ def test_webcam(page):
     button.click()
     browser.wait(page, "#status", "A frame takes")
     assert page.find_element("id", "expression").text == "happiness"
+    [face] = json.loads(page.find_element("id", "numbers").get_attribute("textContent"))
+    assert face["track"] == 1 and face["unsmoothed"].keys() == face["probabilities"].keys()
+    assert not page.find_element("id", "why").is_displayed()  # it would be of a face that is gone
     assert button.get_attribute("aria-pressed") == "true"
     button.click()
     browser.wait(page, "#status", "The webcam is off.")
@@ -420,10 +433,82 @@ def test_webcam(page):
     assert browser.complaints(page) == []
 
 
+def downloads(page, name: str) -> tuple[list[dict], list[dict]]:
+    """What the two buttons save: rows of JSON and of CSV, for a source of that name."""
+    files = [page.folder / f"{Path(name).stem}.{kind}" for kind in ("json", "csv")]
+    for path in files:
+        page.find_element("id", path.suffix[1:]).click()
+    end = time.monotonic() + 20
+    while not all(path.is_file() for path in files) and time.monotonic() < end:
+        time.sleep(0.1)
+    return json.loads(files[0].read_text()), list(csv.DictReader(files[1].read_text().splitlines()))
+
+
+def assert_rows(found: list[dict], right: list[dict], pixels: float = 0.06, shares: float = 2e-3):
+    """Rows of one kind with the same columns, in the same order, and the same values but for the last digits."""
+    assert len(found) == len(right)
+    for one, other in zip(found, right, strict=True):
+        assert list(one) == list(other)
+        for name, value in other.items():
+            try:
+                most = 1.0 if name.startswith("pose") else shares if name[0] in "psu" else pixels
+                assert abs(float(one[name]) - float(value)) <= most, name
+            except ValueError:  # words, and cells in which nothing stands
+                assert one[name] == value, name
+
+
+def test_rows_are_downloaded_as_mien_read_writes_them(page, photographs, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(photographs)
+    for name in ("pair.png", "nobody.png"):
+        shown = give(page, photographs / name, "read in")
+        plain, table = downloads(page, name)
+        options = ("--search", "fast", "--precision", "fp32")
+        assert call("read", name, *options, "--output", tmp_path / "rows.csv")[0] == 0
+        assert call("read", name, *options, "--output", tmp_path / "rows.jsonl")[0] == 0
+        assert_rows(table, list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())))
+        right = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        assert [list(row) for row in plain] == [list(row) for row in right]
+        assert shown in ([], plain) and [row["expression"] for row in plain] == [row["expression"] for row in right]
+
+
+def test_a_video(page, photographs, tmp_path, call):
+    """Every fifth of a second is read, people are numbered and smoothed, and any moment can be looked at again."""
+    give(page, photographs / "pair.mp4", "5 moments, one each 0.2 seconds, of 0:01.0")
+    plain, table = downloads(page, "pair.mp4")
+    assert (
+        call("read", photographs / "pair.mp4", "--every", "0.2s", "--track", "--output", tmp_path / "rows.csv")[0] == 0
+    )
+    right = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    assert [list(row) for row in table] == [list(row) for row in right]
+    for name in ("time", "width", "height", "track", "face", "expression"):
+        assert [row[name].removesuffix(".0") for row in table] == [row[name].removesuffix(".0") for row in right], name
+    assert {row["frame"] for row in table} == {""} and {row["source"] for row in table} == {"pair.mp4"}
+    assert all(row["unsmoothed"].keys() == row["probabilities"].keys() for row in plain)
+    people = page.find_elements("css selector", "#people section")
+    assert [person.text.split("\n")[0] for person in people] == ["Person 1", "Person 2"]
+    assert "Seen for 1.0 s, from 0:00.0 to 0:00.8" in people[0].text
+    for moment in (4, 2):
+        page.execute_script(
+            "const range = document.querySelector('#moment'); range.value = arguments[0];"
+            "range.dispatchEvent(new Event('input'))",
+            moment,
+        )
+        browser.wait(page, "#clock", f"0:00.{2 * moment}")
+        [first, _] = json.loads(page.find_element("id", "numbers").get_attribute("textContent"))
+        assert first == plain[2 * moment]
+    assert browser.barriers(page) == []
+    give(page, photographs / "note.mp4", "note.mp4: not a video that this browser can play")
+    assert not page.find_element("id", "files").is_displayed() and browser.complaints(page) == []
+
+
 def test_phone_and_dark(page):
     """Nothing is wider than a small phone, and the page is dark where the visitor's system is."""
     give(page, EXAMPLES / "astronaut.png")
+    page.find_element("css selector", "#more summary").click()
+    page.find_element("id", "why").click()
+    browser.wait(page, "#said", "Measured with")
     light = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert browser.barriers(page) == []
     night = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", night)
     dark = page.execute_script("return getComputedStyle(document.body).backgroundColor")
@@ -433,6 +518,7 @@ def test_phone_and_dark(page):
     widths = page.execute_script(
         "return [document.documentElement.scrollWidth, document.querySelector('#canvas').clientWidth, innerWidth]"
     )
+    assert browser.barriers(page) == []
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert light != dark
@@ -458,6 +544,29 @@ def test_neither_page_nor_worker_can_ask_elsewhere(page, tmp_path):
     assert answers == ["refused", "refused"]
     assert asked == []
     assert sum("Content Security Policy" in line for line in browser.complaints(page)) >= 1
+
+
+def test_threads_where_the_server_isolates_the_page(page, site, reader):
+    sys.path.insert(0, str(ROOT / "web"))
+    from serve import Isolated
+
+    sys.path.pop(0)
+    before = page.current_url
+    assert page.find_element("css selector", "body").get_attribute("data-threads") == "1"
+    with serve(site, Isolated) as (url, _):
+        page.get(url)
+        browser.wait(page, "#status", "Ready")
+        threads = int(page.find_element("css selector", "body").get_attribute("data-threads"))
+        assert threads == min(4, page.execute_script("return navigator.hardwareConcurrency"))
+        assert_same(give(page, EXAMPLES / "astronaut.png"), reader(EXAMPLES / "astronaut.png"))
+        for name, said in (("docs", "A page that reads faces"), ("card", "# mobilefacenet_ferplus")):
+            page.get(page.find_element("id", name).get_attribute("href"))
+            browser.wait(page, "pre", said)
+            assert browser.barriers(page) == []
+            page.get(url)
+        assert browser.complaints(page) == []
+    page.get(before)
+    browser.wait(page, "#status", "Ready")
 
 
 def test_build_refuses_what_the_page_cannot_run(tmp_path):

@@ -290,6 +290,7 @@ function setView(next) {
   part("hint").hidden = Boolean(view);
   part("canvas").hidden = !view;
   part("answer").hidden = part("more").hidden = !faces.length;
+  part("numbers").textContent = "";
   paint();
   if (!faces.length) return;
   const many = faces.length === 1 ? "one face" : `${faces.length} faces`;
