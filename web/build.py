@@ -133,7 +133,8 @@ def written(out: Path, title: str, text: Path) -> str:
     shown = escape(text.read_text(encoding="utf-8"))
     out.write_text(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1"><title>{escape(title)}</title><link rel="icon" href="icon.svg"><link rel="stylesheet" '
+        f'content="width=device-width, initial-scale=1"><title>{escape(title)}</title><link rel="icon" href="icon.svg">'
+        '<link rel="stylesheet" '
         f'href="look.css"><link rel="stylesheet" href="style.css"></head>\n<body><p><a href="./">Back</a></p><main>'
         f'<h1>{escape(title)}</h1><pre class="text">{shown}</pre></main></body></html>\n',
         encoding="utf-8",
