@@ -22,6 +22,7 @@ from PIL import Image
 
 from mien import Reader
 from mien.explain import Occlusion
+from mien.explain.page import page as explained
 from mien.faces import ARCFACE112, crop, open_picture
 from mien.faces.detect import _suppress
 from mien.faces.places import places
@@ -567,6 +568,35 @@ def test_threads_where_the_server_isolates_the_page(page, site, reader):
         assert browser.complaints(page) == []
     page.get(before)
     browser.wait(page, "#status", "Ready")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_reports_keep_nobody_out(page, site, photographs, scheme):
+    """What `mien explain` and `mien eval` write, on a phone: a wide table scrolls by the keyboard."""
+    from mien.evaluation.html import _STYLE, _table
+
+    pages = {
+        "explain.html": explained("a_model_with_a_long_name", "What it rests on.", [("a.png", "a.png, face 0")], ["b"]),
+        "report.html": f'<html lang="en"><title>t</title><style>{_STYLE}</style><main><h1>t</h1><small>n</small>'
+        + _table(["", *(f"a long heading {i}" for i in range(9))], [["row", *map(str, range(9))]] * 3),
+    }
+    before = page.current_url
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    phone = {"width": 340, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    for name, text in pages.items():
+        (site / name).write_text(text, encoding="utf-8")
+        shutil.copyfile(photographs / "tiny.png", site / "a.png")
+        page.get(before + name)
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 340
+        assert browser.barriers(page) == []
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    page.get(before)
+    browser.wait(page, "#status", "Ready")
+    browser.complaints(page)
 
 
 def test_build_refuses_what_the_page_cannot_run(tmp_path):

@@ -14,7 +14,7 @@ from mien.evaluation.compare import Comparison
 from mien.evaluation.measure import Measured
 from mien.evaluation.plot import plot_confusion, plot_reliability
 from mien.evaluation.report import BINS, Report
-from mien.faces.look import REPORT
+from mien.faces.look import REPORT, wide
 
 _STYLE = f"""{REPORT}
 figure {{ display: inline-block; width: 9rem; margin: .3rem; vertical-align: top }}
@@ -100,7 +100,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     def line(cells: Sequence[Any], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
-    return "<table>" + line(heads, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+    return wide("<table>" + line(heads, "th") + "".join(line(row, "td") for row in rows) + "</table>")
 
 
 def _plot(plot: Any, *what: Any) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from mien.explain import analysis_plots as plots
 from mien.explain.analysis import Analysis
 from mien.explain.heads import METRICS, agreement
-from mien.faces.look import REPORT
+from mien.faces.look import REPORT, wide
 
 
 def figures(found: Analysis) -> dict[str, bytes]:
@@ -160,4 +160,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return f"<table>{line(heads, 'th')}{''.join(line(row, 'td') for row in rows)}</table>"
+    return wide(f"<table>{line(heads, 'th')}{''.join(line(row, 'td') for row in rows)}</table>")

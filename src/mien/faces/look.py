@@ -42,11 +42,16 @@ REPORT = f"""{VARIABLES}
 body {{ font: 16px/1.5 {FONT}; max-width: 68rem; margin: 2rem auto; padding: 0 1rem;
     color: var(--ink); background: var(--paper); overflow-wrap: break-word }}
 h1, h2 {{ line-height: 1.2 }} small, figcaption {{ color: var(--soft) }} a {{ color: var(--accent) }}
-table {{ display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse; margin: 1rem 0;
-    font-variant-numeric: tabular-nums }}
+.wide {{ overflow-x: auto }} .wide:focus-visible {{ outline: 2px solid var(--accent) }}
+table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .2rem .7rem; text-align: right }} th:first-child, td:first-child {{ text-align: left }}
 tr {{ border-bottom: 1px solid var(--line) }}
 img {{ max-width: 100%; background: #fff; border-radius: 4px }}
 pre {{ overflow-x: auto; font-size: .8rem }}
 """
-"""CSS of a report: a page of text, tables and plots, which are drawn on white."""
+"""CSS of a report: a page of text, of tables that scroll where they are wide, and of plots, drawn on white."""
+
+
+def wide(table: str) -> str:
+    """A table, as HTML, that scrolls by itself, with the keyboard, too, where the page is narrower."""
+    return f'<div class="wide" tabindex="0">{table}</div>'
