@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mien.catalogue import NETWORKS
 from mien.checkpoint import outputs_of
 from mien.console import printable
 
@@ -97,21 +98,22 @@ def mixer_table(found: Mapping[str, tuple[type, str]]) -> str:
 
 
 def model_table(models: Iterable[tuple[str, Path, Mapping[str, Any]]]) -> str:
-    """Of each model its name, its folder and its header: what it is made of, what it answers, and how well."""
-    rows = [("model", "network", "answers", "accuracy", "macro F1", "MB", "trained on", "licence")]
+    """Of each model its name, its folder and its header: what it answers, how well, and what it costs."""
+    rows = [("model", "answers", "accuracy", "macro F1", "MB", "parameters", "GMAC", "paper", "trained on", "licence")]
     for name, folder, header in models:
         training = header.get("training", {})
         metrics = training.get("metrics", {}) if isinstance(training.get("metrics"), dict) else {}
         scores = (metrics.get(f"val_{measure}") for measure in ("accuracy", "macro_f1"))
+        known = NETWORKS.get(str(header.get("model", {}).get("class_path")).rpartition(".")[2])
         outputs = outputs_of(header)
         answers = f"{len(outputs[0].labels)} {outputs[0].name}s" + "".join(f", {out.name}" for out in outputs[1:])
         rows.append(
             (
                 name,
-                str(header.get("model", {}).get("class_path", "–")).rpartition(".")[2],
                 answers,
                 *(f"{score:.3f}" if isinstance(score, float) else "–" for score in scores),
                 f"{max(file.stat().st_size for file in folder.glob('model.*')) / 1e6:.1f}",
+                *(("–", "–", "–") if known is None else (f"{known.parameters:,}", f"{known.gmac:.3f}", known.paper)),
                 str(training.get("data", "–")),
                 str(training.get("licence", "–")),
             )
