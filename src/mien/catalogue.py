@@ -16,6 +16,7 @@ class Entry(NamedTuple):
 
 POSTER, BTN, APVIT = "Mao 2023, POSTER++", "Her 2024, Batch Transformer", "Xue 2022, APViT"
 CAIT, ARBEX = "Touvron 2021, CaiT", "Wasi 2023, ARBEx"
+MAXVIT, DAVIT, HALONET, MOH_VIT = "Tu 2022, MaxViT", "Ding 2022, DaViT", "Vaswani 2021, HaloNet", "Jin 2024, MoH"
 
 NETWORKS: dict[str, Entry] = {
     "acmil_mobile": Entry(1_117_749, 0.243, 112, "Zhang 2024, ACMIL", ("mobilefacenet",)),
@@ -32,11 +33,27 @@ NETWORKS: dict[str, Entry] = {
     "cait_xs24": Entry(26_273_671, 5.393, 224, CAIT, ("timm", "cait")),
     "cait_xxs24": Entry(11_764_615, 2.525, 224, CAIT, ("timm", "cait")),
     "cait_xxs36": Entry(17_108_071, 3.758, 224, CAIT, ("timm", "cait")),
+    "davit_base": Entry(86_937_608, 15.473, 224, DAVIT, ("timm", "davit")),
+    "davit_mobile": Entry(1_512_776, 0.202, 112, DAVIT),
+    "davit_small": Entry(48_983_048, 8.772, 224, DAVIT, ("timm", "davit")),
+    "davit_tiny": Entry(27_597_320, 4.521, 224, DAVIT, ("timm", "davit")),
     "deit_tiny": Entry(5_525_767, 0.956, 224, APVIT),
     "guided_mobile": Entry(16_873_914, 2.994, 112, "Sinha 2019, guided attention", ("mobilefacenet",)),
+    "halonet26t": Entry(10_447_680, 3.218, 256, HALONET, ("timm", "halonet")),
+    "halonet50ts": Entry(20_700_672, 5.258, 256, HALONET, ("timm", "halonet")),
+    "halonet_mobile": Entry(1_115_524, 0.164, 112, HALONET),
     "hybrid_deit_tiny": Entry(23_039_431, 6.087, 112, APVIT, ("ir50",)),
     "magnified": Entry(195_120, 0.012, 112, "Zhi 2024, LSceneLLM"),
+    "maxvit_mobile": Entry(1_344_786, 0.166, 112, MAXVIT),
+    "maxvit_tiny_rw": Entry(28_548_416, 5.071, 224, MAXVIT, ("timm",)),
+    "maxvit_tiny_tf": Entry(30_407_632, 5.548, 224, MAXVIT, ("timm",)),
     "mobilefacenet": Entry(912_008, 0.234, 112, "Chen 2018, MobileFaceNets", ("mobilefacenet",)),
+    "moh_vit_base_50": Entry(89_260_664, 18.419, 224, MOH_VIT, ("moh_vit",)),
+    "moh_vit_base_75": Entry(89_257_784, 18.414, 224, MOH_VIT, ("moh_vit",)),
+    "moh_vit_mobile": Entry(1_427_344, 0.164, 112, MOH_VIT),
+    "moh_vit_small_75": Entry(49_338_164, 10.366, 224, MOH_VIT, ("moh_vit",)),
+    "moh_vit_small_80": Entry(49_338_164, 10.366, 224, MOH_VIT, ("moh_vit",)),
+    "moh_vit_tiny": Entry(27_779_168, 5.751, 224, MOH_VIT, ("moh_vit",)),
     "poster": Entry(43_753_941, 8.593, 112, POSTER, ("poster", "ir50", "mobilefacenet", "vit")),
     "region_reader": Entry(684_168, 0.219, 112, "ours", ("mobilefacenet",)),
 }

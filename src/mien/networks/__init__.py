@@ -38,6 +38,7 @@ from mien.networks.oat import OAT
 from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
+from mien.networks.published_mechanisms import load_mechanism
 from mien.networks.regions import RegionReader, region_reader
 from mien.networks.temporal import Temporal
 from mien.networks.vit import ViT
@@ -94,6 +95,7 @@ __all__ = [
     "halonet50ts",
     "halonet_mobile",
     "hybrid_deit_tiny",
+    "load_mechanism",
     "load_network",
     "magnified",
     "maxvit_mobile",
