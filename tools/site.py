@@ -42,7 +42,7 @@ where: dict[str, str] = {}
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """A folder in the navigation (`mechanisms/`) becomes all of its pages, its README.md the first."""
-    config.nav = [_expanded(part) for part in config.nav]
+    config.nav = _expanded(config.nav)
     return config
 
 
@@ -50,8 +50,12 @@ def _expanded(part: object) -> object:
     if isinstance(part, dict):
         return {title: _expanded(inner) for title, inner in part.items()}
     if isinstance(part, list):
-        return [made for inner in part if (made := _expanded(inner)) not in ([], {})]
+        return [made for inner in part if not _is_empty(made := _expanded(inner))]
     return _pages_of(part) if isinstance(part, str) and part.endswith("/") else part
+
+
+def _is_empty(part: object) -> bool:
+    return part == [] or isinstance(part, dict) and not any(part.values())
 
 
 def _pages_of(folder: str) -> list[object]:
@@ -114,6 +118,8 @@ def _reference(package: str) -> str:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The page with its links led to where things lie on the site."""
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # it would be this page alone
     if page.file.src_uri not in where.values() or Path(page.file.src_uri[:-3]).suffix in SHOWN:
         return markdown
 
