@@ -1,4 +1,4 @@
-# make demo: install the reading part and read the photographs in examples/
+# make example: install the reading part and read the photographs in examples/ (make demo is the same; mien demo is a page in the browser)
 # make test: install what the tests need as well, and run them
 # make quick: the tests of the parts that everything stands on, in less than a minute
 # make docs: the documentation as a site, in site/index.html; it asks nothing of the network when it is built or read
@@ -19,10 +19,12 @@ LAST := runs/mobilefacenet_ferplus_3/best.safetensors
 
 QUICK := $(addprefix tests/test_,outputs.py output_measures.py targets.py files.py checkpoint_header.py classifier.py reader.py track.py)
 
-.PHONY: demo test quick docs web release train-default clean
+.PHONY: example demo test quick docs web release train-default clean
 
-demo: .venv/reading
-	.venv/bin/mien read examples --annotate out/demo
+example: .venv/reading
+	.venv/bin/mien read examples --annotate out/example
+
+demo: example
 
 test: .venv/testing
 	.venv/bin/ruff check .

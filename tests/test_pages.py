@@ -12,9 +12,11 @@ import re
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 import tomllib
 import zipfile
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pyarrow
@@ -24,6 +26,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from mien.__main__ import COMMANDS
+from mien.labels import EXPRESSIONS
 from mien.training.ablate import DEFAULT, settings, variants
 from mien.training.run import _parse, parser
 
@@ -35,7 +38,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^    ((?:[A-Z_]+=\S+ )*(?:mien|make|pip|python) .*)$", re.MULTILINE)
 INLINE = re.compile(r"`(mien [a-z][^`]*)`")
 
-FIRST = [ROOT / "README.md", ROOT / "docs/quickstart.md", ROOT / "docs/onnxruntime.md"]
+FIRST = [ROOT / "README.md", ROOT / "docs/quickstart.md"]
 """Pages whose programs run here."""
 
 RUN = {"read", "batch", "list", "doctor", "eval", "data"}
@@ -254,3 +257,47 @@ def test_programs_of_the_pages(folder, monkeypatch, capsys):
             exec(compile(ast.Module(imports, []), str(page), "exec"), {})
             if page in FIRST:
                 exec(compile(tree, str(page), "exec"), {})
+
+
+@pytest.fixture(scope="module")
+def prepared(folder):
+    """What docs/onnxruntime.md prints: its programs, in `folder`, by name; and the numbers of the first."""
+    page = (ROOT / "docs/onnxruntime.md").read_text()
+    programs = {re.match(r"(?:#|//) (\S+)", body)[1]: body for _, body in BLOCK.findall(page) if body[0] in "#/"}
+    assert programs.keys() == {"prepare.py", "read.py", "read.cpp", "read.mjs"}
+    for name, body in programs.items():
+        (folder / name).write_text(body)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+        patch.chdir(folder)
+        exec(programs["prepare.py"], {})
+    return programs, list(ast.literal_eval(said.getvalue()).values())
+
+
+def test_plain_onnxruntime_in_python(folder, prepared, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    programs, right = prepared
+    exec(programs["read.py"], {})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [label for label, _ in lines] == list(EXPRESSIONS)
+    assert [float(share) for _, share in lines] == pytest.approx(right, abs=2e-3)
+
+
+def test_plain_onnxruntime_in_javascript(folder, prepared):
+    if not shutil.which("node") or not (ROOT / "web/node_modules/onnxruntime-web").is_dir():
+        pytest.skip("no node, or no onnxruntime-web in web/node_modules (make web)")
+    (folder / "node_modules").symlink_to(ROOT / "web/node_modules")
+    assert shares(["node", "read.mjs"], folder) == pytest.approx(prepared[1], abs=2e-3)
+
+
+def test_plain_onnxruntime_in_cpp(folder, prepared):
+    header, library = Path("/usr/include/onnxruntime"), next(Path("/usr/lib").glob("*/libonnxruntime.so"), None)
+    if not shutil.which("g++") or not header.is_dir() or library is None:
+        pytest.skip("no g++, or no libonnxruntime-dev")
+    command = ["g++", "-std=c++17", "read.cpp", f"-I{header}", "-lonnxruntime", "-o", "read"]
+    subprocess.run(command, cwd=folder, check=True)
+    assert shares(["./read"], folder) == pytest.approx(prepared[1], abs=2e-3)
+
+
+def shares(command: list[str], folder: Path) -> list[float]:
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    return [float(line.split()[1]) for line in run.stdout.splitlines()]
