@@ -150,7 +150,7 @@ def test_tables(capsys):
     [
         (["mixers", "--grid", "14"], 2, "a grid is two whole numbers with a comma between, not '14'"),
         (["mixers", "--rounds", "0"], 2, "0: not a whole number of 1 to"),
-        (["networks"], 2, "invalid choice: 'networks'"),
+        (["heads"], 2, "invalid choice: 'heads'"),
         (["mixers", "Gone"], 1, "there is no mixer Gone; mien list mixers names mien's"),
         (["mixers", "TalkingHeads", "--heads", "5"], 1, "dim 192 is not a multiple of num_heads 5"),
     ],

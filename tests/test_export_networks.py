@@ -43,11 +43,11 @@ def note(side: int) -> dict:
 
 
 class Small(Trunk):
-    """Three convolutions, three maps, the first a quarter as wide as the images."""
+    """Three convolutions, three maps, or the last `scales` of them; the first is a quarter as wide as the images."""
 
-    def __init__(self, side: int):
+    def __init__(self, side: int, scales: int = 3):
         super().__init__()
-        self.levels = ((8, side // 4), (8, side // 8), (8, side // 16))
+        self.levels = ((8, side // 4), (8, side // 8), (8, side // 16))[-scales:]
         self.stem, self.middle, self.last = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 8, 2, 2)
 
     def forward(self, images, refine=None):
@@ -56,7 +56,7 @@ class Small(Trunk):
             images = layer(images).relu()
             images = images if refine is None else refine[i](images)
             maps.append(images)
-        return tuple(maps)
+        return tuple(maps[-len(self.levels) :])
 
 
 def plain(**options) -> PlainClassifier:
@@ -74,7 +74,7 @@ NETWORKS = {
         refine=partial(PAM, init_values=1.0), pool=partial(ClassAttentionPool, num_heads=2)
     ),
     "acmil": lambda: ACMILClassifier(image=Small(32), num_classes=8, width=16),
-    "guided": lambda: GuidedClassifier(image=Small(32), num_classes=8, dim=8, init_values=1.0),
+    "guided": lambda: GuidedClassifier(image=Small(32, 2), num_classes=8, dim=8, init_values=1.0),
     "poster": lambda: Poster(image=Small(112), landmarks=Small(112), **TWO_TRUNKS),
     "btn": lambda: BTN(image=Small(112), landmarks=Small(112), **TWO_TRUNKS),
     "arbex": lambda: ARBEx(body=plain(), head="mlp", balancing="anchors"),

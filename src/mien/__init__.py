@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mien import data as data
     from mien import networks as networks
     from mien import nn as nn
+    from mien.catalogue import list_networks
     from mien.classifier import Classifier
     from mien.errors import MienError, MienWarning, ReadError
     from mien.faces.face import Face
@@ -31,6 +32,7 @@ __all__ = [
     "ReadError",
     "Reader",
     "__version__",
+    "list_networks",
     "load_network",
     "read_video",
 ]
@@ -44,6 +46,7 @@ _HOMES = {
     "MienWarning": "mien.errors",
     "ReadError": "mien.errors",
     "Reader": "mien.reader",
+    "list_networks": "mien.catalogue",
     "load_network": "mien.networks",
     "read_video": "mien.video",
 }

@@ -23,7 +23,7 @@ from mien.errors import MienError, MienWarning, MissingExtra, Misuse
 COMMANDS = {
     "read": ("mien.commands.read", "", "find the faces in pictures and read their expressions"),
     "batch": ("mien.commands.batch", "parquet", "read very many pictures, on one machine or on many"),
-    "list": ("mien.commands.list", "", "list the models that came with mien, or the mixers of its networks"),
+    "list": ("mien.commands.list", "", "list the models that came with mien, its networks, or the mixers in them"),
     "eval": ("mien.commands.eval", "eval", "measure a model on labelled pictures"),
     "eval-events": ("mien.commands.eval_events", "", "measure events of videos against those that people noted"),
     "choose": ("mien.commands.choose", "eval", "choose among models by one half of labelled faces, judge by the other"),
@@ -38,7 +38,7 @@ COMMANDS = {
     "explain": ("mien.commands.explain", "torch", "draw what an answer rests on, and what a network attended to"),
     "analyse": ("mien.commands.analyse", "eval", "which heads of a network's attention matter, and where they look"),
     "study": ("mien.commands.study", "torch", "do a small study of attention, figures beside their bounds"),
-    "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms cost"),
+    "bench": ("mien.commands.bench", "torch", "measure what attention mechanisms and whole networks cost"),
     "export": ("mien.commands.export", "export", "turn a model into a file for other engines"),
     "heads": ("mien.commands.heads", "", "find all heads, seen from any side, and how they are turned; train that"),
     "serve": ("mien.commands.serve", "serve", "read pictures that are sent over HTTP"),

@@ -5,11 +5,11 @@ import argparse
 from mien.errors import require
 from mien.labels import ORDERS
 
-KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait")
+KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait", "davit", "halonet", "moh_vit", "timm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", choices=KINDS, help="a network; a trunk; the ViT of POSTER++, or one of timm's")
+    parser.add_argument("kind", choices=KINDS, help="a network; a trunk; a ViT; timm: a network of timm's")
     parser.add_argument("source", help="the published file: .pth, .pth.tar, .pt, .safetensors")
     parser.add_argument("out", help="the checkpoint to write, .safetensors")
     parser.add_argument(
@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-classes", metavar="N", type=int, help="a head for N classes instead of the published one, to be trained"
     )
     parser.add_argument(
+        "--as",
+        dest="as_",
+        metavar="NETWORK",
+        help="which network, for timm: one that mien list networks says opens it; other kinds see it by the tensors",
+    )
+    parser.add_argument(
         "--img-size", metavar="PIXELS", type=int, help="interpolate the positions for images of another size (cait)"
     )
 
@@ -32,6 +38,6 @@ def run(args: argparse.Namespace) -> int:
         require(module, "torch")
     from mien.networks.convert import convert
 
-    made = convert(args.kind, args.source, args.out, args.labels, num_classes=args.num_classes, img_size=args.img_size)
-    print(made)
+    options = {"num_classes": args.num_classes, "img_size": args.img_size, "as_": args.as_}
+    print(convert(args.kind, args.source, args.out, args.labels, **options))
     return 0

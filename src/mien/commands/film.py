@@ -156,21 +156,21 @@ class Films:
         summary, args = self._summary, self._args
         if not summary:
             return
-        told = args.output or sys.stdout.isatty()
+        streamed = args.output or sys.stdout.isatty()
         if path := args.summary:
             with whole(path) as file:
                 summary.write(file, path.suffix, args.raw)
             picture = path.with_suffix(".png")
             with whole(picture) as file:
                 plot(summary, file)
-            if told:
+            if streamed:
                 people = len(summary.people)
                 self._bar.write(f"{path} and {picture}: {people:,} {'person' if people == 1 else 'people'}")
         if args.events:
             events = summary.events()
             with whole(args.events) as file:
                 write_events(file, events, len(summary.widths) > 1, args.raw)
-            if told:
+            if streamed:
                 self._bar.write(f"{args.events}: {counted(len(events), 'event')}")
         if count := summary.flickers:
             who = "a track" if count == 1 else f"{count:,} tracks"

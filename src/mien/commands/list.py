@@ -1,29 +1,40 @@
-"""`mien list`: the models that came with mien; `mien list mixers`: the mechanisms that a network can be built of."""
+"""`mien list`: the models that came with mien; `mien list networks` and `mixers`: what models can be built of."""
 
 import argparse
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
+from mien.catalogue import NETWORKS, list_networks
 from mien.checkpoint import labels_of, read_header
 from mien.classifier import DEFAULT_MODEL, MODELS, find_model
 from mien.console import printable
-from mien.errors import require
+from mien.errors import MienError, require
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", nargs="?", choices=("models", "mixers"), default="models", help="models, or what mixes tokens (models)"
+        "what",
+        nargs="?",
+        choices=("models", "networks", "mixers"),
+        default="models",
+        help="models; networks, which are trained or converted; what mixes their tokens (models)",
     )
+    parser.add_argument("pattern", nargs="?", default="*", help="of names, such as '*vit*' (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the name, the labels and the training of each model, or what each mixer does."""
+    """Print the name, the labels and the training of each model, the size of each network, or what each mixer does."""
+    if args.what == "networks":
+        print(networks(chosen(list_networks(), args)))
+        return 0
     if args.what == "mixers":
         require("torch", "torch")
         found = mixers()
-        for name, kind in found.items():
-            print(f"mien.nn.{name:<{max(map(len, found))}}  {summary(kind)}")
+        for name in chosen(found, args):
+            print(f"mien.nn.{name:<{max(map(len, found))}}  {summary(found[name])}")
         return 0
-    for name in sorted({file.parent.name for file in MODELS.glob("*/model.*")}):
+    for name in chosen(sorted({file.parent.name for file in MODELS.glob("*/model.*")}), args):
         header = read_header(find_model(MODELS / name))
         print(printable(f"{name}{' (default)' if name == DEFAULT_MODEL else ''}"))
         print(printable(f"    labels: {', '.join(labels_of(header))}"))
@@ -31,6 +42,28 @@ def run(args: argparse.Namespace) -> int:
             text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
             print(printable(f"    {fact}: {text}"))
     return 0
+
+
+def chosen(names: Iterable[str], args: argparse.Namespace) -> list[str]:
+    """Those that the pattern is of; MienError where there are none."""
+    if found := [name for name in names if fnmatchcase(name, args.pattern)]:
+        return found
+    raise MienError(f"none of the {args.what} is called {args.pattern!r}; mien list {args.what} names them")
+
+
+def networks(names: Iterable[str]) -> str:
+    """A table of mien's networks, aligned."""
+    rows = [("name", "parameters", "GMAC", "input", "paper", "opens")]
+    for name in names:
+        known = NETWORKS[name]
+        numbers = f"{known.parameters:,}", f"{known.gmac:.3f}", f"{known.size}×{known.size}"
+        rows.append((name, *numbers, known.paper, ", ".join(known.opens) or "–"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sides = "<>>><<"
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def mixers() -> dict[str, type]:

@@ -15,7 +15,7 @@ from mien.faces.draw import answer_of
 from mien.faces.palette import colour_of, css
 from mien.outputs import EXPRESSION
 
-_MOST = 12  # numbers of an answer that are told
+_MOST = 12  # numbers of an answer that are shown
 
 LARGEST = 1280
 """Pixels of the longer side of a picture as it is shown; a larger one is made smaller."""

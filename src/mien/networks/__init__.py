@@ -15,12 +15,24 @@ from mien.networks.cait import (
     cait_xxs36,
 )
 from mien.networks.checkpoint import build, load_network, save_network
+from mien.networks.davit import DaViT, davit_base, davit_mobile, davit_small, davit_tiny
 from mien.networks.deploy import Deployed, Normalize, activate, deploy
 from mien.networks.directmhp import DirectMHP
+from mien.networks.halonet import HaloNet, halonet26t, halonet50ts, halonet_mobile
 from mien.networks.ir50 import IR50
 from mien.networks.magnified import Magnified, magnified
+from mien.networks.maxvit import MaxViT, maxvit_mobile, maxvit_tiny_rw, maxvit_tiny_tf
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
+from mien.networks.moh_vit import (
+    MoHViT,
+    moh_vit_base_50,
+    moh_vit_base_75,
+    moh_vit_mobile,
+    moh_vit_small_75,
+    moh_vit_small_80,
+    moh_vit_tiny,
+)
 from mien.networks.network import Network
 from mien.networks.oat import OAT
 from mien.networks.plain import PlainClassifier, mobilefacenet
@@ -36,11 +48,15 @@ __all__ = [
     "ARBEx",
     "BTN",
     "CaiT",
+    "DaViT",
+    "HaloNet",
     "IR50",
     "Deployed",
     "DirectMHP",
     "GuidedClassifier",
     "Magnified",
+    "MaxViT",
+    "MoHViT",
     "MobileFaceNet",
     "Network",
     "Normalize",
@@ -67,13 +83,29 @@ __all__ = [
     "cait_xs24",
     "cait_xxs24",
     "cait_xxs36",
+    "davit_base",
+    "davit_mobile",
+    "davit_small",
+    "davit_tiny",
     "deit_tiny",
     "deploy",
     "guided_mobile",
+    "halonet26t",
+    "halonet50ts",
+    "halonet_mobile",
     "hybrid_deit_tiny",
     "load_network",
     "magnified",
+    "maxvit_mobile",
+    "maxvit_tiny_rw",
+    "maxvit_tiny_tf",
     "mobilefacenet",
+    "moh_vit_base_50",
+    "moh_vit_base_75",
+    "moh_vit_mobile",
+    "moh_vit_small_75",
+    "moh_vit_small_80",
+    "moh_vit_tiny",
     "poster",
     "region_reader",
     "save_network",

@@ -3,11 +3,13 @@
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mien.checkpoint import VERSION
@@ -25,9 +27,11 @@ from mien.networks.published import (
     from_vit,
     under,
 )
+from mien.networks.published_stages import from_davit, from_halonet, from_maxvit, from_moh_vit
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ class Kind:
     """How a kind of published weights becomes a network's."""
 
     tensors: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
-    network: str
+    network: str  # "" where `variants` names several
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors show them
     resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
     align: str = "none"
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
+    normalize: Mapping[str, list[float]] = field(default_factory=lambda: IMAGENET)  # mean and std
+    variants: Mapping[str, "Kind"] = field(default_factory=dict)  # by function of `mien.networks`: the tensors fit one
 
 
 def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
@@ -123,6 +129,86 @@ KINDS = {
 }
 
 
+def _classes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return _sizes(tensors, num_classes=("head.weight", 0))
+
+
+def _cait_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Of one of timm's CaiTs, whose name says the rest."""
+    return {name: size for name, size in _cait_arguments(tensors).items() if name in ("num_classes", "img_size")}
+
+
+def _several(names: Sequence[str], tensors: Callable[..., Any], arguments: Callable = _classes, **options: Any) -> Kind:
+    """A kind of networks of one layout, of images as large as the network says."""
+    one = Kind(tensors, "", arguments, ((0, "bicubic"),), **options)
+    return Kind(tensors, "", arguments, variants=dict.fromkeys(names, one))
+
+
+_CAITS = ("cait_xxs24", "cait_xxs36", "cait_xs24", "cait_s24", "cait_s36", "cait_m36", "cait_m48")
+_MOH_VITS = {
+    "moh_vit_tiny": (3, 6, 3, 4),
+    "moh_vit_small_75": (3, 6, 3, 4),
+    "moh_vit_small_80": (3, 6, 3, 8),
+    "moh_vit_base_75": (4, 8, 4, 5),
+    "moh_vit_base_50": (2, 2, 2, 4),
+}
+KINDS["davit"] = _several(("davit_tiny", "davit_small", "davit_base"), from_davit)
+KINDS["halonet"] = _several(("halonet26t", "halonet50ts"), from_halonet)
+KINDS["moh_vit"] = Kind(
+    from_moh_vit,
+    "",
+    _classes,
+    variants={
+        name: Kind(partial(from_moh_vit, shared=shared), "", _classes, ((0, "bicubic"),))
+        for name, shared in _MOH_VITS.items()
+    },
+)
+TIMM: dict[str, Kind] = {
+    **_several(_CAITS, from_cait, _cait_size).variants,
+    **_several(("maxvit_tiny_rw",), from_maxvit, normalize=HALF).variants,
+    **_several(("maxvit_tiny_tf",), from_maxvit).variants,
+    **KINDS["davit"].variants,
+    **KINDS["halonet"].variants,
+}
+"""Networks whose weights timm publishes."""
+KINDS["timm"] = Kind(lambda tensors: (dict(tensors), []), "", _classes, variants=TIMM)
+
+
+def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: object) -> tuple[str, Kind]:
+    """The path of the network that the tensors are of, and its kind; CheckpointError where they are of another."""
+    how = KINDS[kind]
+    if as_ is not None and as_ not in how.variants:
+        opened = f"opens {', '.join(how.variants)}" if how.variants else "opens one network alone: it takes no --as"
+        raise CheckpointError(f"mien convert {kind} {opened}, not {as_}")
+    if not how.variants:
+        return how.network, how
+    if as_ is None and kind == "timm":
+        raise CheckpointError(f"mien convert timm needs --as, one of {', '.join(how.variants)}")
+    layouts = how.variants
+    for name in [as_] if as_ else layouts:
+        if _is_of(name, layouts[name], tensors):
+            return f"mien.networks.{name}", layouts[name]
+    for name, layout in layouts.items():
+        if name != as_ and _is_of(name, layout, tensors):
+            raise CheckpointError(f"{source}: these are not the weights of {as_}: they look like those of {name}")
+    name = as_ or next(iter(layouts))
+    return f"mien.networks.{name}", layouts[name]  # of none: `fill` lists what does not fit
+
+
+def _is_of(name: str, how: Kind, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors are those of the network, all of them."""
+    renamed, unknown = how.tensors(tensors)
+    with torch.device("meta"):
+        try:
+            network = build({"class_path": f"mien.networks.{name}", "init_args": how.arguments(renamed)})
+        except CheckpointError:
+            return False
+    own = network.state_dict()
+    counted = {n for n in own if not n.endswith("num_batches_tracked")}
+    fits = all(n in renamed and renamed[n].shape == own[n].shape for n in counted)
+    return fits and not unknown and renamed.keys() <= own.keys()
+
+
 def convert(
     kind: str,
     source: str | os.PathLike[str],
@@ -131,6 +217,7 @@ def convert(
     *,
     num_classes: int | None = None,
     img_size: int | None = None,
+    as_: str | None = None,
 ) -> Path:
     """Write the published weights in `source` as a checkpoint of mien's.
 
@@ -138,19 +225,22 @@ def convert(
     the kind was published with. A `module.` before names is stripped, and parameters of the
     published code that nothing reads are dropped. num_classes: put a head for so many classes in the place of the
     published one, all zero, to be trained. img_size: interpolate the positions of a network that has an `img_size`.
+    as_: name of the network, for a kind of several; "timm" needs it, others see it by the tensors.
 
-    Raises CheckpointError unless every tensor found its place and every place its tensor.
+    Raises CheckpointError unless every tensor found its place and every place its tensor, and says which network's the
+    weights look like where they are of another size or variant.
     """
-    how, out = KINDS[kind], Path(out)
+    out = Path(out)
     if out.suffix != ".safetensors":
         raise CheckpointError(f"{out}: a checkpoint for torch ends in .safetensors")
     tensors = state_dict(source)
+    path, how = _chosen(kind, as_, tensors, source)
     renamed, unknown = how.tensors(tensors)
     if num_classes is not None:
         if num_classes < 1 or not any(map(_is_head, renamed)):
             raise CheckpointError(f"{source}: there is no head to be made for {num_classes} classes")
         renamed |= {name: t.new_zeros(num_classes, *t.shape[1:]) for name, t in renamed.items() if _is_head(name)}
-    model = {"class_path": how.network, "init_args": how.arguments(renamed)}
+    model = {"class_path": path, "init_args": how.arguments(renamed)}
     if img_size is not None:
         model["init_args"]["img_size"] = img_size
     try:
@@ -169,7 +259,7 @@ def convert(
             "resize": steps,
             "input_size": steps[-1]["size"],
             "color": "rgb",
-            **IMAGENET,
+            **how.normalize,
         },
         "training": {"converted_from": Path(source).name, "kind": kind},
     }

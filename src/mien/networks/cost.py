@@ -1,4 +1,4 @@
-"""What a mixer costs: parameters, multiplications, processor time and memory, side by side in one run."""
+"""What a mixer or a network costs: parameters, multiplications, processor time and memory, side by side in one run."""
 
 import inspect
 import json
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mien.files import silence
+from mien.networks.network import Network
 from mien.nn.base import Grid, MakeMixer
 
 MEASURES = ("parameters", "macs", "forward_ms", "training_ms", "forward_mb", "training_mb")
@@ -47,15 +48,20 @@ ALSO_COUNTED = {
 }
 
 
-@torch.no_grad()
 def macs(module: nn.Module, *inputs: Any) -> int:
     """Multiplications of a forward pass in eval mode, each with its addition: half of what torch's counter counts.
 
     Counted are products of matrices, those of attention among them, convolutions, products of two tensors number by
     number (as one where numbers are complex) and Fourier transforms (half of `5 n log2 n`); not norms and softmax.
     """
-    with FlopCounterMode(display=False, custom_mapping=ALSO_COUNTED) as counter:
-        module.eval()(*inputs)
+    learned = [p for p in module.parameters() if p.requires_grad]
+    module.eval().requires_grad_(False)  # under no_grad the counter fails where a parameter is an argument of a part
+    try:
+        with FlopCounterMode(display=False, custom_mapping=ALSO_COUNTED) as counter:
+            module(*inputs)
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_()
     return counter.get_total_flops() // 2
 
 
@@ -146,21 +152,78 @@ def compare(
             found[name] = {"parameters": parameters, "macs": macs(module, torch.randn(1, size, dim), grid)}
             found[name] |= {f"{what}_mb": peak_bytes(run) / 1e6 for what, run in runs[name].items()}
             before[name] = size, found[name]["training_mb"] * 1e6
-        times = side_by_side({(name, what): run for name in runs for what, run in runs[name].items()}, rounds)
-        for name, measures in found.items():
-            ratios = {measure: value / found[first][measure] for measure, value in measures.items()}
-            for what in runs[name]:
-                own, base = times[name, what], times[first, what]
-                measures[f"{what}_ms"] = statistics.median(own)
-                ratios[f"{what}_ms"] = statistics.median(a / b for a, b in zip(own, base, strict=True))
-            costs[name]["grids"][f"{grid[0]},{grid[1]}"] = {"tokens": size} | {
-                measure: {"value": measures[measure], "ratio": ratios[measure]} for measure in MEASURES
-            }
+        for name, measures in timed(found, runs, rounds).items():
+            costs[name]["grids"][f"{grid[0]},{grid[1]}"] = {"tokens": size, **measures}
     for mixer in costs.values():
         ends = list(mixer["grids"].values())
         if len(ends) > 1 and ends[0]["tokens"] < ends[-1]["tokens"]:
             mixer["slopes"] = {measure: slope(ends[0], ends[-1], measure) for measure in MEASURES}
     return costs
+
+
+def timed(
+    found: Mapping[str, dict[str, float]], runs: Mapping[str, Mapping[str, Callable[[], object]]], rounds: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """`{"value", "ratio"}` of every measure by name: those that were found, and the times of the runs."""
+    times = side_by_side({(name, what): run for name in runs for what, run in runs[name].items()}, rounds)
+    first = next(iter(found))
+    for name, measures in found.items():
+        measures |= {f"{what}_ms": statistics.median(times[name, what]) for what in runs[name]}
+    return {
+        name: {
+            measure: {
+                "value": value,
+                "ratio": statistics.median(a / b for a, b in zip(times[name, what], times[first, what], strict=True))
+                if (what := measure.removesuffix("_ms")) != measure
+                else value / found[first][measure],
+            }
+            for measure, value in measures.items()
+        }
+        for name, measures in found.items()
+    }
+
+
+def compare_networks(
+    makers: Mapping[str, Callable[[], nn.Module]], batch: int, rounds: int, most_gb: float = 4.0
+) -> dict[str, dict[str, Any]]:
+    """What each network costs, by name: `size`, the side of its images in pixels, and its measures, as for `compare`.
+
+    The ratio is that to the first network. MACs are those of one face, times and memory those of the batch; training is
+    of all its logits. Skipped, with None for its measures, is what would take more than `most_gb` for its weights,
+    their gradients and the optimizer's two moments.
+    """
+    sizes: dict[str, int | None] = {}
+    found: dict[str, dict[str, float]] = {}
+    runs: dict[str, dict[str, Callable[[], object]]] = {}
+    for name, make in makers.items():
+        torch.manual_seed(0)
+        network = make()
+        parameters = sum(p.numel() for p in network.parameters())
+        side = sizes[name] = getattr(network, "img_size", 112)
+        if found and 4 * 4 * parameters > most_gb * 1e9:
+            continue
+        images = torch.randn(batch, 3, side, side)
+        runs[name] = network_passes(network, images)
+        found[name] = {"parameters": parameters, "macs": macs(network, images[:1])}
+        found[name] |= {f"{what}_mb": peak_bytes(run) / 1e6 for what, run in runs[name].items()}
+    costs = timed(found, runs, rounds)
+    return {name: {"size": size, **costs.get(name, dict.fromkeys(MEASURES))} for name, size in sizes.items()}
+
+
+def network_passes(network: nn.Module, images: Tensor) -> dict[str, Callable[[], None]]:
+    """A forward pass in eval mode, and one with its backward pass in train mode."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            network.eval()(images)
+
+    def training() -> None:
+        network.train().zero_grad()
+        sets = network.training_logits(images) if isinstance(network, Network) else {"logits": network(images)}
+        sum(logits.sum() for logits in sets.values()).backward()  # type: ignore[union-attr]
+        network.zero_grad()
+
+    return {"forward": forward, "training": training}
 
 
 def side_by_side(runs: Mapping[Any, Callable[[], object]], rounds: int) -> dict[Any, list[float]]:

@@ -44,6 +44,7 @@ class Halo(LocalAttention):
 
     height_rel: nn.Parameter
     width_rel: nn.Parameter
+    stride = 1  # 2: every other token of a block asks, in both directions
 
     def __init__(
         self,
@@ -98,10 +99,10 @@ class Halo(LocalAttention):
     def bias(self, q: Tensor, grid: Grid) -> Tensor:
         block, halo = self.cut(grid)
         counts = [-(-size // b) for size, b in zip(grid, block, strict=True)]
-        q = q.unflatten(2, block) * self.pos_scale  # (Z · R · C, heads, h, w, d)
+        q = q.unflatten(2, [side // self.stride for side in block]) * self.pos_scale  # (Z · R · C, heads, h, w, d)
         tables, padding = [], []
         for table, size, count, b, r in zip((self.height_rel, self.width_rel), grid, counts, block, halo, strict=True):
-            query, key = torch.arange(b, device=q.device), torch.arange(b + 2 * r, device=q.device)
+            query, key = torch.arange(b // self.stride, device=q.device), torch.arange(b + 2 * r, device=q.device)
             first = self.block_size + 3 * self.halo_size - 1 - r  # of the table: key 0 seen from query 0
             tables.append(table[key - query[:, None] + first].to(q.dtype))  # (b, b + 2r, d)
             position = torch.arange(count, device=q.device)[:, None] * b + key - r  # (blocks, b + 2r)

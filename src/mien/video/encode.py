@@ -25,9 +25,14 @@ class AnnotatedVideo:
         for frame in read_video(video, reader, images=True, sound=True):
             drawn.write(frame)
 
-    Only the frames that were read are in it. Audio is copied, packet by packet, where MP4 bears it, and else coded
-    anew, as AAC. The file takes its name at the end, also after an interruption that is no exception; without frames
-    there is none. `frames` counts them. Raises MienError where it cannot be written.
+    path: of the file to write.
+    video: the one that is read, from which times and sound come.
+
+    Only the frames that were read are in it. Audio is copied, packet by packet, where MP4 bears it, and otherwise
+    encoded anew, as AAC. The file takes its name at the end, also after an interruption that is no exception; without
+    frames there is no file. `frames` counts them.
+
+    Raises MissingExtra without PyAV, and MienError where the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], video: Video):

@@ -1,0 +1,27 @@
+"""What networks of stages share, whose maps are halved from one to the next."""
+
+import math
+from collections.abc import Sequence
+
+from mien.nn.base import Grid
+
+
+def needs_whole_windows(img_size: int, strides: Sequence[int], window: Grid) -> None:
+    """ValueError, naming the sizes that will do, unless windows divide the maps of all stages.
+
+    img_size: pixels. strides: of each stage's map. window: (rows, columns), or (1, 1).
+    """
+    step = math.lcm(*(stride * side for stride in strides for side in window))
+    if img_size % step or img_size < 1:
+        maps = ", ".join(f"{img_size / stride:g}" for stride in strides)
+        size = f"{window[0]}×{window[1]}"
+        raise ValueError(
+            f"img_size {img_size}: windows of {size} do not divide maps of {maps}; they do at {step}, {2 * step}, …"
+        )
+
+
+def rates(drop_path: float, depths: Sequence[int]) -> list[list[float]]:
+    """Rates of stochastic depth, rising to `drop_path` in the last block: for each stage those of its blocks."""
+    total = sum(depths)
+    every = [drop_path * i / max(1, total - 1) for i in range(total)]
+    return [every[sum(depths[:i]) : sum(depths[: i + 1])] for i in range(len(depths))]
