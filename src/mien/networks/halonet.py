@@ -203,19 +203,28 @@ class HaloNet(Network):
 
 
 def halonet26t(*, num_classes: int = 8, img_size: int = 256, drop_path: float = 0.0, **options: Any) -> HaloNet:
-    """timm's small HaloNet, 12 M parameters; images of 256 pixels, or of a multiple."""
+    """timm's small HaloNet, 12 M parameters; images of 256 pixels, or of a multiple.
+
+    num_classes, img_size, drop_path, options: as of `HaloNet`; 8, 256 and 0.
+    """
     return HaloNet(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **options)
 
 
 def halonet50ts(*, num_classes: int = 8, img_size: int = 256, drop_path: float = 0.0, **options: Any) -> HaloNet:
-    """timm's deeper HaloNet, 23 M parameters; images of 256 pixels, or of a multiple."""
+    """timm's deeper HaloNet, 23 M parameters; images of 256 pixels, or of a multiple.
+
+    num_classes, img_size, drop_path, options: as of `HaloNet`; 8, 256 and 0.
+    """
     plan = ("ccc", "ccca", "cacaca", "cac")
     form: dict[str, Any] = {"plan": plan, "num_heads": (8, 4, 8, 8), "halo_size": 3, "act": "silu"}
     return HaloNet(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form, **options)
 
 
 def halonet_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> HaloNet:
-    """Three narrow stages for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours."""
+    """Three narrow stages for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours.
+
+    num_classes, drop_path, options: as of `HaloNet`; 8 and 0.
+    """
     form: dict[str, Any] = {"dims": (128, 256, 512), "num_heads": (2, 4, 4), "plan": ("cca", "cac", "cac"), "stem": 32}
     form |= {"block_size": 7, "halo_size": 3, "act": "silu", "mask_padding": True}
     return HaloNet(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)
