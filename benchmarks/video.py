@@ -126,14 +126,14 @@ def memory(reader: Reader, folder: Path, args: argparse.Namespace) -> None:
     from mien.video import Summary
     from mien.video.timeline import plot
 
-    summary, video = Summary(reader.classifier.labels), Video(clip)
+    summary, video = Summary(reader.classifier.labels, reader.outputs[1:]), Video(clip)
     summary.begin(clip.name)
     begin, marks = time.perf_counter(), 0
     with (
         whole(folder / "rows.parquet") as file,
         AnnotatedVideo(folder / "drawn.mp4", video) as drawn,
     ):
-        writer = WRITERS[".parquet"](file, reader.classifier.labels, True)
+        writer = WRITERS[".parquet"](file, reader.outputs, True)
         for frame in read_video(video, reader, track=True, images=True, sound=True, thumbnails=True):
             for row in video_records(clip.name, frame):
                 writer.write(row)

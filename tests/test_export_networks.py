@@ -51,11 +51,11 @@ def note(side: int) -> dict:
 
 
 class Small(Trunk):
-    """Three convolutions, three maps, the first a quarter as wide as the images."""
+    """Three convolutions, three maps, or the last `scales` of them; the first is a quarter as wide as the images."""
 
-    def __init__(self, side: int):
+    def __init__(self, side: int, scales: int = 3):
         super().__init__()
-        self.levels = ((8, side // 4), (8, side // 8), (8, side // 16))
+        self.levels = ((8, side // 4), (8, side // 8), (8, side // 16))[-scales:]
         self.stem, self.middle, self.last = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 2, 2), nn.Conv2d(8, 8, 2, 2)
 
     def forward(self, images, refine=None):
@@ -64,7 +64,7 @@ class Small(Trunk):
             images = layer(images).relu()
             images = images if refine is None else refine[i](images)
             maps.append(images)
-        return tuple(maps)
+        return tuple(maps[-len(self.levels) :])
 
 
 def plain(**options) -> PlainClassifier:
@@ -74,7 +74,18 @@ def plain(**options) -> PlainClassifier:
 TWO_TRUNKS = {"dims": (8, 8, 8), "head_dim": 4, "adapt_kernel": 1, "key_strides": (4, 2, 1)}
 TWO_TRUNKS |= {"embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 8}
 TOKENS = {"num_classes": 8, "img_size": 32, "patch_size": 4, "embed_dim": 16, "num_heads": 2}
-STAGES = {"num_classes": 8, "img_size": 32, "depths": (1, 1), "num_heads": (2, 4)}
+STAGE = {"num_classes": 8, "img_size": 32, "depths": (1,)}
+HALO = {"dims": (32, 64), "num_heads": (2, 4), "plan": ("c", "a"), "stem": 16, "block_size": 4, "halo_size": 1}
+MOH = {"dims": (16,), "num_heads": (2,), "mlp_ratios": (2,), "pools": (2,), "shared": (1,), "top_k": (1,)}
+
+
+def calm(network: nn.Module) -> nn.Module:
+    """Batch norms that make smaller what they read, or logits would be too far apart."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.fill_(2)
+    return network
+
 
 NETWORKS = {
     "plain": plain,
@@ -83,7 +94,7 @@ NETWORKS = {
         refine=partial(PAM, init_values=1.0), pool=partial(ClassAttentionPool, num_heads=2)
     ),
     "acmil": lambda: ACMILClassifier(image=Small(32), num_classes=8, width=16),
-    "guided": lambda: GuidedClassifier(image=Small(32), num_classes=8, dim=8, init_values=1.0),
+    "guided": lambda: GuidedClassifier(image=Small(32, 2), num_classes=8, dim=8, init_values=1.0),
     "poster": lambda: Poster(image=Small(112), landmarks=Small(112), **TWO_TRUNKS),
     "btn": lambda: BTN(image=Small(112), landmarks=Small(112), **TWO_TRUNKS),
     "arbex": lambda: ARBEx(body=plain(), head="mlp", balancing="anchors"),
@@ -91,6 +102,12 @@ NETWORKS = {
     "magnified": lambda: Magnified(num_classes=8, embed_dim=16, num_heads=2),
     "regions": lambda: RegionReader(image=Small(112), num_classes=8, embed_dim=16, num_heads=2),
     "cait": lambda: CaiT(**TOKENS, depth=1, class_depth=1, init_values=1.0),
+<<<<<<< HEAD
+    "maxvit": lambda: MaxViT(**STAGE, dims=(8,), stem=(8, 8), head_dim=8, window_size=4),
+    "halonet": lambda: calm(HaloNet(num_classes=8, img_size=32, **HALO)),
+    "davit": lambda: DaViT(**STAGE, dims=(8,), num_heads=(2,), window_size=3),
+    "moh_vit": lambda: MoHViT(**STAGE, **MOH),
+=======
     "sparsifiner": lambda: SparseDeiT(**TOKENS, depth=1),
     "spectformer": lambda: SpectFormer(**TOKENS, depth=2, spectral_depth=1),
     "spectformer, hierarchical": lambda: HierarchicalSpectFormer(
@@ -118,6 +135,7 @@ NETWORKS = {
     ),
     "davit": lambda: DaViT(**STAGES, dims=(8, 16), window_size=3),
     "moh_vit": lambda: MoHViT(**STAGES, dims=(16, 24), mlp_ratios=(2, 2), pools=(2, 1), shared=(1, 1), top_k=(1, 1)),
+>>>>>>> nets_b
     "other mixers": lambda: CaiT(
         **TOKENS,
         depth=5,

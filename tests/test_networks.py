@@ -402,14 +402,6 @@ def test_other_wrong_arguments_are_named():
 # what others rely on
 
 
-def test_export():
-    network = by_rule(btn_mobile())
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(network, (faces(2),), dynamic_shapes=({0: batch},))
-    for count in (1, 3):
-        torch.testing.assert_close(program.module()(faces(count)), network(faces(count)), atol=1e-5, rtol=1e-5)
-
-
 def test_attention_of_a_network_can_be_looked_at():
     network, images = by_rule(btn_mobile()), faces(2)
     expected = network(images)

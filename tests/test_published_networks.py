@@ -1,21 +1,32 @@
 """Whole networks of the literature: against their own code's numbers, their weights' files, the list of them."""
 
+import copy
 import inspect
 import json
 from functools import partial
 
 import numpy as np
 import pytest
+import test_arbex as balanced
+import test_mixers_axes as axes
+import test_mixers_heads as heads
+import test_mixers_local as local
+import test_pools as pools
 import torch
-from published import GOLDEN, fill_by_rule, rng
+from published import GOLDEN, fill_by_rule, fill_small, rng, weight
 
 import mien
 import mien.networks
+import mien.nn as nn_
 from mien.__main__ import main
 from mien.catalogue import NETWORKS
 from mien.checkpoint import read_header
 from mien.errors import CheckpointError
+<<<<<<< HEAD
+from mien.networks import DaViT, HaloNet, MaxViT, MoHViT, Network, build, load_mechanism, load_network
+=======
 from mien.networks import AxialTransformer, DaViT, GroupPose, HaloNet, MaxViT, MoHViT, Network, build, load_network
+>>>>>>> nets_b
 from mien.networks.checkpoint import fill
 from mien.networks.convert import KINDS, convert
 from mien.networks.cost import macs
@@ -65,6 +76,19 @@ def test_every_network_is_listed_as_large_as_it_is():
             assert macs(network, images) / 1e9 == pytest.approx(known.gmac, abs=6e-4)
         if name.endswith("mobile") and name != "guided_mobile":
             assert known.parameters <= 5e6 and known.size == 112
+
+
+def test_parameters_of_the_other_published_sizes():
+    """Those of the original classes with a thousand classes; a class is a row of the head."""
+    for name, width, parameters in (
+        ("davit_small", 768, 49_745_896),
+        ("davit_base", 1024, 87_954_408),
+        ("moh_vit_small_75", 576, 49_910_548),
+        ("moh_vit_small_80", 576, 49_910_548),
+        ("moh_vit_base_75", 768, 90_020_632),
+        ("moh_vit_base_50", 768, 90_023_512),
+    ):
+        assert NETWORKS[name].parameters + 992 * (width + 1) == parameters, name
 
 
 def test_the_list(capsys):
@@ -212,10 +236,14 @@ def test_weights_of_another_network_say_which_they_look_like(tmp_path):
         torch.save(hollow(name), tmp_path / "a.pth")
         with pytest.raises(CheckpointError, match=f"not the weights of {as_}: they look like those of {looks}$"):
             convert(kind, tmp_path / "a.pth", tmp_path / "b.safetensors", as_=as_)
+    scalars = {key: torch.zeros(()) for key in hollow("moh_vit_tiny")}
+    torch.save(scalars, tmp_path / "a.pth")
+    with pytest.raises(CheckpointError, match=r"a\.pth: tensors are not shaped as those of this layout are"):
+        convert("moh_vit", tmp_path / "a.pth", tmp_path / "b.safetensors")
     wide = {key: t.new_zeros(()).expand([2 * n for n in t.shape]) for key, t in hollow("davit_tiny").items()}
     torch.save(wide, tmp_path / "a.pth")  # of a size that mien has not
     with pytest.raises(
-        CheckpointError, match=r"stages are 192, 384, 768, 1536 wide, of 1, 1, 3, 1 blocks; .* of anoth"
+        CheckpointError, match="davit_base: they look like .* stages are 192, 384, 768, 1536 wide, of 1, 1, 3, 1 blocks$"
     ):
         convert("davit", tmp_path / "a.pth", tmp_path / "b.safetensors")
     torch.save(hollow("davit_tiny") | {"surplus": torch.zeros(3)}, tmp_path / "a.pth")
@@ -312,5 +340,122 @@ def test_sizes_that_windows_do_not_divide():
             make(img_size=size)
     with torch.device("meta"):
         assert mien.networks.davit_tiny(img_size=112).img_size == 112
+    for name in ("maxvit", "halonet", "moh_vit"):
+        with pytest.raises(ValueError, match="images are 64×32 pixels, and the network is for 32×32"):
+            SMALL[name]()(torch.zeros(1, 3, 64, 32))
     with pytest.raises(ValueError, match="plan must be of c and a"):
         HaloNet(num_classes=5, plan=("cb", "c", "c", "c"))
+
+
+# single mechanisms, against what their own tests make of the same weights, which is held to their code's numbers
+
+
+def of_moh():
+    shapes = {"qkv.weight": (192, 64), "qkv.bias": (192,), "proj.weight": (64, 64), "proj.bias": (64,)}
+    shapes |= {"wg.weight": (6, 64), "wg_1.weight": (2, 64), "wg_0.weight": (2, 64)}
+    theirs = {name: 0.2 * heads.noise(name, *shape) for name, shape in shapes.items()}
+    return MoH(64, 8, 2, 3), theirs, heads.moh(heads.ROUTED, num_shared=2, top_k=3)
+
+
+def of_gaam():
+    theirs = {}
+    for i in range(4):
+        theirs[f"attention_heads.{i}.mean_offsets"] = 0.2 * heads.noise(f"attention_heads.{i}.mean_offsets", 3)
+        theirs[f"attention_heads.{i}.c"] = 1 + 0.2 * heads.noise(f"attention_heads.{i}.c", 3)
+    return nn_.GAAM(64, 4, 3), theirs, heads.gaam(4, 3)
+
+
+def of_rcmha():
+    shapes = {"query_pos_bias": (4, 8), "output.weight": (32, 32), "output.bias": (32,), "value.0.linear.bias": (32,)}
+    shapes |= {"key_pos_embeddings": (8192, 4, 8), "key_pos_bias": (8192, 4)}
+    for name in ("query", "key", "value"):
+        shapes[f"{name}.0.linear.weight"] = (32, 32)
+        shapes |= {f"{name}.1.conv.weight": (8, 1, 3), f"{name}.1.conv.bias": (8,)}
+    theirs = {name: 0.02 * heads.noise(f"rcmha.{name}", *shape) for name, shape in shapes.items()}
+    return nn_.RCMHA(32, 4, max_length=16), theirs, heads.rcmha()
+
+
+def of_halo():
+    shapes = {"q.weight": (64, 64), "kv.weight": (128, 64), "q.bias": (64,), "kv.bias": (128,)}
+    shapes |= {f"pos_embed.{axis}_rel": (25, 16) for axis in ("height", "width")}
+    theirs = {name: t for name, t in fill_small(shapes, scale=0.2).items() if not name.endswith("bias")}
+    return nn_.Halo(64, 4, 7, 3, False, proj=False), theirs, local.halo(7, 3)
+
+
+def of_masked_halo():
+    shapes = {"to_q.weight": (64, 64), "to_kv.weight": (128, 64), "to_out.weight": (64, 64), "to_out.bias": (64,)}
+    shapes |= {"rel_pos_emb.rel_height": (25, 16), "rel_pos_emb.rel_width": (25, 16)}
+    return nn_.Halo(64, 4, 7, 3, scale_pos_embed=True), fill_small(shapes, scale=0.2), local.masked_halo()
+
+
+def of_axial():
+    shapes = {}
+    for i in range(2):
+        shapes |= axes.axial_names(64, {f"axial_attentions.{i}.fn": "x"})
+    theirs = fill_small({name: shape for name, (_, shape) in shapes.items()}, scale=0.2)
+    return nn_.Axial(64, 4, "sum"), theirs, axes.axial("sum").mixer
+
+
+def of_layers(module, names: dict):
+    """A module, and its tensors by the rule of the pools, in their names."""
+    shapes = {}
+    for name, tensor in module.state_dict().items():
+        layer, _, leaf = name.rpartition(".")
+        shapes[names[name] if name in names else f"{names[layer]}.{leaf}"] = tensor.shape
+    return module, fill_small(shapes, ones="gamma", scale=0.2), pools.filled(copy.deepcopy(module), names)
+
+
+def of_acmil():
+    head = nn_.ACMILHead(64, 7, 32, partial(nn_.ACMILPool, hidden=16))
+    return of_layers(head, pools.GATED | pools.BRANCHES)
+
+
+def of_group_pose():
+    names = pools.group_names("group.") | {name: name for name in ("norm1", "norm2", "linear1", "linear2")}
+    names |= {"cross_attn.value": "cross_attn.value_proj", "cross_attn.proj": "cross_attn.output_proj"}
+    names |= {f"cross_attn.{name}": f"cross_attn.{name}" for name in ("sampling_offsets", "attention_weights")}
+    layer = nn_.GroupPoseLayer(64, 4, nn_.DeformableAttention(64, 4), hidden=128)
+    return of_layers(layer, names)
+
+
+def of_arbex():
+    shapes = balanced.FACTS["keys"]["K1"]
+    theirs = {name: weight(name, shape, f"{name.rpartition('.')[0]}.bias" in shapes) for name, shape in shapes.items()}
+    under = "arbex.self_attn1."
+    theirs = {name.removeprefix(under): t for name, t in theirs.items() if name.startswith(under)}
+    theirs["anchors"] = weight("arbex.anchors1.anchors", shapes["arbex.anchors1.anchors"], False)
+    module = nn_.ReliabilityBalancing(768, 8, num_anchors=1, delta=balanced.FACTS["delta"], margin=None)
+    return module, theirs, balanced.published(1)[1]
+
+
+SINGLE = (
+    of_moh,
+    of_gaam,
+    of_rcmha,
+    of_halo,
+    of_masked_halo,
+    of_axial,
+    of_acmil,
+    of_group_pose,
+    of_arbex,
+)
+
+
+@pytest.mark.parametrize("make", SINGLE, ids=lambda make: make.__name__.removeprefix("of_"))
+def test_a_mechanism_opens_the_weights_of_its_own_code(make):
+    module, theirs, expected = make()
+    assert load_mechanism(module, {f"a.{name}": t for name, t in theirs.items()} | {"b": torch.ones(2)}, "a.") is module
+    for name, tensor in expected.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name].double(), tensor.double(), atol=1e-6, rtol=1e-6, msg=name)
+    with pytest.raises(CheckpointError, match="1 without a place: .*surplus"):
+        load_mechanism(module, theirs | {"surplus": torch.zeros(3)})
+    missing = dict(list(theirs.items())[1:])
+    with pytest.raises(CheckpointError, match="missing|of another shape"):
+        load_mechanism(module, missing)
+
+
+def test_a_mechanism_without_a_known_layout():
+    with pytest.raises(CheckpointError, match="are known of CosineMoH, MoH, .*, not of SelfAttention$"):
+        load_mechanism(SelfAttention(8, 2), {"a": torch.zeros(1)})
+    with pytest.raises(CheckpointError, match="no tensor's name begins with 'b.'"):
+        load_mechanism(MoH(8, 4), {"a": torch.zeros(1)}, "b.")

@@ -10,9 +10,11 @@ class MienError(Exception):
 
 
 class ReadError(MienError):
-    """A source that could not be read: `source` names it, `reason` says why.
+    """A source that could not be read.
 
-    rows: how many pictures of a data set this one error leaves out.
+    source: what names it; kept as text.
+    reason: why, in a few words.
+    rows: int, how many pictures of a data set this one error leaves out; 1.
     """
 
     def __init__(self, source: object, reason: str, rows: int = 1):

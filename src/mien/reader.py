@@ -39,9 +39,10 @@ class Reader:
     abstain: the probability, 0 to 1, below which the expression is "uncertain"; True is the one that the model was
         calibrated to (`mien calibrate`), and a model that was not raises MienError. Without it (the default) answers
         below the model's own are only marked, as `Face.doubtful`.
-    max_pixels: a picture of more cannot be read. max_faces: nor can one of more faces, however many by default.
-    measures: measures faces beside what the model answers; by default their pose. `outputs` are all that is told of a
-        face: what the model answers, and then what is measured.
+    max_pixels: a picture of more pixels cannot be read.
+    max_faces: a picture of more faces cannot be read; however many by default.
+    measures: measures faces beside what the model answers; by default their pose. `outputs` are all answers of
+        a face: what the model answers, and then what is measured.
     """
 
     def __init__(

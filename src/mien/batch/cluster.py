@@ -27,14 +27,19 @@ def ray_and_data() -> tuple[Any, Any]:
 def read_on_ray(
     job: Job, shards: Sequence[Shard], workers: int | None = None, cpus: int | None = None
 ) -> Iterator[Done]:
-    """Read shards, each the work of one actor; what is done comes in the order in which it is.
+    """Read shards on Ray, each the work of one actor, and yield what is done as it is done.
 
-    On the cluster at $RAY_ADDRESS, else on all cores of this machine. A shard whose worker dies is begun anew by
-    another: Ray does so without end, and `ShardReader` sees to it that one comes. The file of a shard is there whole or
-    not at all, and the same whoever wrote it. cpus: of a worker, by default 4, or as many as a machine has.
-    workers: by default as many as there are cores for.
+    job: what every worker has to know.
+    shards: those to read; none is nothing to do.
+    workers: int, actors at a time; None: as many as there are cores for, and no more than shards.
+    cpus: int, cores of a worker, and its threads; None: 4, or as many as the largest machine has.
 
-    Raises MienError where there is no cluster, and for what is wrong with all shards.
+    It runs on the cluster at $RAY_ADDRESS, else on all cores of this machine. A shard whose worker dies is begun anew
+    by another: Ray does so without end, and `ShardReader` sees to it that an end comes. The file of a shard is there
+    whole or not at all, and it is the same whoever wrote it.
+
+    Raises MienError where there is no cluster, where no machine has so many cores, and for what is wrong with all
+    shards.
     """
     if not shards:
         return

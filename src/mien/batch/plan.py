@@ -23,7 +23,13 @@ _MANIFEST = f"{_FOLDER}/manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All shards, what is known of those that are done, how many sources a run has added, and who began it."""
+    """What there is to read, and how much of it is done.
+
+    shards: all of them, in the order of their numbers.
+    done: what is known of those that are done, by the names of their files.
+    added: int, the number of sources that this run has added; each row of a table is one.
+    version: of mien, as it was when the folder was begun.
+    """
 
     shards: list[Shard]
     done: dict[str, Done]
@@ -36,12 +42,19 @@ class Plan:
 
 
 def make_plan(store: Store, manifest: dict[str, Any], items: Sequence[Item], size: int, again: bool = False) -> Plan:
-    """Begin, or go on with what is there: sources that are in no shard yet make new ones of `size` each.
+    """Begin a folder of results, or go on with what is there.
 
-    A shard stays as it was planned: one of its sources that has gone meanwhile becomes a row that says so, or stays the
-    row that it is. again: shards with sources that could not be read count as not done.
+    store: the folder.
+    manifest: what this run is of: "mien", "version", "model" (its "name" and "sha256") and "options".
+    items: the sources, as `find_sources` gives them.
+    size: int from 1 on, pictures of a new shard.
+    again: whether shards with sources that could not be read count as not done; False.
 
-    Raises MienError for a folder of something else, or begun with another model or other options.
+    Sources that are in no shard yet make new ones. A shard stays as it was planned: where one of its sources has gone
+    meanwhile, its row says so, or stays the row that it is.
+
+    Raises MienError where there are no pictures, for a folder of something else or begun with another model or other
+    options, for a damaged one, and for a table that has more or fewer rows than it had.
     """
     version = _agree(store, manifest)
     shards = _planned(store)

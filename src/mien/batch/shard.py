@@ -27,7 +27,11 @@ _REASONS = 20  # how many sources that could not be read are named outside of th
 
 @dataclass(frozen=True)
 class Shard:
-    """The sources of one file."""
+    """The sources of one file.
+
+    number: int from 0 on; the file is called part-00000.parquet and on.
+    items: pictures, and rows of tables.
+    """
 
     number: int
     items: tuple[Item, ...]
@@ -47,7 +51,14 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A file, how many sources and faces are in it, how many could not be read, and why some of them could not."""
+    """A file that was written.
+
+    name: of the file.
+    sources: int, how many are in it.
+    faces: int, how many were found in them.
+    unread: int, how many of the sources could not be read.
+    reasons: (source, reason) of the first 20 of these; empty where an earlier run wrote the file.
+    """
 
     name: str
     sources: int
@@ -60,9 +71,15 @@ class Done:
 class Job:
     """What a worker has to know.
 
-    out: where files go. model, sha256: its name, and of what it has to be. reading: further arguments of
-    `Reader.from_pretrained`. column: of a table, that of the pictures. table: outputs and answers -> a pyarrow.Table
-    with the columns `face` and `error`; importable, since workers are processes of their own.
+    out: the folder, or the address of a bucket, where files go.
+    model: its name or its file; None is the default model.
+    sha256: what `sha256_of` has to give for its file.
+    reading: further arguments of `Reader.from_pretrained`.
+    column: the column of the pictures in a table.
+    batch_size: int from 1 on, faces that the network reads at a time.
+    table: outputs and answers -> a pyarrow.Table with the columns `face` and `error`; it has to be importable, since
+        workers are processes of their own.
+    threads: int, those that open pictures and find faces; None: one a core, four at most.
     """
 
     out: str

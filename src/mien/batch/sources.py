@@ -28,12 +28,15 @@ _ROWS = 64  # of a table, in memory at once
 def find_sources(names: Sequence[str], column: str, out: str, missed: list[ReadError]) -> list[Item]:
     """The pictures that files, folders, globs, zips, addresses and tables name, in the order given, each once.
 
-    A folder's pictures are those that `mien.faces.find_pictures` finds in it; where there are none, the rows of the
-    tables in it. A glob that spells ".parquet" names tables. A table that cannot be opened is an item of no rows, so
-    that reading it says why. Tables in `out` are left out. An http:// or https:// address that ends as a picture does
-    is one, and "-" is the picture on stdin.
-
+    names: of all these. An http:// or https:// address that ends as a picture does is one, and "-" is the picture on
+        stdin.
+    column: the column of the pictures in a table.
+    out: the folder or address of the results; tables in it are left out.
     missed: takes an error for what was passed over: pictures whose format does not open, folders that cannot be listed.
+
+    A folder's pictures are those that `mien.faces.find_pictures` finds in it; where there are none, they are the rows
+    of the tables in it. A glob that spells ".parquet" names tables. A table that cannot be opened is an item of no
+    rows, so that reading it says why.
 
     Raises MienError for what is not there, and for a table without `column`.
     """

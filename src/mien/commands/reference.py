@@ -21,7 +21,7 @@ def log_odds(probabilities: Mapping[str, float]) -> dict[str, float]:
 class Reference:
     """A neutral face, beside which others of the same person are read.
 
-    reader: reads it. source: a picture; its largest face is taken. say: is told, in a line each, what a person should
+    reader: reads it. source: a picture; its largest face is taken. say: called with a line for whatever a person should
     know of it.
 
     Raises ReadError for what is no picture, and MienError where no face is found in it.

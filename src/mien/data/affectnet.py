@@ -21,16 +21,22 @@ _TRAIN, _VALIDATION = (74874, 134415, 25459, 14090, 6378, 3803, 24882, 3750), (5
 class AffectNet(Listing):
     """Faces from the internet, each labelled by one person; the manually labelled part.
 
-    2017: `training.csv` and `validation.csv`, in path or in `Manually_Annotated_file_lists`, with the columns
-    subDirectory_filePath, face_x, face_y, face_width, face_height, …, expression (a file without that first line has
-    them in the published order); pictures in `Manually_Annotated_Images`, faces cut out by their boxes.
-    Later: `train_set` and `val_set`, each with `images/7.jpg` and `annotations/7_exp.npy`, faces cut out already.
+    path: the folder of either edition, as below.
+    classes: 8, the default, in the order of mien.labels.ORDERS["affectnet8"], or 7 of them, without contempt.
+    valence_arousal: whether rows have the targets "valence" and "arousal", in [-1, 1]; False. They are in the columns
+        of that name, or in `annotations/7_val.npy` and `7_aro.npy`, where -2 means that nobody said.
+    check: decode each picture once, to leave out the unreadable and to count the repeated; True.
 
-    classes: 8, in the order of mien.labels.ORDERS["affectnet8"], or 7 of them, without contempt. Rows of no expression
-    (8 none, 9 uncertain, 10 no face) are left out. The splits are "train" and "validation".
+    The edition of 2017 has `training.csv` and `validation.csv`, in path or in `Manually_Annotated_file_lists`, with the
+    columns subDirectory_filePath, face_x, face_y, face_width, face_height, …, expression (a file without that first
+    line has them in the published order). Its pictures are in `Manually_Annotated_Images`, and faces are cut out by
+    their boxes. Later ones have `train_set` and `val_set`, each with `images/7.jpg` and `annotations/7_exp.npy`, faces
+    cut out already.
 
-    valence_arousal: rows have the targets "valence" and "arousal", in [-1, 1], out of the columns of that name or of
-    `annotations/7_val.npy` and `7_aro.npy`; -2 means that nobody said. Rows that have them and no expression are kept.
+    Rows of no expression (8 none, 9 uncertain, 10 no face) are left out, unless they have valence or arousal and these
+    are wanted. The splits are "train" and "validation".
+
+    Raises MienError where a file is missing, and for another number of classes.
 
     Paper: Mollahosseini et al., AffectNet, IEEE Transactions on Affective Computing, 2017.
     """
@@ -106,7 +112,7 @@ class AffectNet(Listing):
         return Entry(self.pictures / name, -1 if label is None else label, name, box, targets=targets)
 
     def _targets(self, word: Callable[[str], str]) -> dict[str, np.ndarray]:
-        """What the words of "valence" and "arousal" say, where they are asked for and somebody said."""
+        """The values of "valence" and "arousal", where they are wanted and somebody gave them."""
         targets = {}
         for output in self.further:
             try:

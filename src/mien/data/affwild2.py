@@ -21,22 +21,25 @@ _NAMES = ("Neutral", "Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surpri
 class AffWild2(DataSet):
     """Frames of videos, each with an expression, action units, valence and arousal, or some of these.
 
+    path: the folder.
+    action_units, valence_arousal: read them, too, and the frames that have nothing else; False.
+    expressions, units, affect, frames, videos: the folders within; by default as below, or without `annotations/`.
+    check: decode each picture once, to leave out the unreadable and to count the repeated; True.
+
     `annotations/EXPR_Set/Train_Set/VIDEO.txt` names the seven expressions in its first line, in the order of
-    mien.labels.ORDERS["affwild2"], and has the number of one in every other; `annotations/AU_Set/Train_Set/VIDEO.txt`
-    names action units and has 0 or 1 for each; `annotations/VA_Set/Train_Set/VIDEO.txt` has "valence,arousal", then a
-    number in [-1, 1] for each, and -5 where nobody labelled it. The n-th line after the first is of
-    `cropped_aligned/VIDEO/0000n.jpg`; a frame without a picture is one in which no face was found, and is left out.
-    -1 means that nobody labelled it, and a later number than 6 ("Other") is no expression here. The split of Train_Set
-    and Training_Set is "train", that of Validation_Set "validation". The subject is the video, and a row's number that
-    of its frame, from 0. What is published are counts of all three sets together, and the third has no labels, so
-    nothing is compared.
+    mien.labels.ORDERS["affwild2"], and every other line has the number of one. `annotations/AU_Set/Train_Set/VIDEO.txt`
+    names action units, and has 0 or 1 for each. `annotations/VA_Set/Train_Set/VIDEO.txt` has "valence,arousal", then a
+    number in [-1, 1] for each. -1 means that nobody labelled a frame, as -5 does of valence and arousal, and a number
+    above 6 ("Other") is no expression here. The split of Train_Set and Training_Set is "train", that of Validation_Set
+    is "validation". The makers publish counts of three sets together, of which the third has no labels, so nothing is
+    compared.
+
+    The n-th line after the first is of `cropped_aligned/VIDEO/0000n.jpg`. A frame without a picture is one in which no
+    face was found, and is left out. The subject of a row is the video, and its number that of the frame, from 0.
 
     Without `cropped_aligned`, the videos themselves are read (`mien[video]`): VIDEO.mp4 or .avi, anywhere in `videos`,
-    or in `batch1` and `batch2`. Such a frame is all of the scene, and best found and cut out once: `mien data prepare`.
-    Of VIDEO_left and VIDEO_right, where there is only VIDEO.mp4, the face is in that half of it (*inferred*).
-
-    action_units, valence_arousal: read them, too, and the frames that have nothing else.
-    expressions, units, affect, frames, videos: the folders; by default as above, or without `annotations/`.
+    or in `batch1` and `batch2`. Such a frame is all of the scene; `mien data prepare` finds its face and cuts it out,
+    once. Of VIDEO_left and VIDEO_right, where there is only VIDEO.mp4, the face is in that half of it (*inferred*).
 
     Papers: Kollias and Zafeiriou, Expression, Affect, Action Unit Recognition: Aff-Wild2, 2019; Analysing Affective
     Behavior in the Second ABAW2 Competition, 2021, for the twelve action units.
@@ -139,7 +142,7 @@ class AffWild2(DataSet):
     def _numbers(self, kind: str, file: Path, errors: list[ReadError]) -> np.ndarray:
         """(frames, 1) classes, (frames, U) units, or (frames, 2) valence and arousal, as float32.
 
-        Where there is no label, or a bad one, it is -1, or NaN of the last.
+        A label that is missing or bad is -1, of valence and arousal NaN.
         """
         head, *lines = read_text(file).splitlines() or [""]
         named = _fields(head)

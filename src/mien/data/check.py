@@ -25,9 +25,11 @@ _WHERE = re.compile(r"(?P<file>.+?)(?::| line | row | picture | frame )(?P<line>
 class Problem:
     """What makes a set wrong.
 
-    kind: "row", one that says what cannot be; "picture", one that cannot be read, or not where its box is; "shared",
-    one that another split shows, too; "split", one without a usable row, or that cannot be read at all.
+    kind: "row" is one that says what cannot be; "picture" one that cannot be read, or whose box lies outside of it;
+        "shared" one that is in another split, too; "split" one without a usable row, or that cannot be read at all.
+    split: in which it was found.
     where: "label.lst:3: face.jpg", or a file.
+    reason: what is wrong, in a few words.
     """
 
     kind: Literal["row", "picture", "shared", "split"]
@@ -49,9 +51,15 @@ class Problem:
 class Checked:
     """What looking through a set found.
 
-    counts: by split, the usable rows of each label (C,), and those without one. left_out: by split, how many rows
-    cannot be used. repeated: by split, the rows that show the picture of an earlier one: name, name of that one, and
-    whether both have the same label. warnings: what may be wrong, and need not be. tiles: by label and split.
+    labels: of the set, in order.
+    counts: by split, the usable rows of each label, (C,).
+    unlabelled: by split, the usable rows without a label.
+    left_out: by split, how many rows cannot be used.
+    problems: what makes the set wrong.
+    repeated: by split, the rows that show the picture of an earlier one: name, name of that one, and whether both have
+        the same label.
+    warnings: what may be wrong, and need not be.
+    tiles: by label and split, pictures of it.
     """
 
     labels: tuple[str, ...]
@@ -76,7 +84,10 @@ class Checked:
 def check(data: DataSet, *, workers: int | None = None, shown: int = 24, progress: bool = False) -> Checked:
     """Read every row and every picture of a set.
 
-    workers: threads that decode, by default one a processor. shown: tiles of each class and split at most.
+    data: the set.
+    workers: threads that decode, by default one a processor.
+    shown: int, tiles of each class and split at most; 24.
+    progress: show a bar on stderr.
     """
     checked = Checked(data.labels, tiles={label: {} for label in data.labels})
     first: dict[bytes, tuple[str, str, int]] = {}  # split, name and label of the first row of a picture
@@ -119,7 +130,7 @@ def _read(data: DataSet, split: str, problems: list[Problem]) -> Iterator[Row | 
 
 
 def _spread(rows: Sequence[Row], shown: int) -> set[int]:
-    """Numbers of rows: of each label so many, from its first row to its last."""
+    """The numbers of so many rows of each label, spread from its first row to its last."""
     labels = np.array([row.label for row in rows], int)
     chosen: set[int] = set()
     for label in set(labels.tolist()) - {-1}:
@@ -131,7 +142,7 @@ def _spread(rows: Sequence[Row], shown: int) -> set[int]:
 def _look(
     pool: ThreadPoolExecutor, rows: Sequence[Row], shows: set[int], bar: str | None
 ) -> Iterator[tuple[bytes, np.ndarray | None] | ReadError]:
-    """Of each row a digest of the picture, and its tile if it is shown; or why it has none."""
+    """For each row, a digest of the picture, and its tile if it is shown; or why it has none."""
 
     def look(i: int) -> tuple[bytes, np.ndarray | None] | ReadError:
         try:

@@ -21,8 +21,11 @@ class CIFAR10(DataSet):
     """Pictures of 32×32 pixels, 50,000 in "train" and 10,000 in "test", in the order of mien.labels.ORDERS["cifar10"].
 
     path: the folder `cifar-10-batches-bin` or `cifar-10-batches-py`, or the one that holds it. In `data_batch_1.bin` a
-    picture is a byte for its label and 3072 for red, green and blue, row by row. `data_batch_1` is a pickle, of which
-    nothing is called: only numbers, words, lists, and the bytes of one array are read.
+        picture is a byte for its label and 3072 for red, green and blue, row by row. `data_batch_1` is a pickle, of
+        which nothing is called: only numbers, words, lists, and the bytes of one array are read.
+    check: decode each picture once, to count the repeated; True.
+
+    Raises MienError where neither is there.
 
     Reference: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """

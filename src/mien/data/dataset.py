@@ -27,8 +27,9 @@ class NoSplit(MienError):
 class Findings:
     """What reading one split brought to light.
 
-    malformed: one error for each row that cannot be used. repeated: how many rows show the very pixels of an earlier
-    row of the split. shared: how many show those of a row in another split, by that split, of those read before.
+    malformed: one error for each row that cannot be used.
+    repeated: how many rows show the very pixels of an earlier row of the split.
+    shared: how many show those of a row in another split, by that split, of those read before.
     """
 
     malformed: list[ReadError] = field(default_factory=list)
@@ -44,13 +45,16 @@ class Findings:
 class DataSet(ABC):
     """A labelled set: a subclass sets `labels` and `splits` and writes `read`.
 
-    It may set `units`, the names of the action units that its rows tell of; `further`, outputs that rows have `targets`
-    of; `first`, what its first class is numbered where it has numbers in place of names; `notes`, what it reads
-    otherwise than it is written, which is logged when the first split is read; and `published`: by split, how many rows
-    its makers count of each label. A split that differs is reported.
-
     check: decode each picture once when its split is first read, so that the unreadable are left out and logged, and
-        repeated ones counted; without it an unreadable picture raises ReadError when it is used.
+        repeated ones counted; True. Without it an unreadable picture raises ReadError when it is used.
+
+    A subclass may also set:
+
+        units      the names of the action units that its rows have
+        further    the outputs that its rows have `targets` of
+        first      the number of its first class, where it has numbers in place of names
+        notes      what it reads otherwise than it is written; they are logged when the first split is read
+        published  by split, how many rows of each label its makers count; a split that differs is reported
     """
 
     labels: tuple[str, ...]
@@ -75,8 +79,12 @@ class DataSet(ABC):
         return (expression_output(self.labels), *units, *self.further)
 
     def targets(self, row: Row) -> dict[str, np.ndarray]:
-        """What a row says of each output beside the expression, float32 of the shape of the output, NaN where nobody
-        said. Raises ReadError, naming the row, for a target of another shape or outside of its range."""
+        """The targets of a row for each output beside the expression.
+
+        They are float32, of the shape of the output, and NaN where nobody said.
+
+        Raises ReadError, naming the row, for a target of another shape or outside of its range.
+        """
         found = {}
         for output in self.outputs[1:]:
             target = row.targets.get(output.name)

@@ -15,12 +15,17 @@ _PUBLISHED = (3671, 3995, 1088, 30537, 10559, 7060, 34883)  # 91,793 in all
 class ExpW(Listing):
     """Faces in pictures from the internet, each cut out by the box that the set gives.
 
-    In `label/label.lst`, or in path itself, a line is a face: picture, number of the face in it, top, left, right and
-    bottom of its box in pixels, how sure the detector was, and the label in the order of mien.labels.ORDERS["expw"].
+    path: the folder. In its `label/label.lst` or `label.lst` a line is a face: picture, number of the face in it, top,
+        left, right and bottom of its box in pixels, how sure the detector was, and the label in the order of
+        mien.labels.ORDERS["expw"]. Pictures are in `image/origin`, `origin` or `image`.
+    seed: int from 0 on, of the draw of the splits; 0.
+    check: decode each picture once, to leave out the unreadable and to count the repeated; True.
 
-    The set has no splits. Three quarters of the pictures are "train", a tenth "validation", the rest "test", drawn by
-    `seed`; faces of one picture stay together. *Inferred*: the papers that say 75/10/15 publish no lists, nor whether
-    they drew faces or pictures.
+    The set has no splits. Three quarters of the pictures are "train", a tenth "validation", the rest "test"; faces of
+    one picture stay together. *Inferred*: the papers that say 75/10/15 publish no lists, nor whether they drew faces or
+    pictures.
+
+    Raises MienError where the list or the pictures are missing.
 
     Paper: Zhang et al., From Facial Expression Recognition to Interpersonal Relation Prediction, IJCV 2018.
     """

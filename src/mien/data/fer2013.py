@@ -20,12 +20,12 @@ NAMES = ("fer2013.csv", "icml_face_data.csv", "train.csv")
 class FER2013(DataSet):
     """Faces of 48×48 grey pixels with the label that FER2013 itself gives them.
 
+    path: the table, or the folder in which it lies under one of NAMES.
+    check: count pictures that come several times; True.
+
     A line of the table has `emotion`, a number from 0 to 6 in the order of mien.labels.ORDERS["fer2013"], `pixels`,
     2,304 numbers with blanks between, and `Usage`: "Training", "PublicTest" (validation) or "PrivateTest" (test). The
     columns may come in any order and case. Without `Usage` all lines are the one split "train".
-
-    path: the table, or the folder in which it lies under one of NAMES.
-    check: count pictures that come several times.
 
     Raises MienError where there is no such table.
 

@@ -31,10 +31,15 @@ _SPLITS = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test
 class FERPlus(DataSet):
     """Faces of 48×48 grey pixels, each with the votes of ten people.
 
-    path: either a folder with the files of the makers: `fer2013.csv` with the pixels (Kaggle's "Challenges in
-    Representation Learning", where it may be called icml_face_data.csv) and `fer2013new.csv` with FER+'s votes, line by
-    line for the same pictures. Or a parquet file with the columns `image`, `split`, ten of votes and
-    `duplicate_of_validation`.
+    path: a folder with the makers' files: `fer2013.csv` with the pixels (Kaggle's "Challenges in Representation
+        Learning", where it may be called icml_face_data.csv) and `fer2013new.csv` with FER+'s votes, line by line for
+        the same pictures. Or a parquet file with the columns `image`, `split`, ten of votes and
+        `duplicate_of_validation`.
+    min_votes: 1, the default, keeps all votes; 2 forgets single ones, as the makers of FER+ do.
+    mode: "majority" and "probability" are the makers' ways of turning votes into a target, as `mien.data.votes.judge`
+        says; "votes", the default, leaves out fewer pictures.
+    groups: columns of the parquet file that say more of the person, to group answers by; the makers' files have none.
+    check: decode each picture once, to leave out the unreadable and to count the repeated; True.
 
     The classes are mien.labels.EXPRESSIONS. A row whose first largest vote, in the order of the file's columns, is
     "unknown" or "not a face" is left out, and so is a training picture that is in another split as well.
@@ -42,12 +47,10 @@ class FERPlus(DataSet):
     "validation-even" and "validation-odd" are the halves of a split by the parity of its pictures' numbers (the parquet
     column `fer_row`, the number in FER+'s "Image name"), so that one half can choose and the other can judge.
 
-    min_votes: 2 forgets single votes, as the makers of FER+ do; 1 keeps all. mode: "majority" and "probability" are the
-        makers' ways of turning votes into a target, as `mien.data.votes.judge` says; "votes" leaves out fewer pictures.
-
     Raises MienError where a file is missing or lacks a column, and for a half of a split whose pictures have no number.
-    Paper: Barsoum et al., Training Deep Networks for Facial
-    Expression Recognition with Crowd-Sourced Label Distribution, ICMI 2016.
+
+    Paper: Barsoum et al., Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
+    Distribution, ICMI 2016.
     """
 
     labels = EXPRESSIONS
@@ -102,7 +105,7 @@ class FERPlus(DataSet):
 
 
 class _CSV:
-    """Rows out of the files of the makers."""
+    """The rows in the makers' files."""
 
     splits = tuple(_SPLITS.values())
 

@@ -34,15 +34,15 @@ _HEAD = 65_536  # bytes of a picture's file that its digest is of, beside its si
 class HeldOut(DataSet):
     """Another set, a share of whose training rows is "validation".
 
-    The rows are those of "train", or of the only split. Of each class the same share is drawn, at least one and never
-    all; rows of one subject, where the set says who is in the picture, and copies of one file stay together. Which rows
-    they are depends on their contents and the seed, not on where they lie.
-
     data: the set; it has no "validation" of its own.
     share: of the rows, above 0 and below 1 (default 0.2), but not more than MOST rows.
     seed: of the draw.
-    learned: by digest, whether a row is learned from, as `read_list` gives it, in place of a draw; a row that is not in
-        it is not.
+    learned: whether each row is learned from, by its digest, as `read_list` gives it. It takes the place of a draw;
+        rows that are not in it are not learned from.
+
+    The rows are those of "train", or of the only split. The same share of each class is drawn, at least one row and
+    never all; rows of one subject, where the set says who is in the picture, and copies of one file stay together.
+    Which rows they are depends on their contents and the seed, not on where they lie.
 
     Raises MienError for a set with a "validation", or several splits and no "train".
     """
@@ -163,13 +163,15 @@ def open_for(
     format: str | None = None,
     **options: Any,
 ) -> DataSet:
-    """Open labelled pictures to judge a model by: its labels are theirs, and what it was taught is not among them.
+    """Open labelled pictures to judge a model by: the labels are the model's, and what it learned from is left out.
 
-    header: of the model. folder: in which its file lies; where that has a list of what was held out, and the set holds
-    pictures of that list, its splits are "train" and "validation" as they were in training.
+    header: of the model.
+    folder: in which its file lies; where that has a list of what was held out, and the set holds pictures of that list,
+        its splits are "train" and "validation" as they were in training.
     path, format, options: as `mien.data.open_dataset` takes them; `labels` that are given stay.
 
-    Warns (MienWarning) where the model held pictures out and the list of them is not beside it. Raises MienError.
+    Warns (MienWarning) where the model held pictures out and the list of them is not beside it. Raises MienError as
+    `open_dataset` does.
     """
     training = header.get("training", {})
     if options.get("labels") is None:

@@ -13,8 +13,15 @@ from mien.errors import MienError, ReadError
 
 
 class Entry(NamedTuple):
-    """What a line says: a picture, its class (-1: none), a name that no other line may have, the part of the picture
-    meant, what else is said of the person, and targets of further outputs."""
+    """What a line says.
+
+    picture: the file.
+    label: the class; -1: none.
+    key: a name that no other line may have.
+    box: x, y, width, height of the part of the picture that is meant; None: all of it.
+    groups: what else is said of the person.
+    targets: of further outputs.
+    """
 
     picture: Path
     label: int

@@ -38,15 +38,16 @@ FORMATS: dict[str, type[DataSet]] = {
 
 
 def open_dataset(path: str | os.PathLike[str], format: str | None = None, **options: Any) -> DataSet:
-    """Open the data set at `path` with the reader `format`: one of FORMATS, or the path of a class ("my.set.Reader").
+    """Open the data set at a path.
 
-    Without `format`: a folder with parquet files in it, or a file, is parquet (FER+'s when it has FER+'s columns), one
-    with fer2013new.csv in it is FER+ as its makers ship it, one with fer2013.csv FER2013, as is a table with a column
-    of pixels; any other .csv or .tsv is a table of paths and labels, and any other folder a tree of
-    split/class/picture.
-
+    path: a file or a folder, as the reader takes it.
+    format: the reader: one of FORMATS, or the path of a class ("my.set.Reader"). None, the default, looks at the path:
+        a folder with parquet files in it, or a file, is parquet (FER+'s when it has FER+'s columns); a folder with
+        fer2013new.csv in it is FER+ as its makers ship it, and one with fer2013.csv FER2013, as is a table with a
+        column of pixels; any other .csv or .tsv is a table of paths and labels, and any other folder a tree of
+        split/class/picture.
     options: of the reader. `labels` may be a model's, as mien.data.spelling.Known; a reader whose classes are its own
-    does without them.
+        does without them.
 
     Raises MienError where there is no such reader, no such data, or an option that the reader does not take.
     """

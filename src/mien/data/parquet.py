@@ -35,15 +35,17 @@ class Parquet(DataSet):
     The label of votes is the first largest in the order of the file's columns; a row where that is one of `reject` is
     left out, and the target is the share of each class among the votes for classes.
 
-    path: a file, a folder of files, or a glob. image: the column of the pictures.
-    votes: the columns of vote counts, each named after its class; reject: those of votes for no class.
-        By default the columns that are named after expressions, and those of REJECTED beside them.
+    path: a file, a folder of files, or a glob.
+    image: the column of the pictures.
+    votes: the columns of vote counts, each named after its class; by default those that are named after expressions.
+    reject: the columns of votes for no class; by default those of REJECTED, beside votes that are found by default.
     label: the column of labels, names or numbers; by default the first of LABEL_COLUMNS that there is.
     labels: the classes in order, by name, or a data set of mien.labels.ORDERS. By default the names that the file gives
         its numbers (as on the Hub), else the classes found, in the order of mien.labels.EXPRESSIONS.
     first: what the first class is numbered in the label column.
     split: the column of the splits; in a file without it the word that its name begins with ("train-00000-of-1").
-    subject: the column that says who is in the picture. drop: columns that are true where a row is to be left out.
+    subject: the column that says who is in the picture.
+    drop: columns that are true where a row is to be left out.
     min_votes: votes for a class with fewer count as none (FER+'s makers: 2), unless none at all would be left.
     mode: how votes become a target, as `mien.data.votes.judge` says.
     groups: columns that say more of the person, such as sex or age, to group answers by.

@@ -34,8 +34,10 @@ class Options:
     """How faces are stored.
 
     align: "detect" finds the face and turns it upright (five landmarks to ArcFace's); "as-is" takes the picture, or the
-    part within the set's box. size: the side in pixels. encoding: "png", or "jpeg" of quality 95. shard_size: rows of
-    the set that make a file.
+        part within the set's box; detect.
+    size: int, pixels along the side of a face; 112.
+    encoding: "png", or "jpeg" of quality 95; png.
+    shard_size: int, rows of the set that make a file; 4096.
     """
 
     align: Literal["detect", "as-is"] = "detect"
@@ -46,7 +48,12 @@ class Options:
 
 @dataclass(slots=True)
 class Prepared:
-    """What the shards hold: rows by split, how many faces were not found, and which rows were left out and why."""
+    """What the shards hold.
+
+    rows: how many, by split.
+    not_found: how many faces were not found.
+    left_out: an error for each row that was left out.
+    """
 
     rows: Counter[str] = field(default_factory=Counter)
     not_found: int = 0
@@ -64,13 +71,19 @@ def prepare(
 ) -> Prepared:
     """Write `out/SPLIT-00000-of-00012.parquet` and so on, each whole or not at all; those that are there stay.
 
+    data: the set.
+    out: the folder.
+    options: how faces are stored.
+    root: paths are stored as seen from there; as they are by default.
+    workers: threads that find faces, by default one a processor.
+    progress: show a bar on stderr.
+
     A file holds the same rows of the set whenever it is written, in their order, so that a run that was cut goes on
-    where it was. `out/manifest.json` says what of: another set, or other options, are refused. A face that is not
-    found is stored as it is, with a `note` that says so; a row that cannot be used is left out and listed.
+    where it was. `out/manifest.json` says what the shards are made of: another set, or other options, are refused. A
+    face that is not found is stored as it is, with a `note` that says so; a row that cannot be used is left out and
+    listed.
 
-    root: paths are stored as seen from there. workers: threads that find faces, by default one a processor.
-
-    Raises MienError for an `out` that is of something else, or at work.
+    Raises MienError for an `out` that is of something else, or in which another run is at work.
     """
     require("pyarrow.parquet", "parquet")
     items = {split: list(data.read(split)) for split in data.splits}

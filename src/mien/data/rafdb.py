@@ -18,13 +18,16 @@ ATTRIBUTES = {
 class RAFDB(Listing):
     """Faces from the internet with seven expressions, each seen by about forty people.
 
-    In `EmoLabel/list_patition_label.txt` (so spelt), or in path itself, a line is a picture and its label, counted from
-    1 in the order of mien.labels.ORDERS["rafdb"]: `train_00001.jpg 5`. The name says the split, "train" or "test".
+    path: the folder. In its `EmoLabel/list_patition_label.txt` (so spelt) or `list_patition_label.txt` a line is a
+        picture and its label, counted from 1 in the order of mien.labels.ORDERS["rafdb"]: `train_00001.jpg 5`. The name
+        says the split, "train" or "test".
+    pictures: their folder within, "Image/aligned" or "aligned" by default, where `train_00001_aligned.jpg` or, without
+        such a file, `train_00001.jpg` lies.
+    groups: which of "gender", "race" and "age" rows have, as the set's makers saw them, out of the files
+        `train_00001_manu_attri.txt` in "Annotation/manual" or "manual"; none by default.
+    check: decode each picture once, to leave out the unreadable and to count the repeated; True.
 
-    pictures: their folder, "Image/aligned" or "aligned" by default, where `train_00001_aligned.jpg` or, without such a
-        file, `train_00001.jpg` lies.
-    groups: which of "gender", "race" and "age" rows tell, as the set's makers saw them, out of the files
-        `train_00001_manu_attri.txt` in "Annotation/manual" or "manual".
+    Raises MienError where the list or a folder is missing, and for another group.
 
     Paper: Li et al., Reliable Crowdsourcing and Deep Locality-Preserving Learning for Expression Recognition in the
     Wild, CVPR 2017.

@@ -17,9 +17,11 @@ class Row:
 
     source: a path, a file's bytes, an array (H, W, 3) uint8 RGB, or a frame of a video; decoded on demand.
     target: (C,) float32, the share of the votes that each class has; sums to 1, or to 0 where nobody said.
+    split: the name of the split that it is of.
     label: the class that counts as right when one must; the first largest of `target` unless the set's rule differs,
         and -1 where nobody said.
-    subject: who is in the picture, where the set says so. name: where the row stands, for messages.
+    subject: who is in the picture, where the set says so.
+    name: where the row stands, for messages.
     box: x, y, width, height in pixels of the part of the picture that the row is about; without it, all of it.
     units: (U,) float32, the action units: 1 where one shows, 0 where it does not, -1 where nobody said.
     groups: what else the set says of the person, such as {"sex": "female"}, to group answers by.

@@ -6,9 +6,12 @@ import numpy as np
 
 
 class Track(NamedTuple):
-    """times: (T,) float32 seconds, rising. features: (T, D) float32. target: (T,) int64, what is taken to be shown.
+    """A made-up track.
 
-    faces: (T,) int64, the row of the face of each frame; of a transition, of the one that it goes to.
+    times: (T,) float32, seconds, rising.
+    features: (T, D) float32.
+    target: (T,) int64, what is taken to be shown.
+    faces: (T,) int64, the row of the face of each frame; in a transition, of the face that it leads to.
     """
 
     times: np.ndarray
@@ -81,7 +84,7 @@ class FaceSequences:
         return times[~gone][: self.length].astype(np.float32)
 
     def _shown(self, chance: np.random.Generator, times: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Of each frame the target, the face, how far it has come to that face, and the one from which it came."""
+        """For each frame: the target, the face, how far it has come to that face, and the one from which it came."""
         target, faces = (np.zeros(len(times), np.int64) for _ in range(2))
         share, before = np.ones(len(times)), np.zeros(len(times), np.int64)
         at, label, last = 0.0, -1, None

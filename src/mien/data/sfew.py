@@ -16,8 +16,11 @@ _PUBLISHED = {"train": (178, 66, 98, 198, 150, 172, 96), "validation": (77, 23, 
 class SFEW(DataSet):
     """Frames of films: `Train/Angry/picture`, `Val/Angry/picture`, seven expressions.
 
-    The folders of the splits are those whose names begin so: `Train_Aligned_Faces` and `Val_Aligned_Faces`, too, of
-    which fewer pictures exist. What else is there (Test has no labels) is left alone.
+    path: the folder. Those of the splits are the ones in it whose names begin so: `Train_Aligned_Faces` and
+        `Val_Aligned_Faces`, too, which hold fewer pictures. What else is there (Test has no labels) is left alone.
+    check: decode each picture once, to leave out the unreadable and to count the repeated; True.
+
+    Raises MienError where there is no such folder, none of a split in it, or two of one split.
 
     Paper: Dhall et al., Video and Image Based Emotion Recognition Challenges in the Wild: EmotiW 2015.
     """

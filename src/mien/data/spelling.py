@@ -34,8 +34,9 @@ def spell(name: str) -> str:
 class Known:
     """The classes of a model, to which the names in a set are matched.
 
-    labels: in the model's order. first: what the first class was numbered in its training data, where that had numbers
-    in place of names; without it numbers are no classes.
+    labels: in the model's order.
+    first: the number of the first class in the model's training data, where that had numbers in place of names; without
+        it numbers are no classes.
     """
 
     labels: tuple[str, ...]
@@ -89,9 +90,10 @@ def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
 class Matched:
     """What the names in a set stand for.
 
-    labels: the classes in order. label_of: the class of each name as it is written, None for a name of no class.
-    notes: what was read otherwise than it is written, a sentence each. first: what the first class is numbered, where
-    the names are numbers.
+    labels: the classes in order.
+    label_of: the class of each name as it is written, None for a name of no class.
+    notes: what was read otherwise than it is written, a sentence each.
+    first: the number of the first class, where the names are numbers.
     """
 
     labels: tuple[str, ...]
@@ -113,10 +115,13 @@ class Matched:
 def match_names(groups: Iterable[Iterable[str]], labels: Labels = None) -> Matched:
     """Find the class of each name: of folders side by side (a group is a split's), or of the values of a column.
 
+    groups: names, by group.
+    labels: the classes, as `class_order` takes them; None: the names are the classes.
+
     A name that is a label, in whatever case, is that label. Other spellings of expressions ("Happy") are read as such
-    only where every label is an expression, and, unless somebody said so by `labels`, every name; `notes` tell of them.
-    Without labels the names are the classes: as
-    mien spells them where every name is an expression, and no two of a group the same one, else as they are.
+    only where every label is an expression, and, unless `labels` were given, every name; `notes` say so. Without
+    labels, names are spelt as mien spells them where every one is an expression, and no two of a group the same one;
+    else they stay as they are.
 
     Raises MienError where two names of a group would be one class, and where names are numbers and nobody says of what.
     """

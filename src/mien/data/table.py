@@ -24,13 +24,13 @@ class Table(DataSet):
 
     path: the table. Paths in it are meant as seen from the folder that it lies in.
     image: the column of the paths; by default the first of PICTURE_COLUMNS that there is, in whatever case.
-    label: the column of the classes; by default the first of CLASS_COLUMNS.
-    labels: the classes in order, by name, or a data set of mien.labels.ORDERS; where they are numbers it is needed, and
-        the first is 0 where there is a 0, else 1. Without it, the names in the column, as
+    label: the column of the classes; by default the first of CLASS_COLUMNS that there is.
+    labels: the classes in order, by name, or a data set of mien.labels.ORDERS. Numbered classes need it; the first is
+        then 0 where there is a 0, else 1. Without it, the classes are the names in the column, as
         `mien.data.spelling.match_names` reads them.
     split: the column of the splits; without such a column all rows are the one split "all".
     subject: the column that says who is in the picture.
-    check: decode each picture once, to leave out the unreadable and to count the repeated.
+    check: decode each picture once, to leave out the unreadable and to count the repeated; True.
 
     Raises MienError where there is no such table, or it lacks a column.
     """

@@ -21,9 +21,11 @@ _OPEN, _RECENT = 2, 16  # videos kept open, and frames kept of each: threads ask
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame of a video, counted from 0 in the order in which they are shown.
+    """One frame of a video.
 
-    side: of a frame that shows two people, the "left" or the "right" half.
+    video: the file.
+    number: of the frame, from 0, in the order in which they are shown.
+    side: of a frame that shows two people, the "left" or the "right" half; "" is all of it.
 
     A video is decoded from its beginning on: frames asked for in order cost one pass, and going back costs another.
     """

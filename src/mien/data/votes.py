@@ -10,24 +10,28 @@ Mode = Literal["votes", "majority", "probability"]
 def judge(
     votes: np.ndarray, class_of: np.ndarray, num_classes: int, min_votes: int = 1, mode: Mode = "votes"
 ) -> tuple[int, np.ndarray] | None:
-    """The label and the target (C,) float32, or None where no class won.
+    """The label and the target (C,) float32 that votes come to, or None where no class won.
 
-    votes: (V,) counts. class_of: (V,) the class that each counts for, -1 for none ("unknown"). The label is the first
-    largest vote; the target is the share of each class among the votes for classes, those of fewer than `min_votes`
-    forgotten unless none would be left.
+    votes: (V,) counts.
+    class_of: (V,) int, the class that each counts for, -1 for none ("unknown").
+    num_classes: int, C.
+    min_votes: int, votes of fewer than this are forgotten in the target, unless none would be left; 1.
+    mode: "votes", the default, or one of the two ways of FER+'s makers, who forget single votes and leave out more
+        pictures.
 
-    mode: the above, or one of the two ways of FER+'s makers, who forget single votes and leave out more pictures.
+    "votes": the label is the first largest vote, and the target is the share of each class among the votes for classes.
+
     "majority": the label is what more than half of the remaining votes are for, and the target that label alone.
+
     "probability": the largest votes, all that are equal at a time, are taken until they are three quarters of the
-    remaining ones, or three; the target is their shares, and a picture is left out where they are no more than half, or
-    more than three. A vote for no class ends the taking; it is forgotten behind another, and as the first it leaves the
+    remaining ones, or three. The target is their shares, and a picture is left out where they are no more than half, or
+    more than three. A vote for no class ends the taking: behind another it is forgotten, and as the first it leaves the
     picture out.
 
-    Paper: Barsoum et al., Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
-    Distribution, ICMI 2016.
-    Reference: microsoft/FERPlus, 06447e0, src/ferplus.py.
-
     Raises ValueError for votes that are no counts, or none at all.
+
+    Paper: Barsoum et al., Training Deep Networks for Facial Expression Recognition with Crowd-Sourced Label
+    Distribution, ICMI 2016. Reference: microsoft/FERPlus, 06447e0, src/ferplus.py.
     """
     if not np.isfinite(votes).all() or (votes < 0).any():
         raise ValueError("votes that are no counts")

@@ -13,7 +13,9 @@ from mien.errors import MienError
 class Window:
     """Some frames of one subject, in order.
 
-    rows: which of the set's rows they are, T of them. times: (T,) float32, seconds from the beginning of the video.
+    subject: whose they are.
+    rows: (T,), which of the set's rows they are.
+    times: (T,) float32, seconds from the beginning of the video.
     """
 
     subject: str

@@ -22,10 +22,15 @@ class Clips:
         self._running: dict[str, tuple[threading.Event, Path]] = {}  # by session: asked to stop; what was drawn
 
     def read(self, session: str, source: Path, name: str, drawn: Path) -> Iterator[tuple[str, bool]]:
-        """HTML that tells what was seen, again and again, and whether that is the end: `drawn` is then an MP4 of it.
+        """HTML that shows what was seen so far, again and again, each time with whether that is the end.
 
-        source: the video, which was called `name`, and is deleted at the end. Nothing is drawn where nothing could be
-        read. An earlier `drawn` of this session is deleted. A video that is forgotten meanwhile ends without an end.
+        session: whose video it is.
+        source: the video, which is deleted at the end.
+        name: what the video was called.
+        drawn: where an MP4 of it lies at the end; nothing is drawn where nothing could be read. An earlier one of this
+            session is deleted.
+
+        A video that is forgotten meanwhile stops without an end.
         """
         self.forget(session)
         stop = threading.Event()

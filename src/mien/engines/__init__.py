@@ -25,7 +25,11 @@ __all__ = [
 
 
 class Engine(Protocol):
-    """A model ready to run, computing in `precision`, "fp32", "bf16" or "int8"; any number of threads may share one."""
+    """A model ready to run; any number of threads may share one.
+
+    outputs: the names of what it gives.
+    precision: what it computes in: "fp32", "bf16" or "int8".
+    """
 
     outputs: tuple[str, ...]
     precision: str
@@ -43,9 +47,10 @@ def open_model(
     cache: bool = True,
     shape: Sequence[int] | None = None,
 ) -> Engine:
-    """Make a file ready to run: ONNX in OpenVINO, or in onnxruntime where that is missing or device is "cuda"; .xml and
-    .tflite in OpenVINO, .pt2 in torch.
+    """Make a file ready to run.
 
+    path: .onnx runs in OpenVINO, or in onnxruntime where that is missing or device is "cuda"; .xml and .tflite run in
+        OpenVINO, and .pt2 in torch.
     device: "auto" and "cpu" are the same, but for a .pt2, where "auto" takes a GPU.
     precision: "fp32"; "bf16"; "int8" for a file whose convolutions are int8 already, all else of which is then fp32;
         "auto" is fp32.

@@ -13,8 +13,11 @@ from mien.errors import CheckpointError, MienError, require
 
 
 class OnnxRuntimeEngine(FileEngine):
-    """An ONNX file in onnxruntime. device: "auto" and "cpu", or "cuda" with onnxruntime-gpu. precision: as for
-    `mien.engines.open_model`, without bf16.
+    """An ONNX file in onnxruntime.
+
+    path: the file.
+    device: "cpu" or "auto", which are the same, or "cuda" with onnxruntime-gpu; auto.
+    precision: "fp32" or "auto", which are the same, or "int8" for a file whose convolutions are int8 already; auto.
 
     It may be pickled, and on the CPU carried over a fork: see `FileEngine`.
 

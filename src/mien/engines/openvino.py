@@ -43,10 +43,18 @@ _forked = False
 class OpenVINOEngine(FileEngine):
     """A model file in OpenVINO, on the CPU, one thread a request.
 
+    path: a .onnx, .xml or .tflite file.
+    precision: "fp32" or "auto", which are the same, "bf16", or "int8" for a file whose convolutions are int8 already;
+        auto. A CPU without bf16 computes in fp32, as the attribute `precision` then says.
+    cache: keep what OpenVINO compiles in the user's cache folder; True.
+    shape: replaces the input's, -1 where it varies; None keeps the file's.
+
     One thread spends the least CPU time on a picture: two that wait for each other took 13 ms together where one took
     10. Cores are put to use by rows of a batch, and by threads that share the engine, running side by side.
 
-    It may be carried over a fork, where it then computes on the threads that ask, and pickled: see `FileEngine`.
+    It may be carried over a fork, where it then computes on the threads that call it, and pickled: see `FileEngine`.
+
+    Raises CheckpointError, naming the file, where no model can be made of it.
     """
 
     def __init__(

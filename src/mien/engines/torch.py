@@ -18,11 +18,13 @@ class TorchEngine:
     """A torch module as an engine: given what the ONNX file is given, (B, 112, 112, 3) uint8, it returns the same.
 
     module: (B, …) tensor of the array's own dtype -> a tensor, or a tuple of them in the order of `outputs`; it is put
-    into eval mode and moved to `device`: "cpu", "cuda", or "auto" for cuda where there is one. precision: "fp32", or
-    "bf16" for torch's autocast; "auto" is fp32. What comes out is float32.
+        into eval mode and moved to the device.
+    outputs: the names of what the module gives; ("logits", "probs").
+    device: "cpu", "cuda", or "auto" for cuda where there is one; auto.
+    precision: "fp32" or "auto", which are the same, or "bf16" for torch's autocast; auto. What comes out is float32.
+    reopen: makes the same engine in another process, where the module cannot be pickled; None: it is pickled.
 
-    Threads may share it, and on the CPU it may be carried over a fork, where it computes on one thread. It is pickled
-    with its module, which must be picklable; reopen: makes the same engine in another process, where it is not.
+    Threads may share it, and on the CPU it may be carried over a fork, where it computes on one thread.
 
     Raises MienError for a device that is not here, and for a GPU carried over a fork.
     """

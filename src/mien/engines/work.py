@@ -1,4 +1,4 @@
-"""How much work a graph asks for, told by the shapes of its tensors before it is compiled."""
+"""How much work a graph asks for, known from the shapes of its tensors before it is compiled."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -66,7 +66,7 @@ def check_work(path: Path, model: Any) -> None:
         shapes = list(map(_sizes, operation.outputs()))
         made = sum(map(math.prod, shapes))
         if made >= _UNKNOWN:
-            raise CheckpointError(f"{path}: how large its tensors become cannot be told before it runs")
+            raise CheckpointError(f"{path}: how large its tensors become cannot be known before it runs")
         numbers += made
         steps += made if operation.get_type_name() == "Constant" else _steps(operation, shapes)
         if numbers > NUMBERS or steps > STEPS:

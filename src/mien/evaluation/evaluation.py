@@ -49,6 +49,7 @@ class Evaluation:
     consistency: by the name of a change.
     robustness: by the name of a model, which faces it reads right, as `measure_robustness` gives them.
     intervention: what a rule for the model's attention changes.
+    classifier: the model, opened.
     """
 
     model: str
@@ -193,10 +194,11 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on labelled pictures: what `mien eval` prints and saves.
 
-    model: a classifier, or what `Classifier.from_pretrained` opens, as device, precision and trust say.
-    data: a data set, or the path of one, which `mien.data.open_for` opens as format and labels say: by default its
-        classes are the model's, and pictures that the model was taught are not among those of "validation".
+    model: a classifier, or what `Classifier.from_pretrained` opens.
+    data: a data set, or the path of one, which `mien.data.open_for` opens: by default its classes are the model's, and
+        pictures that the model was taught are not among those of "validation".
     split: validation, else test, else the only one, unless another is named.
+    format, labels: as `mien.data.open_for` takes them, of a path.
     align: read the pictures as they are, or find the largest face in each first; by default as the model was
         taught by `mien finetune`, and else as they are.
     group_by: columns of the data, such as "gender", that tell people apart; each group is measured.
@@ -206,7 +208,9 @@ def evaluate(
     intervene: a rule for the model's attention, as `mien.interventions.make_rule` takes it, or an `Intervention`; the
         answers under it are compared with the untouched ones. Of a folder the .safetensors is then read, in torch.
     limit: read so many faces only, the same ones every time; all of them by default.
-    batch_size: faces read at a time, 1 or more (default 32). progress: show a bar on stderr.
+    device, precision, trust: as for `Classifier.from_pretrained`, of a model that is not yet opened.
+    batch_size: faces read at a time, 1 or more (default 32).
+    progress: show a bar on stderr.
 
     Raises Misuse for options that do not go together; MienError for data or a model that cannot be read, classes
     that the model does not know, and groups of which the data says nothing; MissingExtra without the extra [eval].

@@ -56,17 +56,20 @@ def measure(
     limit: int | None = None,
     progress: bool = False,
 ) -> Measured:
-    """Read the labelled rows of a split, and measure the answers. Classes are matched by their names.
+    """Read the labelled rows of a split, and measure the answers.
 
-    So are further outputs that both have; rows without an expression count for them, too.
-
+    classifier: the model. Classes are matched by their names, and so are further outputs that both have.
+    data: the labelled set.
+    split: its name; several have "+" between.
     batch_size: faces read at a time, 1 or more (default 32).
     detector: finds the largest face in each picture, which is cut out as in reading; a picture without any is read as
         it is. Without a detector (default) every picture is.
     limit: read so many rows only, the same ones every time; all by default.
     progress: show a bar on stderr.
 
-    Raises MienError if the data has a class that the model does not know.
+    Rows without an expression count for further outputs.
+
+    Raises MienError if the data has a class that the model does not know, or if no row has a label.
     """
     shared = shared_outputs(classifier, data)
     rows = sample(data.rows(split), limit, further=bool(shared))

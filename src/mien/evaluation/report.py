@@ -17,9 +17,11 @@ BINS = 15
 class Report:
     """What `classification_report` finds.
 
-    labels: of the classes, in order. count: the number of faces.
+    labels: of the classes, in order.
+    count: the number of faces.
     accuracy: the fraction of the faces that is read right.
     accuracy_interval, macro_f1_interval: 95 %, percentiles over `resamples` resamples of the faces with replacement.
+    resamples: their number.
     balanced_accuracy, macro_f1: the means of recall and of F1 = 2 tp / (2 tp + fp + fn) over the classes that occur.
     calibration_error: Σ_b n_b/n |accuracy_b - confidence_b| over BINS bins of the likeliest label's probability.
     nll: the mean of -Σ_c target_c log(p_c), in nats; p is at least 1e-7.

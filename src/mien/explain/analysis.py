@@ -69,7 +69,7 @@ def analyse(
 
     crops, target: N face crops (N, S, S, 3) uint8 as its `preprocess` makes them, and their classes (N,); two or more.
     looked_at: faces whose attention is looked at; 64. draws: random orders of pruning; 4. seed: of those, and of the
-    autoencoder. tell: is told what is being done.
+    autoencoder. tell: called with a line for what is being done.
 
     Raises MienError for a network without attention in heads.
     """

@@ -19,13 +19,17 @@ from mien.nn.observe import Look, attentions, observe
 class Attention:
     """Draws what the class token attends to, in the last attention of a network that has one: a row of panels.
 
+    deployed: the network, as it is used.
+    labels: what its answers are called.
+    layer: the name of an attention, as `mien.nn.observe` has it; by default the last one that has a class token or a
+        pool.
+    head: the number of one of its heads, from 0; by default the mean of all.
+
     The face and how it is read, then the map: the mean of the heads (and of a pool's queries), without the class
     token's attention to itself. Where tokens come from several levels of maps, as in POSTER++ and BTN, each of these
     planes has a panel with a scale of its own, whose greatest value is in the title. A class token that stands before
     planes of square grids will do, and so will a pool whose queries attend to such tokens.
 
-    layer: the name of an attention, as `mien.nn.observe` has it; by default the last one that has a class token or a
-    pool. head: the number of one of its heads, from 0; by default the mean of all.
     Raises MienError for a layer or a head that is not there; the error lists those that are.
     """
 

@@ -33,11 +33,16 @@ class Vouching:
 class Batch:
     """Shows the faces of a batch as a training step would see them, and which others vouched for the answer of each.
 
+    deployed: the network, as it is used.
+    labels: what its answers are called.
+
     The batch branch takes part in training only: in reading a face's answer never depends on its neighbours. What is
     shown is its attention in eval mode, without dropout, with the weights of the checkpoint. BTN's attends class by
     class, and a face is looked at in the class of its own answer; ARBEx's has one attention for all.
 
-    Paper: Her et al., Batch Transformer, arXiv 2407.04218. Raises MienError for a network without a batch branch.
+    Raises MienError for a network without a batch branch.
+
+    Paper: Her et al., Batch Transformer, arXiv 2407.04218.
     """
 
     def __init__(self, deployed: Deployed, labels: Sequence[str]):

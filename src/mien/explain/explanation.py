@@ -17,9 +17,14 @@ Run = Callable[[np.ndarray], np.ndarray]
 class Explanation:
     """Which parts of a face crop an answer rests on, as one method says.
 
-    method: its name. values: (planes, H, W) float32, each plane laid over the whole crop; more than one plane where a
-    network reads several levels of maps. index, label, probability: the answer that is explained. unit: in a few words,
-    what the values are. signed: values below 0 speak against the answer; otherwise there are none.
+    method: its name.
+    values: (planes, H, W) float32, each plane laid over the whole crop; more than one plane where a network reads
+        several levels of maps.
+    index: the class that is explained.
+    label: its name.
+    probability: that of the class, 0 to 1.
+    unit: in a few words, what the values are.
+    signed: whether values below 0 speak against the answer; otherwise there are none below 0. False by default.
     """
 
     method: str

@@ -16,12 +16,16 @@ from mien.networks.deploy import to_float
 class GradCAM:
     """Where a layer's maps A speak for an answer: `relu(Σ_k mean(∂z/∂A_k) A_k)`, z the logit of the answer.
 
-    layer: the dotted name of a module that gives maps (B, K, H, W), or tokens (B, N, K) that make squares behind a
-    class token; by default the last maps on the way to the logits. Of a network that sees the
-    face and its mirror image, both maps are added, the second one turned back.
+    Of a network that sees the face and its mirror image, both maps are added, the second one turned back.
 
-    Paper: Selvaraju et al., Grad-CAM, arXiv 1610.02391. Equal to captum's LayerGradCam. Raises MienError for a layer
-    that is not there or gives no maps.
+    Args:
+        deployed, labels: the network, and what its answers are called.
+        layer: the dotted name of a module that gives maps (B, K, H, W), or tokens (B, N, K) that make squares behind a
+            class token; by default the last maps on the way to the logits.
+
+    Raises MienError for a layer that is not there or gives no maps.
+
+    Paper: Selvaraju et al., Grad-CAM, arXiv 1610.02391. Equal to captum's LayerGradCam.
     """
 
     def __init__(self, deployed: Deployed, labels: Sequence[str], layer: str | None = None):

@@ -35,7 +35,12 @@ class Legend:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A picture (SIDE, SIDE, 3) uint8 RGB, a few words above it, and what its colours mean below."""
+    """A picture with a few words above it, and what its colours mean below.
+
+    title: the words.
+    picture: (SIDE, SIDE, 3) uint8 RGB; SIDE is 224.
+    legend: of the colours; None: there is none.
+    """
 
     title: str
     picture: np.ndarray
@@ -99,7 +104,13 @@ def percent(value: float) -> str:
 
 
 def sheet(rows: Sequence[Sequence[Panel]], title: str = "") -> Image.Image:
-    """Rows of panels on a white page, each under its title, and all of them under that of the page, if it has one."""
+    """Rows of panels on a white page, each panel under its title.
+
+    rows: panels from left to right; one panel at least.
+    title: of the page, above all rows; "": it has none.
+
+    Returns a Pillow image, as large as the panels need.
+    """
     step, header = SIDE + _MARGIN, _TITLE if title else 0
     downs = [SIDE + _MARGIN + _TITLE + _LEGEND * any(panel.legend for panel in row) for row in rows]
     width = max(map(len, rows)) * step + _MARGIN

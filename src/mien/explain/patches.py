@@ -17,15 +17,18 @@ _DROPPED = Legend("white: dropped, and not seen by what comes after")
 class Patches:
     """Draws which patches and tokens an APViT keeps of a face, a row of panels for each setting of its pooling.
 
+    deployed: the network, as it is used.
+    labels: what its answers are called.
+    keep_patches: a row for each; by default as the network was made, and 3/4 and 1/2 of that where it can drop patches.
+    keep_rate: one for all rows, or one for each; by default as the network was made.
+
     A row shows the face and how it is read; the patches that reach the blocks; what is left after every block that
     drops tokens in any of the rows; and what the class token attends to in the last block, the mean of its heads, among
     the tokens that reached it. What was dropped is white. A mixer without class attention has a grey last panel.
 
-    keep_patches: a row for each; by default as the network was made, and 3/4 and 1/2 of that where it can drop patches.
-    keep_rate: one for all rows, or one for each; by default as the network was made.
+    Raises MienError for a network without attentive pooling, and for a setting that it cannot take.
 
-    Paper: Xue et al., APViT, arXiv 2212.05463 (its figures of dropped patches). Raises MienError for a network without
-    attentive pooling, and for a setting that it cannot take.
+    Paper: Xue et al., APViT, arXiv 2212.05463 (its figures of dropped patches).
     """
 
     def __init__(

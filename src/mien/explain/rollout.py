@@ -19,12 +19,16 @@ class Rollout:
 
         R = Π_l (½ mean_heads A_l + ½ I);   values = R[class token]; of a pool's queries (mean A_pool) R
 
+    deployed: the network, as it is used.
+    labels: what its answers are called.
+
     ½ I is the residual around attention. Tokens that an APViT drops bring nothing further. Attention inside of a trunk,
     and from landmarks to the image, comes before the tokens and is not in it. Where one mixer has several attentions
     (axial), their mean is A. Mixers that form no attention between tokens are refused.
 
+    `explain` raises MienError for a network without attention between tokens.
+
     Paper: Abnar & Zuidema, Quantifying Attention Flow in Transformers, arXiv 2005.00928; the pool's part is ours.
-    Raises MienError for a network without attention between tokens.
     """
 
     def __init__(self, deployed: Deployed, labels: Sequence[str]):

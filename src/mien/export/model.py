@@ -43,10 +43,12 @@ KINDS = (".onnx", ".xml", ".pt2")
 class Exported:
     """What `export_model` wrote.
 
-    path: the file to open. files: all that were written.
+    path: the file to open.
+    files: all that were written.
     header: what the file says of itself.
-    checked: the file beside torch. measured: bf16 beside fp32. int8: the int8 file of a folder beside its fp32.
-    None where that was not wanted, or could not be.
+    checked: the file beside torch; None where that was not wanted.
+    measured: bf16 beside fp32; None where that was not wanted, or could not be.
+    int8: the int8 file of a folder beside its fp32; None where there is none.
     """
 
     path: Path
@@ -58,7 +60,11 @@ class Exported:
 
 
 class AccuracyLost(MienError):
-    """A file that was not written, since it reads fewer faces right; `checked` says how many."""
+    """A file that was not written, since it reads fewer faces right.
+
+    out: the file that would have been written.
+    checked: how many faces it and torch read right.
+    """
 
     def __init__(self, out: Path, checked: SideBySide):
         super().__init__(f"{out}: not written, it loses {-checked.difference.accuracy_difference:.1%} of accuracy")
@@ -99,12 +105,14 @@ def export_model(
         answers. That file is measured on those of `check` where there are none.
     split, limit: the split and the number of faces of `check` and `measure`; by default validation, else test, else
         the only one, and all of them.
-    features: give what the network's head reads as a further output, "features". temporal: the .safetensors file of a
-        temporal model that learnt of those features: its graph is written beside, as temporal.onnx in a folder and else
-        as NAME.temporal.onnx, and the header names it; then features are given, too.
-    trust: as for `mien.load_network`. progress: show a bar on stderr.
+    format, labels: as `mien.data.open_for` takes them, of data that are given as a path.
+    features: give what the network's head reads as a further output, "features".
+    temporal: the .safetensors file of a temporal model that learnt of those features: its graph is written beside, as
+        temporal.onnx in a folder and else as NAME.temporal.onnx, and the header names it; then features are given, too.
+    trust: as for `mien.load_network`.
+    progress: show a bar on stderr.
 
-    Data are a data set, or the path of one, which `mien.data.open_for` opens as format and labels say.
+    Labelled pictures are a data set, or the path of one, which `mien.data.open_for` opens.
 
     Warns (MienWarning) where bf16 cannot be measured. Raises Misuse for arguments that do not go together;
     AccuracyLost; CheckpointError and MienError for a model or data that cannot be read; MissingExtra without the extra

@@ -16,7 +16,10 @@ _INTERPOLATION = {"nearest": cv2.INTER_NEAREST, "linear": cv2.INTER_LINEAR}
 
 
 def similarity(landmarks: np.ndarray, template: np.ndarray = ARCFACE112) -> np.ndarray:
-    """The 2×3 matrix of the rotation, scale and shift that brings landmarks (5, 2) closest to `template` (5, 2).
+    """The 2×3 matrix of the rotation, scale and shift that brings landmarks closest to a template.
+
+    landmarks: (5, 2), x and y.
+    template: (5, 2), x and y where they are to lie; ARCFACE112 by default.
 
     With points as complex numbers and their means taken away, p from and q to, the least squares answer is
     `q ≈ m p`, `m = Σ p̄ q / Σ |p|²`: Umeyama's, without the mirror images.
@@ -37,7 +40,11 @@ def similarity(landmarks: np.ndarray, template: np.ndarray = ARCFACE112) -> np.n
 
 
 def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarray:
-    """Cut a face out of image (H, W, 3) uint8, turned and scaled to bring landmarks (5, 2), in pixels, to ARCFACE112.
+    """Cut out a face, turned and scaled to bring its landmarks to ARCFACE112.
+
+    image: (H, W, 3) uint8.
+    landmarks: (5, 2), x and y in pixels of the image.
+    size: int, pixels along the side of the crop; 112.
 
     Returns (size, size, 3) uint8. A face larger than the crop is averaged over the area of each of its pixels: whole
     blocks of pixels first while it is more than thrice as large, then n×n samples a pixel. What lies outside of the
@@ -62,11 +69,12 @@ def align(image: np.ndarray, landmarks: np.ndarray, size: int = 112) -> np.ndarr
 
 
 def resize(image: np.ndarray, steps: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Bring image (H, W, 3) uint8 to the size of the last of `steps`, through each of them; never in place.
+    """Bring an image to the size of the last of some steps, through each of them; never in place.
 
-    A step is {"size": pixels of the square's side, "interpolation": "auto" | "linear" | "nearest" | "bicubic"}; "auto"
-    averages areas along a side that shrinks and interpolates linearly along one that grows; "bicubic" is Pillow's and
-    averages, too, and "linear" and "nearest" are OpenCV's and never do.
+    image: (H, W, 3) uint8.
+    steps: each {"size": pixels of the square's side, "interpolation": "auto" | "linear" | "nearest" | "bicubic"}.
+        "auto", the default, averages areas along a side that shrinks and interpolates linearly along one that grows;
+        "bicubic" is Pillow's and averages, too; "linear" and "nearest" are OpenCV's and never do.
 
     Raises ValueError for another interpolation.
     """
@@ -94,7 +102,11 @@ def crop(
 ) -> np.ndarray:
     """What a network with this `preprocess` is shown of a face: the one way from a picture to its input, everywhere.
 
-    image: (H, W, 3) uint8 RGB. landmarks: (5, 2), box: x, y, width, height, in its pixels.
+    image: (H, W, 3) uint8 RGB.
+    preprocess: of the model's header; "align" and "resize" of it are read.
+    landmarks: (5, 2), x and y in pixels of the image; None: there are none.
+    box: x, y, width, height in the same pixels; None: the whole picture.
+
     Returns (input_size, input_size, 3) uint8 RGB: the face aligned to the size of the first step where
     `preprocess["align"]` is "arcface112" and there are landmarks; else the square around the box, or without a box the
     whole picture; then through the steps of `preprocess["resize"]`.

@@ -118,10 +118,10 @@ def _probabilities(name: str, prefix: str, output: Output, description: str) -> 
 def answer_entry(output: Output) -> Entry:
     """What a row says of an output that is not the first."""
     if output == MESH:
-        told = "x, y and depth of each point, in pixels; depth is negative towards the camera."
+        meaning = "x, y and depth of each point, in pixels; depth is negative towards the camera."
         names = [(f"mesh_{label}_{axis}", label, axis) for label in output.labels for axis in "xyz"]
         columns = [Column(name, "number", 8, f"{axis} of the point {label}, in pixels.") for name, label, axis in names]
-        return Entry(output.name, "points", f"The points of the face's mesh: {told}", tuple(columns))
+        return Entry(output.name, "points", f"The points of the face's mesh: {meaning}", tuple(columns))
     spoken = output.name.replace("_", " ")
     whole = f"{spoken.capitalize()}: {output.meaning}."
     if output.labels == (output.name,) and output.kind != "points":

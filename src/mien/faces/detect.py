@@ -32,9 +32,10 @@ SEARCHES = tuple(_BUDGET)
 class Detection:
     """A face that was found, in pixels of the picture.
 
-    box: x, y, width, height. score: 0 to 1. landmarks: (5, 2) float32, x and y of the eye on the left of the picture,
-    the eye on the right, the tip of the nose, the corners of the mouth on the left and on the right, left and right as
-    seen with the face upright.
+    box: x, y, width, height.
+    score: how sure the detector is, 0 to 1.
+    landmarks: (5, 2) float32, x and y of the eye on the left of the picture, the eye on the right, the tip of the nose,
+        the corners of the mouth on the left and on the right, left and right as seen with the face upright.
     """
 
     box: Box

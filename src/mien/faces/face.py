@@ -36,7 +36,7 @@ class Face:
         default.
     outputs: the answers to all that the model is asked, by the names of its outputs: "expression", the probabilities,
         and whatever else it answers, a number ("valence") or a number for each label; see `mien.outputs.Output`. What
-        is measured stands there, too ("pose"), as None where it could not be told.
+        is measured stands there, too ("pose"), as None where it could not be measured.
     doubtful: whether the probability is below that from which the reader, or else the model, takes an answer for sure;
         such answers are marked "?" where people read them.
     mesh: (478, 3) float32 of a reader with a landmarker: x and y in the same pixels, and depth in the same scale.

@@ -14,14 +14,14 @@ from mien.faces.search import turn_points
 from mien.outputs import Output
 
 Measured = Mapping[str, np.ndarray | None]
-"""Of a face, by the names of `Measures.outputs`, an array of the output's shape, None where it could not be told; and
-under "mesh" (478, 3) float32, in pixels of the picture as it was given."""
+"""Of a face, by the names of `Measures.outputs`, an array of the output's shape, None where it could not be measured;
+and under "mesh" (478, 3) float32, in pixels of the picture as it was given."""
 
 
 class Measures:
     """Measures faces; threads may share it.
 
-    landmarker: tells mesh, coefficients, pose and eye direction; without one, pose is told by five landmarks.
+    landmarker: gives mesh, coefficients, pose and eye direction; without one, pose is measured by five landmarks.
     action_units: give them, too, out of the coefficients. mesh: give its points to rows.
     answered: what the model answers itself. A pose that it answers is left to it.
 

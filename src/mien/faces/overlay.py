@@ -30,7 +30,7 @@ _OUTLINES = tuple(
 )
 """Points of a mesh around the face, the lips outside and inside, the eyes and the brows."""
 
-_WIDE = 110  # pixels of a face from which the lines between all points of a mesh can be told apart
+_WIDE = 110  # pixels of a face from which the lines between all points of a mesh can be seen apart
 _SHIFT = 4  # bits behind the point of OpenCV's coordinates
 
 

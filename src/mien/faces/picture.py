@@ -20,7 +20,7 @@ from mien.faces.sources import Source, find_pictures, in_zip, take
 __all__ = ["FORMATS", "MAX_PIXELS", "SUFFIXES", "Source", "find_pictures", "open_picture"]
 
 MAX_PIXELS = 178_956_970
-"""The largest picture that is decoded: where Pillow's own default stops, held whatever Pillow was told elsewhere."""
+"""The largest picture that is decoded: where Pillow's own default stops, held whatever others set Pillow's to."""
 
 # What undoes each value of the EXIF tag 274; 1 is upright.
 _UPRIGHT = {

@@ -20,6 +20,7 @@ Find = Callable[[np.ndarray], Sequence[Detection]]
 class Detections(list[Detection]):
     """The faces that were found in a picture, the largest first, in pixels of the picture as it was given.
 
+    detections: those that were found.
     note: what was not searched for, in a sentence; None where nothing was left out.
     rotation: degrees clockwise, 0, 90, 180 or 270, by which the picture is turned to bring the faces upright.
     """
@@ -38,8 +39,10 @@ def find_faces(
     turn: bool = True,
     confirm: bool = True,
 ) -> Detections:
-    """The faces in an image (H, W, 3) uint8 RGB, whatever the detector, the largest first.
+    """The faces in an image, whatever the detector, the largest first.
 
+    detector: looks at the image.
+    image: (H, W, 3) uint8 RGB.
     min_face: the least of a face's shorter side, in pixels of this very image, 20 by default.
     search: how thoroughly small faces are searched for, "auto" by default: see `YuNet.reach`.
     turn: whether a picture in which no face is surely upright is tried on its sides and upside down; True by default.
@@ -76,7 +79,11 @@ def find_faces(
 
 
 def find_known(detector: Detector, image: np.ndarray) -> Detections:
-    """The faces in an image (H, W, 3) uint8 that surely shows one, upright: of any size, the doubtful included."""
+    """The faces in an image that surely shows one, upright: of any size, the doubtful included.
+
+    detector: as for `find_faces`.
+    image: (H, W, 3) uint8 RGB.
+    """
     return find_faces(detector, image, 0, search="fast", turn=False, confirm=False)
 
 
@@ -110,7 +117,10 @@ def _note(detector: Detector, image: np.ndarray, min_face: float, search: str) -
 
 
 def find_framed(find: Find, image: np.ndarray) -> list[Detection]:
-    """What is found in an image (H, W, 3) uint8 whose longer side is brought to 320 pixels, in a black border.
+    """What is found in an image whose longer side is brought to 320 pixels, in a black border.
+
+    find: an image -> the detections in it; a detector is one.
+    image: (H, W, 3) uint8 RGB.
 
     The border is half as wide and high as the picture, on either side. Detectors learnt from whole photographs, and a
     crop that is all face may be found only so: of FER2013's 48×48, 98 in 100 instead of 79.
@@ -162,12 +172,18 @@ def turn_points(points: np.ndarray, shape: Sequence[int], degrees: int) -> np.nd
 
 
 def detect_or_retry(detector: Detector, image: np.ndarray, min_face: float = 20) -> Detections:
-    """The old name of `find_faces`, without turns."""
+    """The old name of `find_faces`, without turns.
+
+    detector, image, min_face: as for `find_faces`.
+    """
     warnings.warn("detect_or_retry is now find_faces", DeprecationWarning, stacklevel=2)
     return find_faces(detector, image, min_face, turn=False)
 
 
 def look_again(detector: Detector, image: np.ndarray) -> list[Detection]:
-    """The old name of `find_framed`."""
+    """The old name of `find_framed`.
+
+    detector, image: as `find` and `image` there.
+    """
     warnings.warn("look_again is now find_framed", DeprecationWarning, stacklevel=2)
     return find_framed(detector, image)

@@ -159,14 +159,15 @@ def find_pictures(
     A file is kept whatever it is called. Of a folder (and the folders below it) only what ends as a picture does and
     does not begin with a dot is kept, and so of a glob, unless the glob spells another ending, and of a zip, whose
     pictures are named as if it were a folder; `**` goes through folders. What is missing, matches nothing, or holds no
-    picture stays in the list, so that reading it tells why, and so do "-" and addresses.
+    picture stays in the list, so that reading it says why, and so do "-" and addresses.
 
+    sources: one path or address, or several.
     suffixes: endings in lower case that are taken instead of those of pictures.
     missed: takes an error for what was passed over: pictures whose format does not open here (one error for a source,
         with their number as its `rows`), folders that cannot be listed. Without it these are logged.
     """
     pictures: list[str] = []
-    told: list[ReadError] = [] if missed is None else missed
+    errors_found: list[ReadError] = [] if missed is None else missed
     for source in [sources] if isinstance(sources, str | os.PathLike) else sources:
         name = os.fspath(source)
         try:
@@ -176,9 +177,9 @@ def find_pictures(
             continue
         found, errors = _find(name, suffixes)
         pictures += found
-        told += {(error.source, error.reason): error for error in errors}.values()
+        errors_found += {(error.source, error.reason): error for error in errors}.values()
     if missed is None:
-        for error in told:
+        for error in errors_found:
             logger.warning("%s", error)
     return pictures
 

@@ -21,7 +21,8 @@ VERSION = 1
 class Head:
     """A head in a picture.
 
-    box: x, y, width, height in pixels. angles: degrees of pitch, yaw, roll, as `mien.heads.angles` has them.
+    box: x, y, width, height in pixels.
+    angles: degrees of pitch, yaw, roll, as `mien.heads.angles` has them.
     score: how sure a network is of it, 0 to 1; None of a head that was annotated.
     """
 
@@ -37,7 +38,12 @@ class Head:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of `size` (width, height) in pixels, and the heads in it."""
+    """A picture and the heads in it.
+
+    path: of the picture.
+    size: width and height in pixels.
+    heads: all of them; none is ().
+    """
 
     path: Path
     size: tuple[int, int]
@@ -45,7 +51,11 @@ class Picture:
 
 
 def write_annotations(path: str | os.PathLike[str], pictures: Iterable[Picture]) -> None:
-    """Write an annotations file, whole or not at all; pictures are named as they lie from its folder."""
+    """Write an annotations file, whole or not at all.
+
+    path: of the file, whose folder is made where it is missing.
+    pictures: those of the file, named as they lie from its folder.
+    """
     path = Path(path)
     entries = [
         {

@@ -19,13 +19,14 @@ class HeadDetector:
 
     source: a .onnx file that `mien heads export` wrote, run by an engine; a .safetensors file, run by torch; or what
         takes uint8 (B, S, S, 3) RGB and gives "scores" (B, N), "boxes" (B, N, 4), "angles" (B, N, 3), for tests.
-    threshold: the least score, 0 to 1; 0.3 by default. overlap: the IoU of two boxes above which the one with the
-        lower score is left out, 0 to 1; 0.5 by default.
+    size: int, S, of a source that is no file; a file says its own.
+    threshold: the least score, 0 to 1; 0.3 by default.
+    overlap: the IoU of two boxes above which the one with the lower score is left out, 0 to 1; 0.5 by default.
 
     The picture is brought to S pixels, its longer side, with black below or on the right. What is smaller than some 12
     pixels there is not found.
 
-    Raises CheckpointError for a file that is no head detector.
+    Raises CheckpointError for a file that is no head detector, and MienError for a threshold or overlap out of range.
     """
 
     def __init__(

@@ -13,8 +13,15 @@ LEFT, UP, LOOK, BOX = (220, 40, 40), (40, 190, 60), (40, 110, 255), (255, 210, 0
 
 
 def mark(image: np.ndarray, heads: Sequence[Head], *, zoom: int = 1) -> np.ndarray:
-    """A copy of image (H, W, 3) uint8 RGB, `zoom` times as large, in which each head has a thin box and a cross: red to
-    its left, green out of its crown, blue along its look. The blue line has a dark rim where the head looks away."""
+    """A copy of an image in which each head has a thin box and a cross of its axes.
+
+    image: (H, W, 3) uint8 RGB.
+    heads: those in it, in its pixels.
+    zoom: int from 1 on, how many times as large the copy is; 1.
+
+    The cross is red to the head's left, green out of its crown, and blue along its look. The blue line has a dark rim
+    where the head looks away.
+    """
     picture = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC) if zoom > 1 else image.copy()
     for head in sorted(heads, key=lambda head: -head.box[2] * head.box[3]):
         x, y, w, h = (zoom * side for side in head.box)

@@ -22,12 +22,17 @@ SURE = 0.5
 class Measured:
     """What was found of the heads that were annotated.
 
-    heads: their number, from_behind: of them with a yaw beyond 90 degrees either way. false: detections of no head.
-    average_precision: at an IoU of 0.5; average_precision_strict: the mean over 0.5, 0.55, …, 0.95.
+    heads: their number.
+    from_behind: the number of those with a yaw beyond 90 degrees either way.
+    false: the number of detections of no head.
+    average_precision: at an IoU of 0.5, 0 to 1.
+    average_precision_strict: the mean over IoUs of 0.5, 0.55, …, 0.95.
     recall, recall_from_behind: the shares found at an IoU of 0.5, of all and of those from behind.
-    pitch, yaw, roll: mean absolute errors in degrees of what was found, and `angles` the mean of the three;
-    angles_from_behind, angles_from_the_front: the same of those. turn: the mean angle of the one rotation between.
-    nan where there is nothing to measure.
+    pitch, yaw, roll: mean absolute errors in degrees of what was found.
+    angles, angles_from_the_front, angles_from_behind: the mean of these three, of all and of those.
+    turn: the mean angle, in degrees, of the one rotation between what was found and what was annotated.
+
+    Shares and errors are nan where there is nothing to measure.
     """
 
     heads: int
@@ -52,8 +57,9 @@ class Measured:
 def measure_heads(found: Iterable[Sequence[Head]], truth: Iterable[Sequence[Head]], sure: float = 0.3) -> Measured:
     """Measure what was found in each picture against what was annotated there.
 
-    found: with scores, as low as they come, since average precision is over all of them; recall, false finds and angles
-    are of those whose score is above `sure`.
+    found: by picture, heads with scores, as low as they come, since average precision is over all of them.
+    truth: by picture, the heads that were annotated.
+    sure: the score, 0 to 1, above which a find counts for recall, false finds and angles; 0.3.
 
     Raises MienError where no head was annotated.
     """
@@ -124,7 +130,13 @@ def _mean(values: np.ndarray) -> float:
 
 
 def measure_detector(detector: HeadDetector, pictures: Sequence[Picture]) -> Measured:
-    """What a detector, with a threshold of `LEAST`, finds in annotated pictures."""
+    """What a detector finds in annotated pictures.
+
+    detector: with a threshold of `LEAST`, since average precision is over all that it finds.
+    pictures: annotated ones, one head at least.
+
+    Raises ReadError for a picture that cannot be read, and MienError where no head was annotated.
+    """
     found = [detector(open_picture(picture.path)) for picture in pictures]
     return measure_heads(found, [picture.heads for picture in pictures])
 

@@ -82,7 +82,7 @@ def cut(photograph: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarr
 
 
 def disturb(scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A little blur and noise over figures and photograph alike, so that neither is told by its sharpness."""
+    """A little blur and noise over figures and photograph alike, so that sharpness gives neither away."""
     if rng.random() < 0.6:
         scene = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.3, 0.9))
     return np.uint8(np.clip(scene + rng.normal(0, rng.uniform(0, 6), scene.shape), 0, 255))

@@ -18,8 +18,10 @@ from mien.nn.observe import Rule, attentions, intervene, observe
 class Site:
     """A mechanism of which a class token, or every token, gathers what the answer is read from.
 
-    name: as `observe` gives it. prefix: so many keys come before the patches. grid: of the patches, None where they
-    lie on none. block: the module around the mechanism, which is given the tokens; None where there is none.
+    name: as `observe` gives it.
+    prefix: so many keys come before the patches.
+    grid: of the patches; None where they lie on none.
+    block: the module around the mechanism, which is given the tokens; None where there is none.
     """
 
     name: str
@@ -72,9 +74,10 @@ class Intervention:
 class Intervened(nn.Module):
     """A network whose attention a rule moves, to be used like the network itself: images -> logits.
 
-    One thread at a time: what a rule sees of one batch must not meet another.
+    network: any.
+    intervention: one that was fitted to it; before that, `forward` raises MienError.
 
-    network: any. intervention: one that was fitted to it.
+    One thread at a time: what a rule sees of one batch must not meet another.
     """
 
     def __init__(self, network: nn.Module, intervention: Intervention):
@@ -135,7 +138,11 @@ def check(name: str, value: Any, least: float = 0.0, most: float = math.inf) -> 
 
 @contextmanager
 def intervene_on(network: nn.Module, rules: dict[str, Rule], *hooks: Any) -> Iterator[None]:
-    """`mien.nn.intervene`, and then remove the hooks."""
+    """Move attention within the context as `mien.nn.intervene` does, and remove hooks at its end.
+
+    network, rules: as for `mien.nn.intervene`.
+    hooks: those that are removed, such as `on_tokens` gives.
+    """
     try:
         with intervene(network, rules):
             yield

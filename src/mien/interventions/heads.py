@@ -85,10 +85,12 @@ def head_divergence(
 
         | A_i(images) - A_i(without) |_2,   A_i (head_dim) before the output projection, at the class token
 
-    Where there is no class token, A_i is the mean over queries.
+    network: in eval mode.
+    images: (B, 3, S, S), or what else the network reads.
+    without: the same images without the face.
+    sites: the mechanisms; None: all in which tokens attend to tokens.
 
-    network: in eval mode. images: (B, 3, S, S), or what else it reads. without: the same faces without it. sites: the
-    mechanisms, by default all in which tokens attend to tokens.
+    Where there is no class token, A_i is the mean over queries. Raises MienError where no tokens attend to tokens.
     """
     sites = find_sites(network, images[:1]) if sites is None else sites
     return _both(network, images, without, sites, 1.0, nullcontext()).divergence

@@ -99,8 +99,10 @@ def sink_report(
 ) -> list[SinkLayer]:
     """Which dimensions and tokens of a network are attention sinks, and how much attention they take: a layer each.
 
-    network: in eval mode. batches: images (B, 3, S, S), normalised. c: of the threshold c · √D; 0.3125. sites: the
-    mechanisms, by default all where a class token attends to patches within a block.
+    network: in eval mode.
+    batches: images (B, 3, S, S), normalised.
+    c: float above 0, of the threshold c · √D; 0.3125.
+    sites: the mechanisms; None: all where a class token attends to patches within a block.
 
     Raises MienError where there is no such mechanism.
     """

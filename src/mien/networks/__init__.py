@@ -40,6 +40,7 @@ from mien.networks.oat import OAT
 from mien.networks.plain import PlainClassifier, mobilefacenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
+from mien.networks.published_mechanisms import load_mechanism
 from mien.networks.regions import RegionReader, region_reader
 from mien.networks.sparsifiner import SparseDeiT, sparsifiner_deit_small, sparsifiner_mobile
 from mien.networks.spectformer import (
@@ -113,6 +114,7 @@ __all__ = [
     "halonet50ts",
     "halonet_mobile",
     "hybrid_deit_tiny",
+    "load_mechanism",
     "load_network",
     "magnified",
     "maxvit_mobile",

@@ -271,7 +271,10 @@ class APViT(Network):
 def apvit(
     *, num_classes: int = 7, keep_patches: int | None = 160, keep_rate: float | Sequence[float] = 0.9, **options
 ) -> APViT:
-    """APViT at its published size: IR-50, eight blocks 768 wide. 65.2 M parameters, 12.7 G (15.3 unpooled)."""
+    """APViT at its published size: IR-50, eight blocks 768 wide. 65.2 M parameters, 12.7 G (15.3 unpooled).
+
+    num_classes, keep_patches, keep_rate, options: as of `APViT`; 7, 160 and 0.9.
+    """
     return APViT(image=IR50(), num_classes=num_classes, keep_patches=keep_patches, keep_rate=keep_rate, **options)
 
 
@@ -281,7 +284,10 @@ _DEIT_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4.0, "
 def hybrid_deit_tiny(
     *, num_classes: int = 7, keep_patches: int | None = 120, keep_rate: float | Sequence[float] = 0.9, **options
 ) -> APViT:
-    """IR-50 and the blocks of DeiT-Tiny: twelve, 192 wide. 23.0 M parameters, 6.1 G (6.7 unpooled)."""
+    """IR-50 and the blocks of DeiT-Tiny: twelve, 192 wide. 23.0 M parameters, 6.1 G (6.7 unpooled).
+
+    num_classes, keep_patches, keep_rate, options: as of `APViT`; 7, 120 and 0.9.
+    """
     return APViT(
         image=IR50(),
         num_classes=num_classes,
@@ -300,7 +306,10 @@ def deit_tiny(
     keep_rate: float | Sequence[float] = 0.8,
     **options,
 ) -> APViT:
-    """DeiT-Tiny: squares of 16 pixels, twelve blocks 192 wide. 5.5 M parameters, 0.96 G (1.26 unpooled)."""
+    """DeiT-Tiny: squares of 16 pixels, twelve blocks 192 wide. 5.5 M parameters, 0.96 G (1.26 unpooled).
+
+    num_classes, img_size, keep_patches, keep_rate, options: as of `APViT`; 7, 224, None and 0.8.
+    """
     return APViT(
         image=None,
         num_classes=num_classes,
@@ -315,7 +324,10 @@ def deit_tiny(
 def apvit_mobile(
     *, num_classes: int = 8, keep_patches: int | None = 160, keep_rate: float | Sequence[float] = 0.9, **options
 ) -> APViT:
-    """APViT at the size of a phone, ours: MobileFaceNet up to its 14×14 map, four blocks 192 wide."""
+    """APViT at the size of a phone, ours: MobileFaceNet up to its 14×14 map, four blocks 192 wide.
+
+    num_classes, keep_patches, keep_rate, options: as of `APViT`; 8, 160 and 0.9.
+    """
     return APViT(
         image=MobileFaceNet("relu6", num_levels=2),
         num_classes=num_classes,

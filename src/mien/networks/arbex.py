@@ -163,10 +163,18 @@ class ARBEx(Network):
 
 
 def arbex(*, num_classes: int = 7, head: Literal["body", "mlp"] = "mlp", **options) -> ARBEx:
-    """ARBEx at its published size: POSTER++ and a classifier of four layers; `options` are ARBEx's."""
+    """ARBEx at its published size: POSTER++ and a classifier of four layers.
+
+    num_classes: int, C; 7.
+    head, options: as of `ARBEx`; mlp.
+    """
     return ARBEx(body=poster(num_classes=num_classes), head=head, **options)
 
 
 def arbex_mobile(*, num_classes: int = 8, **options) -> ARBEx:
-    """ARBEx at the size of a phone, ours: on POSTER++ as small as `btn_mobile`; `options` are ARBEx's."""
+    """ARBEx at the size of a phone, ours: on POSTER++ as small as `btn_mobile`.
+
+    num_classes: int, C; 8.
+    options: as of `ARBEx`.
+    """
     return ARBEx(body=btn_mobile(num_classes=num_classes, mla="none", bt=False), **options)

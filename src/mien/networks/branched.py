@@ -43,7 +43,12 @@ class Branched(Network):
 class ACMILClassifier(Branched):
     """ACMIL's head on the tokens of a trunk's last map: `L = CE(logits) + mean_m CE(branch_m) + aux_loss`.
 
-    Paper and reference: `mien.nn.ACMILHead`, whose `width` and `pool` are given.
+    Args:
+        image: a trunk.
+        num_classes: int, C.
+        width, pool: of `mien.nn.ACMILHead`; 256 and ACMILPool.
+
+    Paper and reference: `mien.nn.ACMILHead`.
     """
 
     def __init__(self, *, image: Trunk, num_classes: int, width: int = 256, pool: MakePool = ACMILPool):
@@ -61,7 +66,13 @@ class GuidedClassifier(Branched):
     """Multi-scale self-guided attention on all maps of a trunk: `L = Σ_m CE(branch_m) + aux_loss`.
 
     Branches are the sides of both rounds, and the logits, the mean of those of the second, have no loss of their own.
-    Paper and reference: `mien.nn.GuidedAttention`, whose `dim`, `level` and `init_values` are given.
+
+    Args:
+        image: a trunk.
+        num_classes: int, C.
+        dim, level, init_values: of `mien.nn.GuidedAttention`; 64, 0 and 0.
+
+    Paper and reference: `mien.nn.GuidedAttention`.
     """
 
     def __init__(self, *, image: Trunk, num_classes: int, dim: int = 64, level: int = 0, init_values: float = 0.0):
@@ -75,11 +86,17 @@ class GuidedClassifier(Branched):
 
 
 def acmil_mobile(*, num_classes: int = 8, width: int = 256, pool: MakePool = ACMILPool) -> ACMILClassifier:
-    """ACMIL's head on a MobileFaceNet's 7×7 map."""
+    """ACMIL's head on a MobileFaceNet's 7×7 map.
+
+    num_classes, width, pool: as of `ACMILClassifier`; 8, 256 and ACMILPool.
+    """
     return ACMILClassifier(image=MobileFaceNet("relu6"), num_classes=num_classes, width=width, pool=pool)
 
 
 def guided_mobile(*, num_classes: int = 8, dim: int = 64, level: int = 1, init_values: float = 0.0) -> GuidedClassifier:
-    """Guided attention on a MobileFaceNet's three maps, all brought to 14×14 (28×28 with `level` 0, as published)."""
+    """Guided attention on a MobileFaceNet's three maps, all brought to 14×14 (28×28 with `level` 0, as published).
+
+    num_classes, dim, level, init_values: as of `GuidedClassifier`; 8, 64, 1 and 0.
+    """
     image = MobileFaceNet("relu6")
     return GuidedClassifier(image=image, num_classes=num_classes, dim=dim, level=level, init_values=init_values)

@@ -32,7 +32,7 @@ class BTN(Poster):
 
     Args:
         num_classes: int, C.
-        dims, head_dim: as for `Poster`, which takes all further arguments.
+        dims, head_dim: as for `Poster`; (64, 128, 256) and 32.
         mla: "levels" or "none"; levels.
         mla_residual, mla_gate_lower, mla_init_values: of `LevelAttention`; both, False, None.
         vit_tokens: "levels147" or "fused49"; levels147.
@@ -40,6 +40,7 @@ class BTN(Poster):
         bt_encoding, bt_shared, bt_value_softmax, bt_detach_value, bt_gather, bt_memory: of `BatchTransformer`; learned,
             False, False, False, False, 0.
         vit_loss_weight: float, λ; 2.
+        poster: further arguments of `Poster`.
 
     Paper: Her et al., Batch Transformer, arXiv 2407.04218; IEEE Access 13, 2025. Reference: README of
     SeoulTech-HCIRLab/BTN.
@@ -127,15 +128,21 @@ class BTN(Poster):
 
 
 def btn(*, num_classes: int = 7, **options) -> BTN:
-    """BTN at the size of POSTER++ and 1.36 M parameters more: IR-50 and a frozen MobileFaceNet; `options` are BTN's."""
+    """BTN at the size of POSTER++ and 1.36 M parameters more: IR-50 and a frozen MobileFaceNet.
+
+    num_classes: int, C; 7.
+    options: as of `BTN`.
+    """
     return BTN(image=IR50(), landmarks=MobileFaceNet("prelu"), num_classes=num_classes, **options)
 
 
 def btn_mobile(*, num_classes: int = 8, **options) -> BTN:
     """BTN at the size of a phone, ours: two trained MobileFaceNets, levels 32/64/96, a ViT of one block 128 wide.
 
+    num_classes: int, C; 8.
+    options: as of `BTN`.
+
     At every level the landmarks attend to 7×7 cells of the image (`key_stride` 4, 2, 1). 2.9 M parameters, 0.58 GMAC.
-    `options` are BTN's.
     """
     return BTN(
         image=MobileFaceNet("relu6"),

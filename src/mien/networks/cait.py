@@ -129,35 +129,56 @@ class CaiT(Network):
 
 
 def cait_xxs24(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
-    """CaiT-XXS24, 12 M parameters; published for 224 and 384 pixels, as XXS36 and S24."""
+    """CaiT-XXS24, 12 M parameters; published for 224 and 384 pixels, as XXS36 and S24.
+
+    num_classes, img_size, drop_path: as of `CaiT`; 7, 224 and 0.
+    """
     return CaiT(num_classes=num_classes, img_size=img_size, drop_path=drop_path)
 
 
 def cait_xxs36(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
-    """CaiT-XXS36, 17 M parameters."""
+    """CaiT-XXS36, 17 M parameters.
+
+    num_classes, img_size, drop_path: as of `CaiT`; 7, 224 and 0.
+    """
     return CaiT(num_classes=num_classes, img_size=img_size, depth=36, init_values=1e-5, drop_path=drop_path)
 
 
 def cait_xs24(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
-    """CaiT-XS24, 27 M parameters; published for 384 pixels, as S36 and M36."""
+    """CaiT-XS24, 27 M parameters; published for 384 pixels, as S36 and M36.
+
+    num_classes, img_size, drop_path: as of `CaiT`; 7, 224 and 0.
+    """
     return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=288, num_heads=6, drop_path=drop_path)
 
 
 def cait_s24(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
-    """CaiT-S24, 47 M parameters."""
+    """CaiT-S24, 47 M parameters.
+
+    num_classes, img_size, drop_path: as of `CaiT`; 7, 224 and 0.
+    """
     return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=384, num_heads=8, drop_path=drop_path)
 
 
 def cait_s36(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
-    """CaiT-S36, 68 M parameters."""
+    """CaiT-S36, 68 M parameters.
+
+    num_classes, img_size, drop_path: as of `CaiT`; 7, 224 and 0.
+    """
     return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=384, depth=36, num_heads=8, drop_path=drop_path)
 
 
 def cait_m36(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
-    """CaiT-M36, 271 M parameters."""
+    """CaiT-M36, 271 M parameters.
+
+    num_classes, img_size, drop_path: as of `CaiT`; 7, 224 and 0.
+    """
     return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=768, depth=36, num_heads=16, drop_path=drop_path)
 
 
 def cait_m48(*, num_classes: int = 7, img_size: int = 224, drop_path: float = 0.0) -> CaiT:
-    """CaiT-M48, 356 M parameters; published for 448 pixels."""
+    """CaiT-M48, 356 M parameters; published for 448 pixels.
+
+    num_classes, img_size, drop_path: as of `CaiT`; 7, 224 and 0.
+    """
     return CaiT(num_classes=num_classes, img_size=img_size, embed_dim=768, depth=48, num_heads=16, drop_path=drop_path)

@@ -215,17 +215,26 @@ def _stages(tensors: Mapping[str, Tensor]) -> str:
     if not widths:
         return ""
     wide, deep = (", ".join(map(str, x)) for x in (widths.values(), map(len, blocks.values())))
-    return f"; they look like a network whose stages are {wide} wide, of {deep} blocks"
+    return f"they look like a network whose stages are {wide} wide, of {deep} blocks"
+
+
+def _renamed(how: Kind, tensors: Mapping[str, Tensor], source: object) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under their names here, and the names that are unknown; CheckpointError for impossible shapes."""
+    try:
+        return how.tensors(tensors)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{source}: tensors are not shaped as those of this layout are ({reason})") from error
 
 
 def _is_of(name: str, how: Kind, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensors are those of the network, all of them."""
-    renamed, unknown = how.tensors(tensors)
-    with torch.device("meta"):
-        try:
+    try:
+        renamed, unknown = _renamed(how, tensors, name)
+        with torch.device("meta"):
             network = build({"class_path": f"mien.networks.{name}", "init_args": how.arguments(renamed)})
-        except CheckpointError:
-            return False
+    except CheckpointError:
+        return False
     own = network.state_dict()
     counted = {n for n in own if not n.endswith("num_batches_tracked")}
     fits = all(n in renamed and renamed[n].shape == own[n].shape for n in counted)
@@ -260,7 +269,7 @@ def convert(
         raise CheckpointError(f"{out}: a checkpoint for torch ends in .safetensors")
     tensors = state_dict(source)
     path, how = _chosen(kind, as_, tensors, source)
-    renamed, unknown = how.tensors(tensors)
+    renamed, unknown = _renamed(how, tensors, source)
     if num_classes is not None:
         if num_classes < 1 or not any(map(_is_head, renamed)):
             raise CheckpointError(f"{source}: there is no head to be made for {num_classes} classes")
@@ -277,10 +286,11 @@ def convert(
     places = network.state_dict()
     untrained = [name for name in places if re.search(how.own, name) and name not in renamed]
     renamed |= {name: places[name] for name in untrained}
-    try:
-        fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{_stages(renamed) if KINDS[kind].variants else ''}") from error
+    stages = _stages(renamed)
+    if how is not KINDS[kind] and stages != _stages(places):
+        known = as_ or ", ".join(KINDS[kind].variants)
+        raise CheckpointError(f"{source}: not the weights of {known}: {stages or 'they look like no such network'}")
+    fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
     names = _labels(model["init_args"].get("num_classes"), labels, how.labels)
     steps = [{"size": size or network.img_size, "interpolation": how_to} for size, how_to in how.resize]
     header = {

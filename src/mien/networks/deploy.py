@@ -44,11 +44,14 @@ def to_float(faces: Tensor) -> Tensor:
 
 
 def activate(output: Output, values: Tensor) -> Tensor:
-    """What a head gives, (B, width) -> what a person reads, (B, …) of the shape that `output` has.
+    """What a head gives, (B, width) -> what a person reads, (B, …) of the shape that the output has.
 
-    classes  softmax(z / temperature)          binary  σ(z / temperature)
-    range    low + (high - low) · σ(z)         angles  degrees(z), wrapped to [-180, 180)
-    points   z as it is, (B, P, 2)
+    output: the question that the head answers.
+    values: (B, width), z.
+
+        classes  softmax(z / temperature)          binary  σ(z / temperature)
+        range    low + (high - low) · σ(z)         angles  degrees(z), wrapped to [-180, 180)
+        points   z as it is, (B, P, 2)
     """
     match output.kind:
         case "classes":
@@ -67,8 +70,14 @@ class Deployed(nn.Module):
     """Faces uint8 (B, S, S, 3) RGB -> logits (B, C) of the first output, then the answer of every output, as a tuple.
 
     S is `input_size` of the `preprocess`: 112 for most networks. This is what a model file computes for other engines.
-    outputs: the questions that the network answers; without any it is one, of classes, of that `temperature`:
-    `probs = softmax(logits / temperature)`. features: give what the heads read as well, (B, D), behind all others.
+
+    Args:
+        network: images -> logits; with further outputs a `Network` that has heads for them.
+        preprocess: of a checkpoint's header; "color", "mean" and "std" of it are read.
+        temperature: float above 0, used where there are no `outputs`; 1.
+        outputs: the questions that the network answers; without any it is one, of classes:
+            `probs = softmax(logits / temperature)`.
+        features: bool, whether to give what the heads read as well, (B, D), behind all others; False.
 
     Raises CheckpointError where the network has no head for an output.
     """
@@ -109,9 +118,12 @@ class Deployed(nn.Module):
 
 
 def deploy(network: nn.Module, header: Mapping[str, Any]) -> Deployed:
-    """The network of a checkpoint as it is used, in eval mode; its header names what comes out (`tensor_names`).
+    """The network of a checkpoint as it is used, in eval mode.
 
-    Raises CheckpointError for one that reads no faces.
+    network: with its weights.
+    header: of the checkpoint, which names what comes out (`tensor_names`).
+
+    Raises CheckpointError for a network that reads no faces.
     """
     if isinstance(network, Temporal):
         raise CheckpointError(

@@ -142,5 +142,9 @@ class Magnified(Network):
 
 
 def magnified(*, num_classes: int = 8, **options) -> Magnified:
-    """A first look at 28×28 pixels, a second at 48×48 of the 112×112; `options` are `Magnified`'s."""
+    """A first look at 28×28 pixels, a second at 48×48 of the 112×112.
+
+    num_classes: int, C; 8.
+    options: as of `Magnified`.
+    """
     return Magnified(num_classes=num_classes, **options)

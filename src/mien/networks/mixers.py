@@ -32,6 +32,7 @@ def needing_grid(blocks: Iterable[nn.Module]) -> str | None:
 def swap_attention(vit: nn.Module, mixer: MakeMixers, *, grid: Grid | None = None) -> nn.Module:
     """Put another mixer in the place of every `blocks[i].attn` of a ViT that has timm's names; the same ViT comes back.
 
+    vit: the network, changed in place.
     mixer: one maker for all blocks, or a list with one a block. It is given the width and the number of heads that were
     there. Where it has a `qkv` or a `proj` of the same shape, it starts from the weights that were there, BEiT's
     separate biases of q and v included.

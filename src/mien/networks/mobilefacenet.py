@@ -60,11 +60,17 @@ STAGES = (
 class MobileFaceNet(Trunk):
     """(B, 3, 112, 112) -> maps (B, 64, 28, 28), (B, 128, 14, 14), (B, 512, 7, 7).
 
-    `variant="prelu"` is the landmark network of POSTER++ (PReLU, a bare depthwise second layer). `variant="relu6"` is
-    the identity network of foamliu/MobileFaceNet (ReLU6, a pointwise convolution after the second layer). The layers
-    behind the last map (landmarks, embedding) are left out, and so are those behind the first `num_levels` maps.
-    `width`, ours, multiplies the channels of every layer; the weights of a narrower one fit it (`widen`).
-    `refine`, a refiner a level, has each map before the next level is made of it.
+    The layers behind the last map (landmarks, embedding) are left out. `forward` also takes `refine`, a refiner a
+    level: each has its map before the next level is made of it.
+
+    Args:
+        variant: "prelu" is the landmark network of POSTER++ (PReLU, a bare depthwise second layer); "relu6" is the
+            identity network of foamliu/MobileFaceNet (ReLU6, a pointwise convolution after the second layer); relu6.
+        num_levels: 1, 2 or 3, how many of the maps; the layers behind them are left out; 3.
+        width: int from 1 on, by which the channels of every layer are multiplied; 1. It is ours, and the weights of a
+            narrower network fit a wider one (`widen`).
+
+    Raises ValueError for other values.
 
     Paper: Chen et al., MobileFaceNets, arXiv 1804.07573. Reference: Talented-Q/POSTER_V2, 18de559;
     foamliu/MobileFaceNet.

@@ -19,17 +19,27 @@ from mien.nn.medusa import Medusa
 class PlainClassifier(Network):
     """Images (B, 3, 112, 112) -> the trunk's last map, pooled -> dropout -> logits (B, C).
 
-    `pool` is "mean", or makes a pool of the map's tokens, such as `mien.nn.ClassAttentionPool`. `refine` is "none", or
-    makes a refiner for each of the trunk's levels, such as `mien.nn.PAM`; "medusa" is one body and a head a level.
-    `mirror`: in eval mode the features are the mean of those of the image and of its mirror image, at twice the cost:
-    a face and its mirror image then have the same answer.
-
-    `batch_branch` is "none", or makes BTN's batch branch, `mien.nn.BatchTransformer`, a companion in training alone: it
-    reads the last map and the logits z, and no checkpoint or exported file has any of it.
+    BTN's batch branch is a companion in training alone: it reads the last map and the logits z, and no checkpoint or
+    exported file has any of it.
 
         L = λ · CE(z) + CE(bt) + CE(cba);   bt = cba + z;   λ is `logits_loss_weight`
 
     Its learned encoding has a place for every place of the map: 49 of 7×7, `features=36` for faces of 96 pixels.
+
+    Args:
+        image: a trunk.
+        num_classes: int, C.
+        dropout: float in [0, 1], fraction of the features that training drops; 0.1.
+        pool: "mean", or makes a pool of the map's tokens, such as `mien.nn.ClassAttentionPool`; mean.
+        refine: "none", or makes a refiner for each of the trunk's levels, such as `mien.nn.PAM`; "medusa" is one body
+            and a head a level; none.
+        mirror: bool, whether in eval mode the features are the mean of those of the image and of its mirror image, so
+            that both have the same answer, at twice the cost; False.
+        batch_branch: "none", or makes a batch branch, `mien.nn.BatchTransformer`; none.
+        logits_loss_weight: float, λ, of a network with a batch branch; 2.
+
+    Raises ValueError for other words.
+
     Paper of the branch: Her et al., Batch Transformer, arXiv 2407.04218; that it stands beside a plain trunk is ours.
     """
 
@@ -133,9 +143,16 @@ def mobilefacenet(
     logits_loss_weight: float = 2.0,
     width: int = 1,
 ) -> PlainClassifier:
-    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC, twice that with `mirror`; of `width` 2 3.4 M and 0.9 GMAC,
-    and as good as the narrow one whose weights it is given. Another `pool`, or `refine`, adds what it adds;
-    `batch_branch` and `logits_loss_weight` are of training alone, and add nothing."""
+    """A single MobileFaceNet: 0.91 M parameters, 0.23 GMAC, twice that with `mirror`.
+
+    num_classes: int, C; 8.
+    dropout, pool, refine, mirror, batch_branch, logits_loss_weight: as of `PlainClassifier`.
+    width: as of `MobileFaceNet`; 1. One of width 2 has 3.4 M parameters and 0.9 GMAC, and is as good as the narrow one
+        whose weights it is given.
+
+    Another `pool`, or `refine`, adds what it adds; `batch_branch` and `logits_loss_weight` are of training alone, and
+    add nothing.
+    """
     options = {"dropout": dropout, "pool": pool, "refine": refine, "mirror": mirror}
     options |= {"batch_branch": batch_branch, "logits_loss_weight": logits_loss_weight}
     return PlainClassifier(image=MobileFaceNet("relu6", width=width), num_classes=num_classes, **options)

@@ -195,7 +195,10 @@ def poster(
     landmark_bn_train: bool = False,
     mixer: MakeMixers | None = None,
 ) -> Poster:
-    """POSTER++ at its published size: IR-50, MobileFaceNet, levels 64/128/256, a ViT of two blocks 768 wide."""
+    """POSTER++ at its published size: IR-50, MobileFaceNet, levels 64/128/256, a ViT of two blocks 768 wide.
+
+    num_classes, freeze_landmarks, landmark_bn_train, mixer: as of `Poster`; 7, True, False and self-attention.
+    """
     return Poster(
         image=IR50(),
         landmarks=MobileFaceNet("prelu"),

@@ -56,7 +56,9 @@ class RegionReader(Network):
     with and without an expression are what it would be trained on.
 
     Args:
-        image: a trunk. num_classes: int, C. level: int, of the trunk's maps; -1.
+        image: a trunk.
+        num_classes: int, C.
+        level: int, of the trunk's maps, negative ones from the end; -1.
         embed_dim, num_heads: int, of the attention; 128 and 4.
         prompts: int from 1 on, learned tokens of each region; 4.
         scale: float, of the reference; 1.
@@ -123,5 +125,9 @@ class RegionReader(Network):
 
 
 def region_reader(*, num_classes: int = 8, **options) -> RegionReader:
-    """On the 14×14 map of a MobileFaceNet; `options` are `RegionReader`'s."""
+    """A reader by regions on the 14×14 map of a MobileFaceNet.
+
+    num_classes: int, C; 8.
+    options: as of `RegionReader`.
+    """
     return RegionReader(image=MobileFaceNet("relu6", num_levels=2), num_classes=num_classes, **options)

@@ -10,7 +10,11 @@ from mien.nn.self_attention import SelfAttention
 
 
 class Mlp(nn.Module):
-    """`W2 gelu(W1 x)` with the exact (erf) GELU: (…, dim) -> (…, dim)."""
+    """`W2 gelu(W1 x)` with the exact (erf) GELU: (…, dim) -> (…, dim).
+
+    Args:
+        dim, hidden: int, width of the tokens and of the layer between.
+    """
 
     def __init__(self, dim: int, hidden: int):
         super().__init__()
@@ -42,7 +46,14 @@ class DropPath(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learnable factor a channel, last axis. Paper: Touvron et al., Going deeper with Image Transformers, 2021."""
+    """A learnable factor a channel, last axis.
+
+    Args:
+        dim: int, width of the tokens.
+        init: float at which all factors start; 1e-5.
+
+    Paper: Touvron et al., Going deeper with Image Transformers, 2021.
+    """
 
     def __init__(self, dim: int, init: float = 1e-5):
         super().__init__()

@@ -36,10 +36,13 @@ PLAIN = frozenset(
 
 @dataclass(frozen=True)
 class Circuit:
-    """What the heads of one mechanism compare and carry; both None, with a `reason`, where no matrices can say it.
+    """What the heads of one mechanism compare and carry, as matrices of weights.
 
-    kq (heads, D, D): the score of query x and key y is `xᵀ kq y`, the scale within, and terms of x or y alone: of
-    biases and of places. ov (heads, E, D): a key y that a head attends to adds `ov y` to the output, and a bias.
+    kq: (heads, D, D): the score of query x and key y is `xᵀ kq y`, the scale within, and terms of x or y alone: of
+        biases and of places. None where no matrix can say it.
+    ov: (heads, E, D): a key y that a head attends to adds `ov y` to the output, and a bias. None where kq is.
+    reason: why there are no matrices; "" where there are.
+
     x and y are the tokens as the mechanism is given them: behind a block's norm.
     """
 
@@ -51,8 +54,9 @@ class Circuit:
 def circuits(network: nn.Module, plain: Sequence[type] = ()) -> dict[str, Circuit]:
     """`K_hᵀ Q_h` and `O_h V_h` of every head of every mechanism, by the name that `mien.nn.observe` gives it.
 
-    network: any module. plain: further classes, of yours, that compare q and k as linear layers give them; their layers
-    are called qkv, or q, k and v, or q and kv, and proj, as everywhere in mien.
+    network: any module.
+    plain: further classes, of yours, that compare q and k as linear layers give them; their layers are called qkv, or
+        q, k and v, or q and kv, and proj, as everywhere in mien.
 
     What stands behind the output projection (a layer scale, MoH's gates of a token, TiC's convolution) is not in `ov`;
     talking heads are mixed in both.

@@ -46,8 +46,15 @@ class ClassBlock(nn.Module):
 
         c += ls1(attn(norm1([c; tokens])));   c += ls2(mlp(norm2(c)))
 
-    Without dropout and stochastic depth, as published; `init_values=None`: without layer scales, too. Paper and
-    reference: `ClassAttention`.
+    Without dropout and stochastic depth, as published.
+
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+        mlp_ratio: float, hidden width of the mlp over dim; 4.
+        init_values: float at which layer scales start, or None: there are none; 1e-5.
+        qkv_bias: bool, whether q, k and v have biases; True.
+
+    Paper and reference: `ClassAttention`.
     """
 
     def __init__(

@@ -20,9 +20,13 @@ def class_batch_attention(
         scores[c] = query[:, c] key[:, c]ᵀ / √C      (B, M);   C is the number of classes, as published, not F
         attn[c] = softmax(scores[c]) over the keys;      out[i, c] = Σ_j attn[c, i, j] · value[j, c]
 
-    As published, the M faces attended to are the B of the batch. Scores are computed in at least fp32. The axis of the
-    softmax is *inferred*: the published text of the function ends at the product. Nothing in here is learned. `stages`
-    is where scores, attn and out can be seen and replaced.
+    Args:
+        query: (B, C, F), of the faces that attend.
+        key, value: (M, C, F) and (M, C), of the faces attended to; as published, these are the B of the batch.
+        stages: where scores, attn and out can be seen and replaced, or None: nowhere.
+
+    Scores are computed in at least fp32. The axis of the softmax is *inferred*: the published text of the function ends
+    at the product. Nothing in here is learned.
 
     Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
     """
@@ -39,9 +43,13 @@ def class_batch_attention(
 class ClassEncoding(nn.Module):
     """Adds a position for every class: (B, C, F) -> (B, C, F).
 
-    *Inferred*: the paper's encoder is built from the number of classes alone; its form was not published. `learned`
-    (C, F) starts at trunc-normal 0.02; `sinusoidal` is a fixed table over the class's index; `scalar` is one learnable
-    number a class; `none` adds nothing. The encoding has no part in inference.
+    *Inferred*: the paper's encoder is built from the number of classes alone; its form was not published. The encoding
+    has no part in inference.
+
+    Args:
+        num_classes, features: int, C and F; 49 features.
+        kind: "learned" (C, F) starts at trunc-normal 0.02; "sinusoidal" is a fixed table over the class's index;
+            "scalar" is one learnable number a class; "none" adds nothing; learned.
     """
 
     def __init__(

@@ -25,7 +25,12 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 class MultiConv(nn.Sequential):
     """Two 3×3 convolutions and a 1×1: maps (B, c_in, H, W) -> (B, c_out, H, W).
 
-    Each has a batch norm and a PReLU; with `softmax` the last activation is a softmax over channels.
+    Each has a batch norm and a PReLU.
+
+    Args:
+        c_in, c_out: int, channels of the maps before and after.
+        softmax: bool, whether the last activation is a softmax over channels; True.
+
     Paper and reference: `GuidedAttention`.
     """
 

@@ -13,6 +13,9 @@ from mien.nn.observe import Layout
 class TokenCrossAttention(nn.Module):
     """Queries attend to tokens: `proj(softmax(head_dim^-1/2 · q kᵀ) v)`, (B, Q, dim), (B, N, dim) -> (B, Q, dim).
 
+    Args:
+        dim, num_heads: int, width of the tokens and number of heads, which divides it.
+
     Paper: Vaswani et al., Attention Is All You Need, 2017.
     """
 
@@ -81,7 +84,11 @@ class LandmarkQueryHead(nn.Module):
 
     `logits = head(t_0);   landmarks = sigmoid(points(t_k))`, (x, y) as fractions of the crop's width and height. The
     landmarks mean something only if a loss on known landmarks has trained them; without one leave `points` alone. Ours:
-    see `LandmarkQueryPool`, whose arguments `pool` are.
+    see `LandmarkQueryPool`.
+
+    Args:
+        dim, num_classes: int, width of the tokens and C.
+        pool: further arguments of `LandmarkQueryPool`.
     """
 
     def __init__(self, dim: int, num_classes: int, **pool):

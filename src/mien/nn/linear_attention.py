@@ -123,12 +123,12 @@ def remember(q: Tensor, k: Tensor, v: Tensor, rate: Tensor, state: Tensor, updat
 
 
 def read(q: Tensor, k: Tensor, v: Tensor, mix: Tensor, state: Tensor, update: Update) -> Tensor:
-    """What the memory says to queries whose own tokens it is told between: (…, N, d_v)."""
+    """What the memory answers to queries between which it takes in their own tokens: (…, N, d_v)."""
     return q @ state + mix @ (v - k @ state if update == "delta" else v)
 
 
 def mixing(q: Tensor, k: Tensor, rate: Tensor, update: Update) -> Tensor:
-    """P: how much of every token's value every query is told by a memory that was empty before, (…, N, N)."""
+    """P: how much of every token's value every query reads from a memory that was empty before, (…, N, N)."""
     seen = (q @ k.transpose(-2, -1)).tril()
     if update == "hebb":
         return seen * rate.transpose(-2, -1)

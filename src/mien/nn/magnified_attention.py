@@ -64,8 +64,8 @@ class MagnifiedAttention(SelfAttention):
 
     Args:
         dim, num_heads: int, width of the tokens and number of heads, which divides it.
-        qkv_bias, attn_drop, proj_drop, scale: as for `SelfAttention`.
         threshold: float in [0, 1), of `select_regions`; 96 / 255.
+        options: qkv_bias, attn_drop, proj_drop and scale, as for `SelfAttention`.
 
     Paper: Zhi et al., LSceneLLM, arXiv 2412.01292. Reference: Hoyyyaard/LSceneLLM, b85581b.
     """

@@ -76,6 +76,10 @@ class MaxViTGridAttention(MaxViTBlockAttention):
     rest as y when divided by the one, and whose column as x by the other. y_j - y_i counts these steps. Where the grid
     is no larger than h × w, as at 7×7, this and the block are attention to all tokens.
 
+    Args:
+        dim, num_heads, qkv_bias, attn_drop, proj_drop: as for `MaxViTBlockAttention`.
+        window_size: int from 1 on, or (rows, columns), how many rows and columns attend to one another; 7.
+
     Paper, reference, departures: see `MaxViTBlockAttention`.
     """
 

@@ -12,8 +12,11 @@ def mixing_matrix(mixer: nn.Module, tokens: Tensor, grid: Grid | None = None) ->
     """P of `heads = P values`: how much of the value of token s (last axis) token t is given, for these tokens.
 
     mixer: as `mien.nn.base.MakeMixer` makes them, with one attention among tokens, softmax or not; or one without
-    attention that is linear in the tokens, channel by channel, such as `SpectralGate`. tokens: (B, N, dim). grid:
-    (rows, columns) of them, or None. Returns (B, heads, N, N), of a linear one (1, dim, N, N).
+        attention that is linear in the tokens, channel by channel, such as `SpectralGate`.
+    tokens: (B, N, dim).
+    grid: (rows, columns) of the tokens, or None.
+
+    Returns (B, heads, N, N), of a linear one (1, dim, N, N).
 
     Values are what attention gathers (RCMHA's are convolved before). That heads are `P values` is checked for these
     tokens: values are read where every token is made to attend to itself alone. Raises LookError where they are not,

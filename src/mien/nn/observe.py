@@ -29,9 +29,11 @@ class Layout(NamedTuple):
     """What the axes of attention stand for.
 
     kind: "token": tokens attend to tokens; "class": one query, or several of a pool, gather what the answer is read
-    from; "cross": queries attend to another set of keys; "channel": channels attend to channels; "batch": faces attend
-    to faces. prefix: so many keys come first and lie on no grid, such as a class token. planes, grid: behind them lie
-    so many planes of H · W keys, row-major; the grid is None where the mechanism was not given one.
+        from; "cross": queries attend to another set of keys; "channel": channels attend to channels; "batch": faces
+        attend to faces.
+    prefix: so many keys come first and lie on no grid, such as a class token; 0.
+    planes: behind them lie so many planes of H · W keys, row-major; 1.
+    grid: (H, W); None where the mechanism was not given one.
     """
 
     kind: Literal["token", "class", "cross", "channel", "batch"]
@@ -56,11 +58,14 @@ Rule = Callable[[Stage, Tensor, Layout], Tensor]
 class Look:
     """What one mechanism did in its last forward; None where it lacks a stage, or where that was not wanted.
 
-    scores: before the softmax, -inf where a query does not see a key. attn: after it. Both are
-    (B, heads, queries, keys); of channels (B, heads, head_dim, head_dim); across the batch (C, B, M); of GAAM
-    (B, N, dim). heads: what attn gathers, before the output projection, (B, heads, queries, head_dim).
-    Mechanisms that work in windows or planes show all N tokens against all N, as if they were dense.
-    Tensors keep their autograd graph.
+    layout: what the axes stand for.
+    scores: before the softmax, -inf where a query does not see a key.
+    attn: after it. Both are (B, heads, queries, keys); of channels (B, heads, head_dim, head_dim); across the batch
+        (C, B, M); of GAAM (B, N, dim).
+    heads: what attn gathers, before the output projection, (B, heads, queries, head_dim).
+
+    Mechanisms that work in windows or planes show all N tokens against all N, as if they were dense. Tensors keep their
+    autograd graph.
     """
 
     layout: Layout
@@ -159,8 +164,10 @@ _LOCK = threading.Lock()
 def observe(network: nn.Module, *patterns: str, stages: Sequence[Stage] | None = None) -> Iterator[dict[str, Look]]:
     """See what attention does, in every forward within the context, by the name of each mechanism.
 
-    network: any module. patterns: of dotted module names, as fnmatch reads them (`*` is all, and the default); the name
-    of a module stands for all attention within it. stages: those that are kept, by default all.
+    network: any module.
+    patterns: of dotted module names, as fnmatch reads them (`*` is all, and the default); the name of a module stands
+        for all attention within it.
+    stages: those that are kept, by default all.
 
     The dict that it gives maps names to a `Look` each, of the last forward and in the order of it. A mechanism goes by
     its module name without a last `.attn`: `vit.blocks.0`. What is seen is what was used, rules of `intervene`
@@ -179,8 +186,9 @@ def observe(network: nn.Module, *patterns: str, stages: Sequence[Stage] | None =
 def intervene(network: nn.Module, rules: Mapping[str, Rule], stages: Sequence[Stage] | None = None) -> Iterator[None]:
     """Put other scores, attn or heads in the place of a mechanism's own, in every forward within the context.
 
-    network: any module. rules: `rule(stage, tensor, layout) -> tensor` by pattern, as `observe` takes them; where
-    several match they are applied one after another. A rule returns the tensor itself where it has nothing to say.
+    network: any module.
+    rules: `rule(stage, tensor, layout) -> tensor` by pattern, as `observe` takes them; where several match they are
+        applied one after another. A rule returns the tensor itself where it has nothing to say.
     stages: those that rules are given, by default all.
 
     What a rule returns acts in forward and backward. Raises LookError as `observe` does, and in a forward for a rule

@@ -87,7 +87,9 @@ class Ridge:
 
         min Σ ‖y - W x - b‖² + strength · Σ_i s_i² ‖W_i‖²,   s_i the standard deviation of feature i
 
-    width: of x, for which a Gram matrix of width² numbers is held in fp64. outputs: width of y.
+    Args:
+        width: int, of x, for which a Gram matrix of width² numbers is held in fp64.
+        outputs: int, width of y.
     """
 
     def __init__(self, width: int, outputs: int):

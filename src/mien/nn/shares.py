@@ -40,8 +40,8 @@ def agree(x: Tensor, group: Group = None) -> None:
     distributed.all_gather(all_, mine, group=group)
     shapes = [tuple(each.tolist()) for each in all_]
     if len(set(shapes)) > 1:
-        told = ", ".join(str(shape) for shape in shapes)
-        raise ShareError(f"the processes that share a sequence were given tokens of different shapes: {told}")
+        shown = ", ".join(str(shape) for shape in shapes)
+        raise ShareError(f"the processes that share a sequence were given tokens of different shapes: {shown}")
 
 
 def to_parts(whole: Tensor, parts: int, balanced: bool = False) -> Tensor:
@@ -64,8 +64,11 @@ def from_parts(parts: Tensor, balanced: bool = False) -> Tensor:
 def share_tokens(tokens: Tensor, group: Group = None, balanced: bool = False) -> Tensor:
     """This process's part of a sequence that all have: (B, L, D) -> (B, L / processes, D).
 
-    balanced: bool, two pieces of it, one early and one late, as causal attention wants it; False. Raises ShareError
-    where L is no multiple of the processes, or of twice as many.
+    tokens: (B, L, D), the same in every process.
+    group: of the processes, or None: all.
+    balanced: bool, two pieces of it, one early and one late, as causal attention wants it; False.
+
+    Raises ShareError where L is no multiple of the processes, or of twice as many, and in a process outside the group.
     """
     rank, processes = place(group)
     divided(tokens.shape[1], 2 * processes if balanced else processes, "tokens")
@@ -73,7 +76,13 @@ def share_tokens(tokens: Tensor, group: Group = None, balanced: bool = False) ->
 
 
 def join_tokens(part: Tensor, group: Group = None, balanced: bool = False) -> Tensor:
-    """The inverse of `share_tokens`: every process has all of the sequence. Gradients of all come back, added."""
+    """The inverse of `share_tokens`: every process has all of the sequence. Gradients of all come back, added.
+
+    part: (B, L / processes, D), this process's own.
+    group, balanced: as for `share_tokens`.
+
+    Raises ShareError where the shapes of the parts differ, and in a process outside the group.
+    """
     if place(group)[1] == 1:
         return part
     agree(part, group)

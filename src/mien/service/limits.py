@@ -11,11 +11,17 @@ MB = 2**20
 class Limits:
     """How much a request may bring and cost.
 
-    body: bytes of a request. held: bytes of all requests that are being received or worked on. pictures: of a request.
-    pixels, faces: of a picture. request_pixels: of all pictures of a request. read_seconds: of a processor, for
-    opening the pictures of a request and finding their faces. seconds: from the last byte of a request to its answer.
-    upload_seconds: from its head to its last byte. queue: requests that wait or are worked on. connections: open at a
-    time.
+    body: int, bytes of a request; 20 MB.
+    held: int, bytes of all requests that are being received or worked on; 512 MB.
+    pictures: int, of a request; 16.
+    pixels: int, of a picture; 50 million.
+    request_pixels: int, of all pictures of a request; 100 million.
+    faces: int, of a picture; 100.
+    read_seconds: of a processor, for opening the pictures of a request and finding their faces; 10.
+    seconds: from the last byte of a request to its answer; 30.
+    upload_seconds: from the head of a request to its last byte; 30.
+    queue: int, requests that wait or are worked on; 64.
+    connections: int, open at a time; 512.
     """
 
     body: int = 20 * MB
@@ -38,7 +44,13 @@ class Limits:
 
 @dataclass
 class Refused(Exception):
-    """A request that is refused: status, a code for programs, a reason for people."""
+    """A request that is refused.
+
+    status: int, of HTTP.
+    code: the reason for programs, one word.
+    reason: the same for people, a sentence.
+    headers: of the answer; none by default.
+    """
 
     status: int
     code: str

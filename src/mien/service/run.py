@@ -36,8 +36,15 @@ def serve(
 ) -> None:
     """Serve until SIGTERM or SIGINT; requests that were begun are answered first.
 
-    options: of `Reader.from_pretrained`. port 0: one that is free. batch_size: requests of a batch at most; batch_wait:
-    seconds that the first of them waits for others. announce: is told the address, once every worker is ready.
+    options: of `Reader.from_pretrained`.
+    limits: what a request may bring and cost.
+    keys: of which a request has to show one; none at all lets everybody in.
+    host: the name or address to listen at; "127.0.0.1", this machine alone.
+    port: int, 0 for one that is free; 8000.
+    workers: int from 1 on, processes that read; 1.
+    batch_size: int from 1 on, requests of a batch at most; 16.
+    batch_wait: seconds that the first request of a batch waits for others; 0.
+    announce: called with the address, once every worker is ready; `print` by default.
 
     Raises MienError where the model cannot be opened, or nobody can listen at the address.
     """

@@ -73,7 +73,7 @@ def answers(outputs: Sequence[Output]) -> tuple[type[BaseModel], type[BaseModel]
     for entry in entries(outputs):
         kind = dict[str, kinds[entry.kind]] if entry.labels else kinds[entry.kind]  # type: ignore[misc]
         described = "; null for a crop" if entry.name in ("box", "score", "landmarks") else ""
-        described = "; null where it could not be told" if entry.name in measured else described
+        described = "; null where it could not be measured" if entry.name in measured else described
         kind = kind | None if described else kind
         fields[entry.name] = (kind, Field(description=entry.description.rstrip(".") + described + "."))
     fields["note"] = (str | None, Field(None, description="What is to be said of the face, such as that it is turned."))

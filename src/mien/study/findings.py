@@ -18,7 +18,11 @@ from mien.files import whole
 class Bound:
     """A figure and what it should be: `low <= value <= high`. Without bounds it stands there for comparison.
 
-    theory: what a formula says it is, where there is one.
+    name: what the figure is.
+    value: as measured.
+    low: -inf by default.
+    high: inf by default.
+    theory: what a formula says it is; None where there is none.
     """
 
     name: str
@@ -78,7 +82,15 @@ class Table:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that a study found. `settings` are its sizes and seeds."""
+    """All that a study found.
+
+    name: of the study, and of its files.
+    title: a sentence for people.
+    settings: its sizes and seeds, by name.
+    bounds: the figures beside their bounds.
+    tables: numbers in rows and columns, by name; none by default.
+    series: lines to plot, by name; none by default.
+    """
 
     name: str
     title: str
@@ -125,7 +137,13 @@ class Findings:
 
 
 def study(name: str, small: bool = False) -> Findings:
-    """Do a study, "icl", "rfa" or "memory"; a `small` one takes seconds. Raises Misuse for another name."""
+    """Do a study.
+
+    name: "icl", "rfa" or "memory".
+    small: whether to do a small one, which takes seconds; False.
+
+    Raises Misuse for another name, and MissingExtra without torch.
+    """
     from mien.study import STUDIES
 
     if name not in STUDIES:

@@ -87,8 +87,8 @@ class Cache:
                     trunk.update(f"{part}.{name} {tuple(tensor.shape)}".encode() + tensor.numpy(force=True).tobytes())
         facts = facts_of(self.data, (split,), self.preprocess)
         taught = [] if self.teachers is None else [self.teachers.digest]
-        told = {"trunk": trunk.hexdigest(), "data": facts["data"], "preprocessing": facts["preprocessing"]}
-        return {**told, "teachers": taught, "views": list(views), "shapes": self.shapes, "faces": faces}
+        made_of = {"trunk": trunk.hexdigest(), "data": facts["data"], "preprocessing": facts["preprocessing"]}
+        return {**made_of, "teachers": taught, "views": list(views), "shapes": self.shapes, "faces": faces}
 
     def make(self, dataset: Dataset, split: str, views: Sequence[str] | None = None) -> None:
         """Write the cache of a split, or what is missing of it; dataset: its faces, uint8 (S, S, 3) the first."""

@@ -90,7 +90,7 @@ class Keep(Callback):
 
 class Resume(Checkpoint):
     """Writes `resume.ckpt`, all that a run goes on from, whole or not at all: every so many steps, at the end of every
-    epoch where epochs are counted, and when it is told to stop, by SIGTERM or Ctrl-C, behind the step that it is at.
+    epoch where epochs are counted, and when it is asked to stop, by SIGTERM or Ctrl-C, behind the step that it is at.
 
     When that is the last step of an epoch it waits for the validation, which would not be repeated. A run of several
     processes stops at once, as they would wait for each other.
@@ -279,8 +279,8 @@ class Bar(ProgressBar):
         if self.bar is not None and not trainer.sanity_checking:
             metrics = _rounded(trainer.progress_bar_metrics)
             self.bar.set_postfix(metrics, refresh=False)
-            told = ", ".join(f"{name} {value}" for name, value in metrics.items())
-            self.print(f"{self.name}, step {trainer.global_step}: {told}")
+            shown = ", ".join(f"{name} {value}" for name, value in metrics.items())
+            self.print(f"{self.name}, step {trainer.global_step}: {shown}")
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.bar.close()

@@ -1,4 +1,4 @@
-"""What would end a run in the middle, or spoil it unseen, told before it begins."""
+"""What would end a run in the middle, or spoil it unseen, reported before it begins."""
 
 import torch
 from jsonargparse import Namespace

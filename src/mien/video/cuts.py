@@ -14,7 +14,9 @@ _LATELY, _RATIO = 6, 3.0  # changes before, and how many times as large as their
 
 
 class Cuts:
-    """Tells which frames begin another scene, one frame after the other, so that a camera's can be told at once.
+    """Says which frames begin another scene, one frame after the other, so that a camera's cuts are known at once.
+
+    threshold: 0 to 255; inf: there are no cuts.
 
         gone(a, b)  mean over pixels of the largest |difference| of a channel of b to what channel values a has within
                     three pixels of that place, where frames are brought to 64×36 pixels
@@ -22,11 +24,11 @@ class Cuts:
         cut         change ≥ threshold, and change ≥ 3 · the mean of the six changes before, and the frame is not like
                     the one before the last
 
-    What moves by less than a twentieth of the width is found where it was, and is no change; by the second condition a
+    What moves by less than a twentieth of the width is found where it was, and is no change. By the second condition a
     moving camera is no cut, by the third the end of a flash is none. A dissolve is none, since it has no frame at which
     it changes. See docs/video.md for how often that is wrong.
 
-    threshold: 0 to 255; inf: there are no cuts. Raises ValueError for anything else.
+    Raises ValueError for another threshold.
 
     In place of PySceneDetect's content measure (ContentDetector, www.scenedetect.com), which compares pixel with pixel:
     its means of changes before are kept (AdaptiveDetector), the neighbourhood is ours.

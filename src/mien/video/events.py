@@ -20,8 +20,14 @@ COLUMNS = ("person", "expression", "onset", "apex", "offset", "peak")
 
 
 class Event(NamedTuple):
-    """An expression of one person from its onset to its offset, strongest at its apex, all in seconds; peak is the
-    probability there."""
+    """An expression of one person.
+
+    expression: its label.
+    onset: when it begins, in seconds.
+    apex: when it is strongest, in seconds.
+    offset: when it ends, in seconds.
+    peak: its probability at the apex, 0 to 1.
+    """
 
     expression: str
     onset: float
@@ -33,12 +39,15 @@ class Event(NamedTuple):
 class Spotter:
     """Finds the events of one person in (smoothed) probabilities, frame by frame, with two thresholds.
 
-    An event is a stretch of time in which an expression's probability stays at `offset` or above and somewhere reaches
-    `onset`. It begins with the first such frame, and ends with the first below `offset`, or where the face
-    is gone.
+    labels: of the probabilities; those of LASTING have no events.
+    onset: the probability that an expression has to reach; 0.6.
+    offset: the probability below which it has ended; 0.4.
 
-    labels: of the probabilities; those of LASTING have no events. onset, offset: 0 < offset ≤ onset ≤ 1; ValueError for
-    others. events: what has ended, in the order of the ends.
+    An event is a stretch of time in which an expression's probability stays at `offset` or above and somewhere reaches
+    `onset`. It begins with the first such frame, and ends with the first below `offset`, or where the face is gone. The
+    attribute `events` holds those that have ended, in the order of their ends.
+
+    Raises ValueError unless 0 < offset ≤ onset ≤ 1.
     """
 
     def __init__(self, labels: Sequence[str], onset: float = ONSET, offset: float = OFFSET):
@@ -81,9 +90,12 @@ def rounded(event: Event) -> dict[str, Any]:
 
 
 def write_events(file: BinaryIO, events: Iterable[tuple[str, int, Event]], several: bool, raw: bool = False) -> None:
-    """A line of CSV for each event, of a source and a person, in the order in which they are given.
+    """Write a line of CSV for each event, in the order in which they are given.
 
-    several: whether the sources are told apart, by a first column `source`. raw: text in it stays as it is.
+    file: to write to.
+    events: each with its source and person.
+    several: whether the sources are kept apart, by a first column `source`.
+    raw: whether text stays as it is; otherwise what a spreadsheet would compute has an apostrophe before it; False.
     """
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\r\n")

@@ -42,14 +42,14 @@ class Finder:
 
 
 class Follower(Finder):
-    """Finds the faces of key frames so, and in between looks only where a face is expected.
+    """Finds the faces of key frames as `Finder` does, and in between looks only where a face is expected.
 
     There it looks with the detector, too, at a square twice as wide as the face, brought to 192 pixels: landmarks that
-    were carried along instead would drift, and how a crop is aligned changes what is read in it. Where a face is not
-    seen again that was there a frame ago, the frame becomes a key frame; new faces appear in key frames only.
+    were carried along instead would drift, and how a crop is aligned changes what is read in it. Where a face that was
+    there a frame ago is not seen again, the frame becomes a key frame; new faces appear in key frames only.
 
-    With another scene all tracks end. Where frames become larger or smaller they go along, and where they get other
-    proportions they end, too.
+    With another scene all tracks end. Where frames become larger or smaller, tracks go along; where frames get other
+    proportions, tracks end, too.
     """
 
     def __init__(self, reader: Reader, keys: Every, cuts: Cuts):
@@ -96,8 +96,10 @@ class Follower(Finder):
 
 
 def look_near(detector: Detector, image: np.ndarray, box: np.ndarray, around: float = _AROUND) -> list[Detection]:
-    """The faces in the square `around` times as wide as box (x, y, width, height), as the detector sees it brought to
-    192 pixels; in pixels of image (H, W, 3) uint8."""
+    """The faces in the square `around` times as wide as a box, as the detector sees it brought to 192 pixels.
+
+    Boxes, (x, y, width, height), and faces are in pixels of the image (H, W, 3) uint8.
+    """
     side = max(box[2:].max() * around, 8)
     low = np.floor(box[:2] + (box[2:] - side) / 2).astype(int).clip(0)
     high = np.ceil(box[:2] + (box[2:] + side) / 2).astype(int).clip(0, image.shape[1::-1])

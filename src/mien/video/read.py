@@ -27,8 +27,9 @@ _HELD = 16  # frames held back, with their images, until a batch of faces is ful
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedFace(Face):
-    """A face in a video: what `Face` says, and
+    """A face in a video: what `Face` says, and who it is.
 
+    box, score, landmarks, expression, probability, probabilities, rotation, doubtful, outputs, mesh: as of `Face`.
     track: the number of the person, from 1, the same from frame to frame; None without tracking.
     unsmoothed: what the network says of this very frame, where `probabilities` (and `expression` and `probability`) are
         smoothed over time; None without tracking, where nothing is smoothed.
@@ -45,10 +46,12 @@ class TrackedFace(Face):
 class VideoFrame:
     """A frame that was read.
 
-    number: of the frame, from 0, in the order in which they are shown, those passed over counted, too.
+    number: of the frame, from 0, in the order in which they are shown; those passed over are counted, too.
     time: of the frame, in seconds from the video's beginning, as exact as the file is.
-    faces: the largest first, or without any. image: (H, W, 3) uint8 RGB, upright, where images were asked for.
-    pts: the time in ticks of the video's time base; sound: packets of audio that came before it, where asked for.
+    faces: the largest first, or none.
+    image: (H, W, 3) uint8 RGB, upright; None where images were not asked for.
+    pts: the time in ticks of the video's time base.
+    sound: the packets of audio that came before it; () where sound was not asked for.
     width, height: of the frame, in pixels, upright; they may change within a stream.
     cut: whether a scene begins with it, where people are tracked.
     """
@@ -87,15 +90,19 @@ def read_video(
 
     source: a file, 0 for the first camera, an address such as rtsp://…, or an opened `Video`, which also knows its
         `duration` in seconds.
+    reader: finds the faces in a frame and reads them.
     every: read every N-th frame, or with "0.5s" the first of every half second.
-    track: number the people, and smooth each one's probabilities: exponentially, with a time constant of `smooth`
-        seconds (0 for not at all), whatever the frame rate; by the network that the model's header names ("temporal");
-        or by a `mien.video.smooth.Smoothing`. Faces are then looked for in the whole frame only as often as
-        `detect_every` says (frames that are read, or seconds), and in every frame between only about where those known
-        are expected, which costs a tenth and still gives each frame its own box and landmarks.
+    track: number the people, and smooth each one's probabilities.
+    smooth: how that is done: exponentially, with a time constant of so many seconds (default 0.5, 0 for not at all),
+        whatever the frame rate; by the network that the model's header names ("temporal"); or by a
+        `mien.video.smooth.Smoothing`.
+    detect_every: how often a tracked video is searched for faces in the whole frame: every so many frames that are
+        read, or "0.2s" (default). In every frame between, faces are looked for only about where those known are
+        expected, which costs a tenth and still gives each frame its own box and landmarks.
     cuts: how much a frame that is read has to differ from the one before to begin another scene, 0 to 255 (default 10).
         All tracks end there, and smoothing with them. inf: none does. `mien.video.cuts.Cuts` says how that is measured.
-    images: give each frame its image. sound: hand audio packets through, for `AnnotatedVideo`.
+    images: give each frame its image.
+    sound: hand audio packets through, for `AnnotatedVideo`.
     thumbnails: give faces a thumbnail where they are seen better than before.
     batch_size: how many faces the network reads at a time; of a camera or stream the answer comes frame by frame.
     stop: asked several times a second, from the thread that iterates; once true, what was read so far still comes.

@@ -7,6 +7,9 @@ from mien.video.read import VideoFrame
 def video_records(source: str, frame: VideoFrame) -> list[Record]:
     """The faces of a frame, one record each; where there are none, one record that says so.
 
+    source: the name of the video, as records give it.
+    frame: the frame and its faces.
+
     They are those of a picture (`mien.faces.record`), and also hold the time in seconds, rounded to millionths, the
     number of the frame, its width and height, the track and the unsmoothed probabilities.
     """

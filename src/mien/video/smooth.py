@@ -29,9 +29,10 @@ class Smoothing(Protocol):
 class Exponential:
     """`s + (1 - exp(-Δt / τ)) (p - s)`, as fast whatever the frame rate, and less after a gap.
 
-    Δt is the time since the track was last seen. Of angles, the difference is the way round that is shorter.
+    seconds: τ, 0 or more; 0 changes nothing.
+    outputs: those that answers hold.
 
-    seconds: τ, 0 or more; 0 changes nothing. outputs: what answers hold.
+    Δt is the time since the track was last seen. Of angles, the difference is the shorter way round.
     """
 
     def __init__(self, seconds: float, outputs: Sequence[Output]):

@@ -24,12 +24,17 @@ from mien.faces.video import SCHEMES, camera, scheme
 _CAMERAS = {"darwin": "avfoundation", "win32": "dshow"}  # by what ffmpeg reads them, elsewhere v4l2
 _LIVE = SCHEMES - {"tcp", "http", "https"}  # what does not wait for those who are slow
 _AHEAD = 4  # frames decoded before they are asked for
-_GAP = 60  # seconds without a frame that are told
+_GAP = 60  # seconds without a frame that are reported
 _SILENCE = 10  # seconds without a word after which a stream is given up
 
 
 class Every:
-    """Which are due: every N-th, of "N" or N, or the first of every so many seconds, of "0.5s". Raises ValueError."""
+    """Which frames are due: every N-th, or the first of every so many seconds.
+
+    what: N, or "N", or a number of seconds, such as "0.5s".
+
+    Raises ValueError for anything else.
+    """
 
     def __init__(self, what: int | str):
         found = re.fullmatch(r"(\d+)|(\d+(?:\.\d*)?|\.\d+)s", str(what))
@@ -39,7 +44,7 @@ class Every:
         self.counts, self._next = bool(found[1]), 0.0
 
     def due(self, number: int, time: float) -> bool:
-        """Asked of each once, in order."""
+        """Whether this frame is; asked of each once, in order."""
         at = number if self.counts else time + 1e-6  # 0.6 may be a little less than thrice 0.2
         if self._next - self.step <= at < self._next:
             return False
@@ -49,8 +54,12 @@ class Every:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """A frame: its number, from 0; seconds; pts in ticks of the video's time base; (H, W, 3) uint8 RGB, upright.
+    """A frame as it was decoded.
 
+    number: from 0.
+    time: in seconds.
+    pts: in ticks of the video's time base.
+    image: (H, W, 3) uint8 RGB, upright.
     sound: packets of PyAV's, of the audio that came in since the last picture.
     """
 
@@ -75,17 +84,22 @@ class _State:
 class Video:
     """An open video, also as a context; its pictures can be taken once.
 
-    Raises ReadError for what is no video, MissingExtra without PyAV.
-
     source: a file, the number of a camera (0 is /dev/video0 on Linux), or an address that ffmpeg can open.
-    name: the source as text, without a password.
-    live: whether it goes on while nobody looks, so that who is slow misses frames.
-    duration: in seconds, None where nobody knows. time_base: of the pictures' pts, in seconds.
-    audio: PyAV's first audio stream, or None. rest: once the pictures are taken, the sound after the last one.
-    start: what is taken off their times, in seconds, once there is one.
+
+    Its attributes:
+
+        name       the source as text, without a password
+        live       whether it goes on while nobody looks, so that who is slow misses frames
+        duration   in seconds, None where nobody knows
+        time_base  of the pictures' pts, in seconds
+        audio      PyAV's first audio stream, or None
+        rest       once the pictures are taken, the sound after the last one
+        start      what is taken off their times, in seconds, once there is one
 
     Times are those of the file, pts × time base, counted from where the file begins, as players count; a live source
     begins with its first frame. A file is opened without the network, whatever it refers to.
+
+    Raises ReadError for what is no video, MissingExtra without PyAV.
     """
 
     def __init__(self, source: str | os.PathLike[str] | int):

@@ -23,13 +23,21 @@ _GONE = 10.0  # seconds after which nobody comes back under the same number
 
 @dataclass(slots=True, eq=False)
 class Person:
-    """A track. first, last: when it was seen, in seconds; seconds: for how long, all together, gaps not counted.
+    """A track, and what was seen of it.
 
-    times: seconds by (smoothed) expression. total: (C,) the sum of unsmoothed probabilities × seconds. others: the sum
-    of the values of every other output × seconds, as arrays; known: the seconds in which there was a value.
-    bins: the same of the smoothed ones, by the number of the bin of the timeline.
-    changes: as bins, sums of how far each expression is from a reference, where there is one.
-    spotter: of the expressions that begin and end. thumbnail: (64, 64, 3) uint8 RGB, where there is one.
+    source: the name of the video.
+    track: its number in it.
+    first, last: when it was seen first and last, in seconds.
+    spotter: of the expressions that begin and end.
+    thumbnail: (64, 64, 3) uint8 RGB; None where there is none.
+    frames: int, those in which it was seen.
+    seconds: for how long it was seen, all together, gaps not counted.
+    times: seconds by (smoothed) expression.
+    total: (C,), the sum of unsmoothed probabilities × seconds.
+    bins: by the number of the bin of the timeline, the same sum of smoothed probabilities.
+    others: by output, the sum of the values of every other output × seconds, as arrays.
+    known: by output, the seconds in which there was a value.
+    changes: by bin, sums of how far each expression is from a reference, where there is one.
     """
 
     source: str
@@ -78,7 +86,8 @@ class Summary:
     frames passed over change the shares. What is kept grows with the number of people and of their events, not with the
     length.
 
-    labels: of the expressions. others: what else is answered.
+    labels: of the expressions.
+    others: the outputs beside the expression; points are left out.
     min_seconds: who is seen for less is left out, and counted in `flickers` (default 0.5).
     onset, offset: between which probabilities an expression begins and ends, as for `mien.video.events.Spotter`.
     change: makes of (smoothed) probabilities how far each is from a reference, by label; None (default) without one.

@@ -13,17 +13,17 @@ from mien.video.smooth import FORGOTTEN, Exponential
 
 
 class TemporalSmoothing:
-    """What the model's temporal graph says of every frame, of the features of the last frames of a track; what it does
-    not answer is smoothed by a time constant.
+    """What the model's temporal graph says of every frame, by the features of the last frames of a track.
 
         graph  `track` (1, W, 1 + D) float32, seconds before now and features -> `probs` (1, W, C) of the first output,
                and others by their names (1, W, …); of n < W frames the last is repeated, and row n is taken
 
-    A frame whose features are not numbers is answered by the time constant; the first of them has a line.
+    classifier: of a model whose header names a temporal graph.
+    seconds: the time constant by which what the graph does not answer is smoothed; 0.5.
 
-    classifier: of a model whose header names a temporal graph. seconds: the time constant of the rest (default 0.5).
+    A frame whose features are not numbers is answered by the time constant; the first such frame gives a MienWarning.
 
-    Raises MienError for a model without one, CheckpointError where the file is not there or is no model.
+    Raises MienError for a model without a temporal graph, CheckpointError where its file is not there or is no model.
     """
 
     def __init__(self, classifier: Classifier, seconds: float = 0.5):

@@ -16,9 +16,14 @@ _EVENTS = 200  # of one person, those of the highest peaks
 
 
 def plot(summary: Summary, file: BinaryIO) -> None:
-    """The timeline as PNG: a strip a person, in it the smoothed probabilities one above the other, below it a line for
-    each event with a mark at its apex, and before it a small picture; with a reference, below that the change of each
-    expression from it as a line. Needs the extra [video]."""
+    """The timeline as PNG: a strip a person, in which the smoothed probabilities lie one above the other.
+
+    summary: of the videos.
+    file: to write to.
+
+    Below a strip is a line for each event, with a mark at its apex; before it is a small picture of the person. With a
+    reference, the change of each expression from it is drawn below that as a line. Needs the extra [video].
+    """
     require("matplotlib", "video")
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

@@ -14,8 +14,10 @@ _PUSH = 3.0  # sizes² a second³: how fast its speed may change
 class Track:
     """One face through time.
 
-    state: (4, 2), middle x and y, width and height in pixels, each with its change in a second. spread: (2, 2), the
-    covariance of a position and its change in sizes of the face, one for all four. seen: when it was found last.
+    id: its number, from 1.
+    state: (4, 2), middle x and y, width and height in pixels, each with its change in a second.
+    seen: when it was found last, in seconds.
+    spread: (2, 2), the covariance of a position and its change in sizes of the face, one for all four.
     """
 
     id: int
@@ -38,12 +40,13 @@ class Track:
 class Tracker:
     """Gives each face a number, from 1, that stays with it while it is in view; one that comes back gets another.
 
-    A Kalman filter of constant velocity, in seconds, so that frames may come at any rate, expects each face somewhere
-    (`predict`). What was found there goes to the faces by intersection over union, the largest first (`update`); for
-    faces still without, both boxes are grown by as much as the face may lie off, so that one hidden for a while is
-    found again. One not seen for `gap` seconds, or expected outside of the picture, is given up.
+    gap: seconds after which a face that is not seen is given up; 1.
+    overlap: the least intersection over union of what was found and what is expected, 0 to 1; 0.25.
 
-    overlap: the least intersection over union.
+    A Kalman filter of constant velocity, in seconds, so that frames may come at any rate, expects each face somewhere
+    (`predict`). What was found there goes to the faces by intersection over union, the largest first (`update`). For
+    faces that are still without, both boxes are grown by as much as the face may lie off, so that one hidden for a
+    while is found again. One expected outside of the picture is given up, too.
 
     Paper: Bewley et al., Simple Online and Realtime Tracking, 2016; the growing: Yang et al., Hard to Track Objects
     with Irregular Motions and Similar Appearances? Make It Easier by Buffering the Matching Space, 2023. Greedy instead
@@ -56,7 +59,11 @@ class Tracker:
         self._time, self._last = 0.0, 0
 
     def predict(self, time: float, size: tuple[int, int]) -> list[Track]:
-        """Move the faces to `time` in seconds, in a picture of `size` (width, height); those that may be there."""
+        """Move the faces to `time`, and return those that may be there.
+
+        time: in seconds.
+        size: width and height of the picture.
+        """
         step = max(0.0, time - self._time)
         self._time = time
         forward = np.array([[1, step], [0, 1]])
@@ -79,8 +86,11 @@ class Tracker:
             track.state = track.state * ratio
 
     def update(self, boxes: Sequence[Sequence[float]], *, births: bool = True) -> list[int | None]:
-        """The number of each box (x, y, width, height) found at the time of `predict`; without `births` those of nobody
-        have None."""
+        """The number of each box that was found at the time of `predict`.
+
+        boxes: x, y, width, height each.
+        births: whether boxes of nobody get a new number; otherwise they have None.
+        """
         found = np.asarray(boxes, float).reshape(-1, 4)
         ids: list[int | None] = [None] * len(found)
         for grown in (False, True):
