@@ -468,7 +468,7 @@ def test_a_drawing_shows_what_ran_in_its_order(pages):
     assert (stage.what, stage.out, stage.kind) == ("2 × ConvBlock of SpectralGate", "64×8", "other")
     assert stage.parameters == sum(p.numel() for p in network.stages[0].parameters())
     assert [part.kind for part in drawn if part.name.startswith("stages.2")] == ["attention"]
-    assert drawn[-1].kind == "training" and drawn[-1].out == ""
+    assert drawn[-1].kind == "idle" and drawn[-1].out == ""
     root = ElementTree.fromstring(pages.draw(network, torch.rand(1, 3, 32, 32)))
     boxes = [each for each in root if each.tag.endswith("rect")]
     assert len(boxes) == 1 + 1 + len(drawn)  # the card, the images
@@ -476,3 +476,16 @@ def test_a_drawing_shows_what_ran_in_its_order(pages):
     for box in boxes:
         assert float(box.get("x", 0)) + float(box.get("width")) <= width
         assert float(box.get("y", 0)) + float(box.get("height")) <= height
+
+
+def test_what_is_no_classifier_is_exported_too():
+    """For any number of pictures, as torch programs."""
+    torch.manual_seed(0)
+    some = {0: torch.export.Dim("batch", min=1, max=64)}
+    for network, one in (
+        (AxialTransformer(**IMAGE_MODEL, channels=2), torch.ones(1, 2, 5, 6, dtype=torch.long)),
+        (awake_pose(), torch.rand(1, 3, 64, 64)),
+    ):
+        network.eval()
+        program = torch.export.export(network, (one.repeat(2, 1, 1, 1),), dynamic_shapes=(some,)).module()
+        torch.testing.assert_close(program(one), network(one))
