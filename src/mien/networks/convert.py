@@ -163,7 +163,7 @@ _MOH_VITS = {
 KINDS["davit"] = _several(("davit_tiny", "davit_small", "davit_base"), from_davit)
 KINDS["halonet"] = _several(("halonet26t", "halonet50ts"), from_halonet)
 KINDS["moh_vit"] = Kind(
-    from_moh_vit,
+    partial(from_moh_vit, shared=_MOH_VITS["moh_vit_tiny"]),
     "",
     _classes,
     variants={
