@@ -497,6 +497,9 @@ def test_a_video(page, photographs, tmp_path, call):
         browser.wait(page, "#clock", f"0:00.{2 * moment}")
         [first, _] = json.loads(page.find_element("id", "numbers").get_attribute("textContent"))
         assert first == plain[2 * moment]
+    page.find_elements("css selector", "#faces label")[1].click()
+    browser.wait(page, "#status", "Person 2 shows")
+    assert json.loads(page.find_element("id", "numbers").get_attribute("textContent"))[1] == plain[5]
     assert browser.barriers(page) == []
     give(page, photographs / "note.mp4", "note.mp4: not a video that this browser can play")
     assert not page.find_element("id", "files").is_displayed() and browser.complaints(page) == []
