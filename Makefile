@@ -1,6 +1,7 @@
-# make demo: install the reading part and read the photographs in examples/
+# make example: install the reading part and read the photographs in examples/ (make demo is the same; mien demo is a page in the browser)
 # make test: install what the tests need as well, and run them
 # make quick: the tests of the parts that everything stands on, in less than a minute
+# make docs: the documentation as a site, in site/index.html; it asks nothing of the network when it is built or read
 # make web: put together the static page that reads faces in the visitor's own browser, in web/dist (needs npm)
 # make train-default: train the default model anew, on two cores in about three and a half hours; run it again after a cut. DATA is a folder
 #   with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet; TRAIN is
@@ -18,20 +19,31 @@ LAST := runs/mobilefacenet_ferplus_3/best.safetensors
 
 QUICK := $(addprefix tests/test_,outputs.py output_measures.py targets.py files.py checkpoint_header.py classifier.py reader.py track.py)
 
-.PHONY: demo test quick web release train-default clean
+.PHONY: example demo test lint suite quick docs web release train-default clean
 
-demo: .venv/reading
-	.venv/bin/mien read examples --annotate out/demo
+example: .venv/reading
+	.venv/bin/mien read examples --annotate out/example
+
+demo: example
 
 test: .venv/testing
+	$(MAKE) -j 2 lint suite
+
+lint: .venv/testing
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --pythonpath .venv/bin/python
+
+suite: .venv/testing
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 quick: .venv/testing
 	.venv/bin/ruff check .
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 -q $(QUICK)
+
+docs: .venv/reading
+	$(PIP) install -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 
 web: .venv/reading
 	$(PIP) install -c constraints.txt onnx
@@ -58,7 +70,7 @@ weights/mobilefacenet.safetensors: | .venv/testing
 include recipes/campaign.mk
 
 clean:
-	rm -rf .venv out build dist web/dist web/node_modules
+	rm -rf .venv out build dist site web/dist web/node_modules
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -71,7 +83,7 @@ clean:
 
 # The CPU build of torch first: the one on PyPI brings gigabytes of CUDA packages that no test uses.
 .venv/testing: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) install -c constraints.txt --no-deps $(TORCH)+cpu 2>/dev/null || \
-		$(PIP) install -c constraints.txt --no-deps $(TORCH) --index-url https://download.pytorch.org/whl/cpu
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install --no-compile -c constraints.txt --no-deps $(TORCH)+cpu 2>/dev/null || \
+		$(PIP) install --no-compile -c constraints.txt --no-deps $(TORCH) --index-url https://download.pytorch.org/whl/cpu
+	$(PIP) install --no-compile -c constraints.txt -e '.[test]'
 	@touch $@ .venv/reading

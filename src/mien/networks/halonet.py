@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
-from mien.networks.staged import needs_whole_windows, rates
+from mien.networks.staged import check_size, needs_whole_windows, rates
 from mien.nn.attend import merge_heads
 from mien.nn.base import Grid, MakeMixers
 from mien.nn.block import DropPath
@@ -30,13 +30,10 @@ class HalvingHalo(Halo):
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         grid = checked_grid(tokens, grid, type(self).__name__)
-        planes = self.qkv(tokens)
-        out = (self.dense if self.attend.open else self.local)(*self.arguments(planes), grid)
+        qkv = self.qkv(tokens)
+        none = qkv[:, :0]
+        out = self.dense(qkv, none, qkv, grid) if self.attend.open else self.local(none, qkv, grid)
         return self.proj_drop(self.proj(out))
-
-    def arguments(self, planes: Tensor) -> tuple[Tensor, ...]:
-        prefix = planes[:, :0]
-        return (planes, prefix, planes) if self.attend.open else (prefix, planes)
 
     def queries(self, planes: Tensor, grid: Grid) -> Tensor:
         block = self.cut(grid)[0]
@@ -195,6 +192,7 @@ class HaloNet(Network):
         nn.init.zeros_(self.head.bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
+        check_size(images, self.img_size)
         maps = self.stem(images)
         for stage in self.stages:
             maps = stage(maps)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
-from mien.networks.staged import needs_whole_windows, rates
+from mien.networks.staged import check_size, needs_whole_windows, rates
 from mien.nn.attend import merge_heads, split_heads
 from mien.nn.base import Grid, MakeMixer, MakeMixers
 from mien.nn.block import DropPath
@@ -222,6 +222,7 @@ class MoHViT(Network):
                     nn.init.zeros_(module.bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
+        check_size(images, self.img_size)
         maps = images
         for stage in self.stages:
             parts = dict(stage.named_children())
