@@ -20,7 +20,7 @@ LAST := runs/mobilefacenet_ferplus_3/best.safetensors
 
 QUICK := $(addprefix tests/test_,outputs.py output_measures.py targets.py files.py checkpoint_header.py classifier.py reader.py track.py)
 
-.PHONY: example demo test quick docs web release train-default clean
+.PHONY: example demo test lint suite quick docs web release train-default clean
 
 example: .venv/reading
 	.venv/bin/mien read examples --annotate out/example
@@ -28,9 +28,14 @@ example: .venv/reading
 demo: example
 
 test: .venv/testing
+	$(MAKE) -j 2 lint suite
+
+lint: .venv/testing
 	.venv/bin/ruff check .
 	.venv/bin/lint-imports
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --pythonpath .venv/bin/python
+
+suite: .venv/testing
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal
 
 quick: .venv/testing
@@ -79,7 +84,7 @@ clean:
 
 # The CPU build of torch first: the one on PyPI brings gigabytes of CUDA packages that no test uses.
 .venv/testing: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) install -c constraints.txt --no-deps $(TORCH)+cpu 2>/dev/null || \
-		$(PIP) install -c constraints.txt --no-deps $(TORCH) --index-url https://download.pytorch.org/whl/cpu
-	$(PIP) install -c constraints.txt -e '.[test]'
+	$(PIP) install --no-compile -c constraints.txt --no-deps $(TORCH)+cpu 2>/dev/null || \
+		$(PIP) install --no-compile -c constraints.txt --no-deps $(TORCH) --index-url https://download.pytorch.org/whl/cpu
+	$(PIP) install --no-compile -c constraints.txt -e '.[test]'
 	@touch $@ .venv/reading

@@ -1,6 +1,6 @@
 """Small faces in large crops: a reader in two passes beside plain resizing, at equal operations.
 
-    nice -n 10 python benchmarks/magnifier.py train_validation.parquet [--seeds 0 1] [--epochs 2] [--out out/magnifier]
+    nice -n 10 python benchmarks/magnifier.py train_validation.parquet [--seeds 0 1] [--epochs 4] [--out out/magnifier]
 
 Every face of the set is made 28×28 pixels small and put at a random place of a 112×112 crop of smooth noise. `two
 passes` is `mien.networks.magnified`: a look at the crop in 28×28 pixels, and one at 48×48 of its own. The others see
@@ -112,8 +112,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Two passes beside plain resizing, on small faces.")
     parser.add_argument("data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--limit", type=int, help="training faces; default: all")
+    parser.add_argument("--beside", nargs="+", choices=("56", "80"), default=["56", "80"], help="pixels resized to")
     parser.add_argument("--out", type=Path, default=Path("out/magnifier"))
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -122,9 +123,10 @@ def main() -> None:
         torch.save(read(args.data, args.limit), cache)
     faces, votes, shown, truth = torch.load(cache)
     target = truth.argmax(1).numpy()
-    found: dict[str, list[dict]] = {name: [] for name in SETTINGS}
+    chosen = {name: o for name, o in SETTINGS.items() if not o or str(o["coarse_size"]) in args.beside}
+    found: dict[str, list[dict]] = {name: [] for name in chosen}
     for seed in args.seeds:
-        for name, options in SETTINGS.items():
+        for name, options in chosen.items():
             path = args.out / f"{name.replace(' ', '_').replace(',', '')}-{seed}.json"
             if not path.exists():
                 begin = time.process_time()
@@ -136,14 +138,14 @@ def main() -> None:
             found[name].append(json.loads(path.read_text()))
             right = np.mean(np.array(found[name][-1]["named"]) == target)
             print(f"seed {seed}, {name}: {right:.4f}", flush=True)
-    first = next(iter(SETTINGS))
+    first = next(iter(chosen))
     right = {name: np.array([np.array(run["named"]) == target for run in runs]) for name, runs in found.items()}
     draws = np.random.default_rng(0).integers(0, len(target), (2000, len(target)))
     seeds = ", ".join(map(str, args.seeds))
     print(f"\n{len(faces):,} faces of training, {args.epochs} epochs; {len(target):,} of validation; seeds {seeds}")
     print("\n| | MMAC | accuracy by seed | mean | two passes beside it (95 %) | whole face in the window |")
     print("|---|---:|---:|---:|---:|---:|")
-    for name, options in SETTINGS.items():
+    for name, options in chosen.items():
         cost = macs(Magnified(num_classes=8, **options), torch.rand(1, 3, SIDE, SIDE)) / 1e6
         each = ", ".join(f"{value:.3f}" for value in right[name].mean(1))
         gain = (right[first].astype(float) - right[name]).mean(0)  # (faces,)

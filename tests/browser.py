@@ -6,8 +6,13 @@ with open_browser(tmp_path) as driver:  # skips where there is no chromium
     assert all(is_local(url) for url in requests(driver))
 """
 
+import fcntl
 import json
+import os
+import re
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +102,39 @@ def wait(driver, selector: str, text: str = "", seconds: float = 120):
 
     waiting = WebDriverWait(driver, seconds, ignored_exceptions=[StaleElementReferenceException])
     return waiting.until(shown, f"nothing in {selector} shows {text!r}")
+
+
+WEB = Path(__file__).parents[1] / "web"
+UNREACHABLE = re.compile("ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ERR_SOCKET_TIMEOUT")
+
+
+@contextmanager
+def npm_lock() -> Iterator[None]:
+    """web/node_modules is shared by the processes of the tests."""
+    with open(Path(tempfile.gettempdir(), f"mien-web-{os.getuid()}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def barriers(driver) -> list[str]:
+    """What axe-core finds on the page that keeps people from using it: its serious and its critical violations."""
+    axe = WEB / "node_modules" / "axe-core" / "axe.min.js"
+    with npm_lock():
+        if not axe.is_file():
+            npm = shutil.which("npm") or pytest.skip("no npm on this machine")
+            ran = subprocess.run([npm, "ci", "--ignore-scripts"], cwd=WEB, capture_output=True, text=True)
+            if ran.returncode and UNREACHABLE.search(ran.stderr):
+                pytest.skip("npm's registry cannot be reached")
+            assert ran.returncode == 0, ran.stderr
+    if not driver.execute_script("return 'axe' in window"):
+        driver.execute_script(axe.read_text(encoding="utf-8"))
+    return driver.execute_async_script(
+        """const done = arguments[0];
+        axe.run(document, {resultTypes: ['violations'], preload: false}).then(({violations}) => done(violations
+            .filter(({impact}) => impact === 'serious' || impact === 'critical')
+            .flatMap(({id, nodes}) => nodes.map(({html, any}) => `${id}: ${html.slice(0, 200)} ${any[0]?.message}`))
+        ), (error) => done([String(error)]));"""
+    )
 
 
 def _of_pages(log: Path) -> list[str]:

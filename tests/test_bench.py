@@ -12,6 +12,8 @@ from PIL import Image
 from torch import nn
 
 from mien.__main__ import main
+from mien.commands.list import mixers
+from mien.commands.tables import COSTS
 from mien.networks.cost import MEASURES, compare, fitted, macs, milliseconds, peak_bytes, side_by_side
 from mien.nn import SelfAttention, TalkingHeads
 
@@ -143,6 +145,23 @@ def test_tables(capsys):
     assert table[0].startswith("| 2×3 | parameters | MMAC a face |") and len(table) == 4
     assert len({line.count("|") for line in table}) == 1
     assert table[2].startswith("| SelfAttention | 1,088 (1.00) | 0.0 (1.00) |") and "torch's profiler" in lines[0]
+
+
+def test_tables_are_aligned_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert main(["bench", "mixers", "TalkingHeads", "--grid", "2,3", *SMALL]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head, *rows = lines[2:]
+    assert "|" not in "".join(lines[2:]) and head.split()[:2] == ["2×3", "parameters"] and len(rows) == 2
+    assert len({len(line) for line in (head, *rows)}) == 1 and rows[0].startswith("SelfAttention  1,088 (1.00)")
+
+
+def test_costs_that_are_listed_are_those_that_are_counted():
+    assert COSTS.keys() == mixers().keys()
+    for name, make in mixers().items():
+        module = fitted(make, (14, 14))(192, 6)
+        counted = sum(p.numel() for p in module.parameters()), macs(module, torch.randn(1, 196, 192), (14, 14)) / 1e6
+        assert (counted[0], round(counted[1], 1)) == COSTS[name], name
 
 
 @pytest.mark.parametrize(

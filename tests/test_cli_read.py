@@ -402,5 +402,11 @@ def test_list(tmp_path, monkeypatch, capsys):
     write_stand_in(tmp_path / "another" / "model.onnx")
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["model", "another", "mobilefacenet_ferplus"]
+    assert lines[2].split()[1] == "(default)" and all(
+        lines[0].index("licence") == line.index("CC0") for line in lines[1:]
+    )
+    assert main(["list", "--details"]) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line[0] != " "] == ["another", "mobilefacenet_ferplus (default)"]
     assert any("neutral, happiness" in line for line in lines) and any("CC0" in line for line in lines)

@@ -92,6 +92,7 @@ def test_expressions_keep_their_colours_among_others():
     assert colour_of("nonsense", many) == colour_of("uncertain", many) == (255, 255, 255)
     assert css((240, 228, 66)) == "#f0e442"
     assert ink_on((240, 228, 66)) == (0, 0, 0) and ink_on((0, 0, 120)) == (255, 255, 255)
+    assert ink_on(COLOUR_OF["disgust"]) == (0, 0, 0)  # white has a contrast of 3.4
 
 
 @pytest.mark.parametrize("count", [3, 12])

@@ -20,13 +20,21 @@ from mien.networks import (
     APViT,
     ARBEx,
     CaiT,
+    DaViT,
     Deployed,
     GuidedClassifier,
+    HaloNet,
+    HierarchicalSpectFormer,
     Magnified,
+    MaxViT,
+    MoHViT,
     Network,
     PlainClassifier,
     Poster,
     RegionReader,
+    SparseDeiT,
+    SpectFormer,
+    TiCNet,
 )
 from mien.networks.trunk import Trunk
 from mien.nn import PAM, ClassAttentionPool, Halo, MoH, Neighborhood, SpectralGate, TalkingHeads
@@ -66,6 +74,18 @@ def plain(**options) -> PlainClassifier:
 TWO_TRUNKS = {"dims": (8, 8, 8), "head_dim": 4, "adapt_kernel": 1, "key_strides": (4, 2, 1)}
 TWO_TRUNKS |= {"embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 8}
 TOKENS = {"num_classes": 8, "img_size": 32, "patch_size": 4, "embed_dim": 16, "num_heads": 2}
+STAGE = {"num_classes": 8, "img_size": 32, "depths": (1,)}
+HALO = {"dims": (32, 64), "num_heads": (2, 4), "plan": ("c", "a"), "stem": 16, "block_size": 4, "halo_size": 1}
+MOH = {"dims": (16,), "num_heads": (2,), "mlp_ratios": (2,), "pools": (2,), "shared": (1,), "top_k": (1,)}
+
+
+def calm(network: nn.Module) -> nn.Module:
+    """Batch norms that make smaller what they read, or logits would be too far apart."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.fill_(2)
+    return network
+
 
 NETWORKS = {
     "plain": plain,
@@ -82,6 +102,40 @@ NETWORKS = {
     "magnified": lambda: Magnified(num_classes=8, embed_dim=16, num_heads=2),
     "regions": lambda: RegionReader(image=Small(112), num_classes=8, embed_dim=16, num_heads=2),
     "cait": lambda: CaiT(**TOKENS, depth=1, class_depth=1, init_values=1.0),
+<<<<<<< HEAD
+    "maxvit": lambda: MaxViT(**STAGE, dims=(8,), stem=(8, 8), head_dim=8, window_size=4),
+    "halonet": lambda: calm(HaloNet(num_classes=8, img_size=32, **HALO)),
+    "davit": lambda: DaViT(**STAGE, dims=(8,), num_heads=(2,), window_size=3),
+    "moh_vit": lambda: MoHViT(**STAGE, **MOH),
+=======
+    "sparsifiner": lambda: SparseDeiT(**TOKENS, depth=1),
+    "spectformer": lambda: SpectFormer(**TOKENS, depth=2, spectral_depth=1),
+    "spectformer, hierarchical": lambda: HierarchicalSpectFormer(
+        num_classes=8,
+        img_size=32,
+        embed_dims=(8, 8, 16, 16),
+        depths=(1,) * 4,
+        num_heads=(1,) * 4,
+        mlp_ratios=(2,) * 4,
+        stem_dim=8,
+    ),
+    "tic": lambda: TiCNet(num_classes=8, img_size=32, embed_dims=(8,), depths=(1,), num_heads=(2,)),
+    "maxvit": lambda: MaxViT(
+        num_classes=8, img_size=32, depths=(1, 1), dims=(8, 16), stem=(8, 8), head_dim=8, window_size=4
+    ),
+    "halonet": lambda: HaloNet(
+        num_classes=8,
+        img_size=32,
+        num_heads=(2, 4),
+        dims=(32, 64),
+        stem=16,
+        plan=("ca", "aa"),
+        block_size=4,
+        halo_size=1,
+    ),
+    "davit": lambda: DaViT(**STAGES, dims=(8, 16), window_size=3),
+    "moh_vit": lambda: MoHViT(**STAGES, dims=(16, 24), mlp_ratios=(2, 2), pools=(2, 1), shared=(1, 1), top_k=(1, 1)),
+>>>>>>> nets_b
     "other mixers": lambda: CaiT(
         **TOKENS,
         depth=5,

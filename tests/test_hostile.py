@@ -163,8 +163,10 @@ def test_escape_codes_in_a_model_never_reach_a_terminal(tmp_path, text, call):
 def test_what_a_model_says_of_itself_is_listed_without_escape_codes(tmp_path, call, monkeypatch):
     monkeypatch.setattr("mien.commands.list.MODELS", tmp_path)
     write_stand_in(tmp_path / "one/model.onnx", HEADER | {"training": {"data\x1b[2J": {"\x9bx": "\x1b]0;title\x07"}}})
-    code, out, _ = call("list")
-    assert code == 0 and all(line.isprintable() for line in out) and any("]0;title" in line for line in out)
+    for words in (["list"], ["list", "--details"]):
+        code, out, _ = call(*words)
+        assert code == 0 and all(line.isprintable() for line in out) and any("one" in line for line in out)
+    assert any("]0;title" in line for line in out)
 
 
 def test_libraries_in_c_write_nothing(tmp_path, stand_in):

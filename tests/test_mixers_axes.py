@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from published import GOLDEN, fill_small, rng
 from torch import nn
 
+from mien.networks.axial import AxialLayer
 from mien.nn import (
     Axial,
     Block,
@@ -76,21 +77,10 @@ class AxialTransformer(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.positions, self.axial = AxialPositions(32, (7, 7)), Axial(32, 4)
-        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(2))
-        self.scales = nn.ParameterList(torch.empty(1, 32, 1, 1) for _ in range(4))
-        self.convs = nn.ModuleList(nn.Conv2d(*sides, 3, padding=1) for sides in [(32, 128), (128, 32)] * 2)
+        self.positions, self.layer = AxialPositions(32, (7, 7)), AxialLayer(32, 4)
 
     def forward(self, maps):
-        x = self.positions(to_tokens(maps), (7, 7))
-        for norm, lines in zip(self.norms, (self.axial.columns, self.axial.rows), strict=True):
-            x = x + lines(norm(x), (7, 7))
-        maps = to_map(x, (7, 7))
-        for i in (0, 2):
-            spread, mean = torch.std_mean(maps, 1, correction=0, keepdim=True)
-            normed = (maps - mean) / (spread + 1e-5) * self.scales[i] + self.scales[i + 1]
-            maps = maps + self.convs[i + 1](F.leaky_relu(self.convs[i](normed), 0.01))
-        return maps
+        return to_map(self.layer(self.positions(to_tokens(maps), (7, 7)), (7, 7)), (7, 7))
 
 
 def axial_names(dim: int, parts: dict[str, str]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -130,19 +120,23 @@ def axial(combine):
 
 
 def axial_transformer():
-    names = axial_names(32, {"layers.blocks.0.0.fn.fn": "axial.columns", "layers.blocks.0.1.fn.fn": "axial.rows"})
+    names = axial_names(
+        32, {"layers.blocks.0.0.fn.fn": "layer.axial.columns", "layers.blocks.0.1.fn.fn": "layer.axial.rows"}
+    )
     module = AxialTransformer()
     names |= {
         "pos_emb.param_0": ("positions.rows", (1, 32, 7, 1)),
         "pos_emb.param_1": ("positions.columns", (1, 32, 1, 7)),
     }
     for i in (0, 1):
-        names |= {f"layers.blocks.0.{i}.fn.norm.{leaf}": (f"norms.{i}.{leaf}", (32,)) for leaf in ("weight", "bias")}
-        for j, g in enumerate("gb"):
-            names[f"layers.blocks.1.{i}.0.{g}"] = (f"scales.{2 * i + j}", (1, 32, 1, 1))
+        names |= {
+            f"layers.blocks.0.{i}.fn.norm.{leaf}": (f"layer.norms.{i}.{leaf}", (32,)) for leaf in ("weight", "bias")
+        }
+        for theirs, ours in (("g", "scale"), ("b", "shift")):
+            names[f"layers.blocks.1.{i}.0.{theirs}"] = (f"layer.mlps.{i}.0.{ours}", (1, 32, 1, 1))
         for j, (out, into) in enumerate([(128, 32), (32, 128)]):
             for leaf, shape in (("weight", (out, into, 3, 3)), ("bias", (out,))):
-                names[f"layers.blocks.1.{i}.{2 * j + 1}.{leaf}"] = (f"convs.{2 * i + j}.{leaf}", shape)
+                names[f"layers.blocks.1.{i}.{2 * j + 1}.{leaf}"] = (f"layer.mlps.{i}.{2 * j + 1}.{leaf}", shape)
     return turned(module, names)
 
 

@@ -20,6 +20,8 @@ from mien.networks import (
     Deployed,
     MobileFaceNet,
     Poster,
+    SparseDeiT,
+    SpectFormer,
     ViT,
     apvit_mobile,
     btn,
@@ -30,6 +32,8 @@ from mien.networks import (
     mobilefacenet,
     poster,
     save_network,
+    spectformer_h_s,
+    tic_mobile,
 )
 from mien.nn import ClassAttentionPool, DropPath, Layout, observe
 from mien.nn.observe import attentions
@@ -115,6 +119,8 @@ def awake(make, **options):
     return network
 
 
+TINY_TOKENS = {"num_classes": 8, "img_size": 112, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
+TINY_STAGES = {"embed_dims": (8, 8, 16, 16), "depths": (1,) * 4, "num_heads": (1,) * 4, "mlp_ratios": (2,) * 4}
 MAKES = {
     "poster": poster,
     "btn": btn,
@@ -125,6 +131,10 @@ MAKES = {
     "magnified": magnified,
     "cait": partial(CaiT, num_classes=8, img_size=112, embed_dim=32, depth=2, num_heads=2),
     "apvit_mobile": partial(awake, apvit_mobile),
+    "sparsifiner": partial(SparseDeiT, **TINY_TOKENS, keep=0.1),
+    "spectformer": partial(SpectFormer, **TINY_TOKENS, spectral_depth=1),
+    "tic": partial(tic_mobile, embed_dims=(16, 32), depths=(1, 1), num_heads=(2, 2)),
+    "spectformer_h": partial(spectformer_h_s, num_classes=8, img_size=112, **TINY_STAGES),
     "apvit_mobile, lanet": partial(awake, apvit_mobile, patch_criterion="lanet"),
 }
 
@@ -213,6 +223,7 @@ def test_a_batch_trains_every_parameter(name, batch):
         if isinstance(module, DropPath):
             module.rate = 0.0  # or a face alone loses a whole branch by chance
     loss = loss_of(network, faces(batch), torch.arange(batch))
+    loss = loss + sum(part.aux_loss for part in network.modules() if getattr(part, "aux_loss", None) is not None)
     loss.backward()
     assert loss.isfinite()
     for parameter, p in network.named_parameters():

@@ -16,7 +16,7 @@ from mien.__main__ import main
 from mien.checkpoint import labels_of, outputs_of, read_header
 from mien.classifier import DEFAULT_MODEL, MODELS
 from mien.labels import EXPRESSIONS, ORDERS
-from mien.networks import APViT, ARBEx, Network, build, load_network
+from mien.networks import APViT, ARBEx, Network, SparseDeiT, build, load_network
 from mien.training.run import parser
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -64,6 +64,14 @@ class Plain(Network):
 
     def forward_head(self, features):
         return self.head(features)
+
+
+class Sparse(SparseDeiT):
+    """Sparsifiner in one block, with its two phases."""
+
+    def __init__(self, *, num_classes: int, mask_phase: float, keep: float = 0.25):
+        sizes = {"img_size": 112, "patch_size": 28, "embed_dim": 8, "depth": 1, "num_heads": 2}
+        super().__init__(num_classes=num_classes, keep=keep, mask_phase=mask_phase, **sizes)
 
 
 class Balanced(ARBEx):
@@ -114,7 +122,7 @@ SETS = {
 def two_steps(file: Path, data: Path, *options: str) -> list[str]:
     told = yaml.safe_load(file.read_text())
     name = told["model"]["class_path"].rpartition(".")[2].partition("_")[0]
-    name = {"apvit": "Small", "arbex": "Balanced"}.get(name, "Plain")
+    name = {"apvit": "Small", "arbex": "Balanced", "sparsifiner": "Sparse"}.get(name, "Plain")
     own = {
         "--model.class_path": f"{__name__}.{name}",
         "--init": "{}",

@@ -1,6 +1,7 @@
 """Any mixer in any network: by name, one for all blocks or one a block, told its grid, and in timm's ViTs."""
 
 import json
+import re
 from functools import partial
 
 import pytest
@@ -306,8 +307,11 @@ def test_names_that_are_none(mixer, reason):
 
 def test_the_command_names_them(capsys):
     assert main(["list", "mixers"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["mixer", "parameters", "MMAC", "paper"]
     assert [line.split()[0] for line in lines] == [f"mien.nn.{name}" for name in MIXERS]
+    assert any("149,568  44.0  Jin et al. 2024  " in line for line in lines)
+    assert all(re.search(r"  \S.* (?:(?:19|20)\d\d|arXiv \d{4}\.\d{5})  ", line) for line in lines), lines
     assert {"SelfAttention", "TalkingHeads"} <= MIXERS.keys() and not {"Block", "Attend", "Mlp"} & MIXERS.keys()
     assert all(len(line.split()) > 4 and "`" not in line and "(B," not in line for line in lines), lines
 

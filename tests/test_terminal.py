@@ -90,3 +90,20 @@ def test_the_doctor(capsys, monkeypatch, tmp_path):
     assert said["model"] == "mobilefacenet_ferplus, in OpenVINO" and said["cache"].endswith(str(tmp_path))
     assert main(["doctor", "--model", "none.onnx"]) == 1
     assert "cannot be opened: none.onnx" in capsys.readouterr().out
+
+
+def test_slow_starts_say_what_they_begin_with_on_a_terminal(capsys, monkeypatch):
+    """Before anything is imported that takes seconds: no torch is loaded here."""
+    for name in ("torch", "gradio"):
+        monkeypatch.setitem(sys.modules, name, None)
+    slow = {
+        ("demo", "--port", "0"): "starting the page …",
+        ("export", "two.onnx", "--model", "one.safetensors"): "opening one.safetensors …",
+        ("eval", "one.onnx", "--data", "faces"): "opening one.onnx and faces …",
+    }
+    for words, said in slow.items():
+        for terminal in (True, False):
+            monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+            assert main(list(words)) == 1
+            first, *rest = capsys.readouterr().err.splitlines()
+            assert (first == said) == terminal and len(rest) == terminal and "pip install" in [first, *rest][-1]

@@ -1,17 +1,16 @@
 """The static page: each stage of its JavaScript beside Python's, and the whole in a browser."""
 
 import base64
-import fcntl
+import csv
 import http.server
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -23,13 +22,17 @@ from PIL import Image
 
 from mien import Reader
 from mien.explain import Occlusion
+from mien.explain.page import page as explained
 from mien.faces import ARCFACE112, crop, open_picture
 from mien.faces.detect import _suppress
+from mien.faces.places import places
+from mien.faces.pose import FAR, HEAD, pose_of, rotation_of
 from mien.faces.tiles import fit, shrink
+from mien.outputs import Output
+from mien.video.smooth import Exponential
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-UNREACHABLE = re.compile("ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|ERR_SOCKET_TIMEOUT")
 
 PREPROCESS = {"align": "arcface112", "resize": [{"size": 48}, {"size": 112}]}
 
@@ -139,6 +142,73 @@ def test_suppresses_as_opencv_does(tmp_path):
     assert answer == [kept]
 
 
+def test_places_labels_as_python_does(tmp_path):
+    """A few faces and crowds of them, where labels have to give way."""
+    rng, cases, wanted = np.random.default_rng(3), [], []
+    for count, gap in ((1, 0), (2, 5), (9, 5), (40, 5), (120, 0)):
+        corner, side = rng.integers(-20, 560, (count, 2)), rng.integers(20, 120, (count, 1))
+        boxes = np.concatenate([corner, corner + side * (1, 1.5)], 1).clip(0, (640, 480, 640, 480))
+        short, full = [[14, 22]] * count, [[int(wide), 22] for wide in rng.integers(60, 160, count)]
+        found = places(boxes.tolist(), short, full, (640, 480), gap)
+        wanted.append([one and {"place": list(one[0]), "full": one[1]} for one in found])
+        cases.append(("places", boxes.tolist(), short, full, [640, 480], gap))
+    assert run_stages(cases, tmp_path) == wanted
+    crowd = [one for one in wanted[-1] if one]
+    assert len(crowd) < 120 and {one["full"] for one in crowd} == {True, False}
+    for i, one in enumerate(crowd):  # none covers another, or leaves the picture
+        left, top, right, bottom = one["place"]
+        assert left >= 0 and top >= 0 and right <= 640 and bottom <= 480
+        for other in crowd[:i]:
+            a, b, c, d = other["place"]
+            assert left >= c or right <= a or top >= d or bottom <= b
+
+
+def test_tells_poses_as_python_does(tmp_path):
+    rng, points = np.random.default_rng(4), []
+    for _ in range(40):
+        angles = rng.uniform(-1, 1, 3) * (50, 30, 40)
+        seen = HEAD @ rotation_of(*angles).T + (0, 0, FAR)
+        points.append((seen[:, :2] / seen[:, 2:] * rng.uniform(50, 900) + 300 + rng.normal(0, 1, (5, 2))).astype("f4"))
+    points.append(np.full((5, 2), 7, np.float32))
+    cases = [("poseOf", one.ravel().tolist(), HEAD.tolist(), FAR) for one in points]
+    for found, one in zip(run_stages(cases, tmp_path), points, strict=True):
+        right = pose_of(one)
+        assert (found is None) == (right is None)
+        if found:
+            assert np.abs(np.subtract(list(found.values()), right)).max() < 0.02
+
+
+def test_follows_and_smooths_as_python_does(tmp_path):
+    """Two who move, one of whom is hidden for a while, and one who comes later."""
+    outputs = [{"name": "expression", "kind": "classes"}, {"name": "pose", "kind": "angles"}]
+    outputs.append({"name": "valence", "kind": "range"})
+    rng, frames = np.random.default_rng(5), []
+    for i in range(20):
+        faces = [{"box": [100 + 12 * i, 50, 80, 100]}]
+        faces += [{"box": [400 - 5 * i, 60, 70, 90]}] if not 6 <= i < 9 else []
+        faces += [{"box": [600, 300, 50, 60]}] if i > 12 else []
+        for face in faces:
+            share = float(rng.uniform())
+            angles = {"yaw": float(rng.uniform(-180, 180))}
+            face |= {"probabilities": {"a": share, "b": 1 - share}, "pose": angles, "valence": float(rng.normal())}
+        frames.append({"time": 0.1 * i, "faces": faces})
+    [answer] = run_stages([("followed", outputs, 0.5, frames)], tmp_path)
+    kinds = [Output(one["name"], one["kind"], ("yaw",) if one["name"] == "pose" else ("a", "b")) for one in outputs]
+    smoothing = Exponential(0.5, kinds)
+    for frame, said in zip(frames, answer, strict=True):
+        assert [face["track"] for face in said] == ([1, 2, 3] if len(said) == 3 else [1, 2] if len(said) == 2 else [1])
+        for face, one in zip(frame["faces"], said, strict=True):
+            right = smoothing(one["track"], frame["time"], {
+                "expression": np.array(list(face["probabilities"].values()), np.float32),
+                "pose": np.array([face["pose"]["yaw"]], np.float32),
+                "valence": np.array([face["valence"]], np.float32),
+            })  # fmt: skip
+            assert list(one["probabilities"].values()) == pytest.approx(right["expression"], abs=1e-5)
+            off = (one["pose"]["yaw"] - right["pose"][0] + 180) % 360 - 180
+            assert abs(off) < 1e-3 and one["valence"] == pytest.approx(right["valence"][0], abs=1e-5)
+            assert one["unsmoothed"] == face["probabilities"]
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The folder of the page, built anew."""
@@ -147,15 +217,14 @@ def site(tmp_path_factory):
     if not shutil.which("npm") and not (ROOT / "web" / "node_modules").is_dir():
         pytest.skip("no npm on this machine")
     out = tmp_path_factory.mktemp("web") / "dist"
-    with open(Path(tempfile.gettempdir(), f"mien-web-{os.getuid()}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # npm's folder is shared by the processes of the tests
+    with browser.npm_lock():
         ran = subprocess.run(
             [sys.executable, ROOT / "web" / "build.py", "--out", out],
             capture_output=True,
             text=True,
             env=os.environ | {"npm_config_fetch_retries": "0"},
         )
-    if ran.returncode and UNREACHABLE.search(ran.stderr):
+    if ran.returncode and browser.UNREACHABLE.search(ran.stderr):
         pytest.skip("npm's registry cannot be reached")
     assert ran.returncode == 0, ran.stderr
     return out
@@ -180,6 +249,11 @@ def photographs(astronaut, tmp_path_factory):
     Image.new("RGB", (300, 200), "grey").save(folder / "nobody.png")
     (folder / "note.png").write_text("no picture")
     (folder / "empty.jpg").touch()
+    pytest.importorskip("av", reason="PyAV is not installed")
+    from films import film
+
+    film(folder / "pair.mp4", 20 * [cv2.resize(pair, (640, 344))], codec="libx264", time_base=Fraction(1, 20))
+    (folder / "note.mp4").write_text("no video")
     frame = np.zeros((480, 640, 3), np.uint8)
     frame[:, 64:576] = astronaut[:480]
     with open(folder / "webcam.y4m", "wb") as file:
@@ -196,7 +270,10 @@ def page(site, photographs, tmp_path_factory):
         "--use-fake-device-for-media-stream",
         f"--use-file-for-fake-video-capture={photographs / 'webcam.y4m'}",
     )
-    with serve(site) as (url, _), browser.open_browser(tmp_path_factory.mktemp("browser"), *webcam) as driver:
+    folder = tmp_path_factory.mktemp("browser")
+    with serve(site) as (url, _), browser.open_browser(folder, *webcam) as driver:
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+        driver.folder = folder
         driver.get(url)
         browser.wait(driver, "#status", "Ready")
         yield driver
@@ -210,10 +287,10 @@ def reader():
 class serve:
     """Python's own server for a folder: its URL, and the paths that it is asked for."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, kind=http.server.SimpleHTTPRequestHandler):
         asked = []
 
-        class Handler(http.server.SimpleHTTPRequestHandler):
+        class Handler(kind):
             def log_message(self, *_):
                 asked.append(self.path)
 
@@ -347,6 +424,9 @@ def test_webcam(page):
     button.click()
     browser.wait(page, "#status", "A frame takes")
     assert page.find_element("id", "expression").text == "happiness"
+    [face] = json.loads(page.find_element("id", "numbers").get_attribute("textContent"))
+    assert face["track"] == 1 and face["unsmoothed"].keys() == face["probabilities"].keys()
+    assert not page.find_element("id", "why").is_displayed()  # it would be of a face that is gone
     assert button.get_attribute("aria-pressed") == "true"
     button.click()
     browser.wait(page, "#status", "The webcam is off.")
@@ -354,10 +434,82 @@ def test_webcam(page):
     assert browser.complaints(page) == []
 
 
+def downloads(page, name: str) -> tuple[list[dict], list[dict]]:
+    """What the two buttons save: rows of JSON and of CSV, for a source of that name."""
+    files = [page.folder / f"{Path(name).stem}.{kind}" for kind in ("json", "csv")]
+    for path in files:
+        page.find_element("id", path.suffix[1:]).click()
+    end = time.monotonic() + 20
+    while not all(path.is_file() for path in files) and time.monotonic() < end:
+        time.sleep(0.1)
+    return json.loads(files[0].read_text()), list(csv.DictReader(files[1].read_text().splitlines()))
+
+
+def assert_rows(found: list[dict], right: list[dict], pixels: float = 0.06, shares: float = 2e-3):
+    """Rows of one kind with the same columns, in the same order, and the same values but for the last digits."""
+    assert len(found) == len(right)
+    for one, other in zip(found, right, strict=True):
+        assert list(one) == list(other)
+        for name, value in other.items():
+            try:
+                most = 1.0 if name.startswith("pose") else shares if name[0] in "psu" else pixels
+                assert abs(float(one[name]) - float(value)) <= most, name
+            except ValueError:  # words, and cells in which nothing stands
+                assert one[name] == value, name
+
+
+def test_rows_are_downloaded_as_mien_read_writes_them(page, photographs, tmp_path, monkeypatch, call):
+    monkeypatch.chdir(photographs)
+    for name in ("pair.png", "nobody.png"):
+        shown = give(page, photographs / name, "read in")
+        plain, table = downloads(page, name)
+        options = ("--search", "fast", "--precision", "fp32")
+        assert call("read", name, *options, "--output", tmp_path / "rows.csv")[0] == 0
+        assert call("read", name, *options, "--output", tmp_path / "rows.jsonl")[0] == 0
+        assert_rows(table, list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines())))
+        right = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+        assert [list(row) for row in plain] == [list(row) for row in right]
+        assert shown in ([], plain) and [row["expression"] for row in plain] == [row["expression"] for row in right]
+
+
+def test_a_video(page, photographs, tmp_path, call):
+    """Every fifth of a second is read, people are numbered and smoothed, and any moment can be looked at again."""
+    give(page, photographs / "pair.mp4", "5 moments, one each 0.2 seconds, of 0:01.0")
+    plain, table = downloads(page, "pair.mp4")
+    assert (
+        call("read", photographs / "pair.mp4", "--every", "0.2s", "--track", "--output", tmp_path / "rows.csv")[0] == 0
+    )
+    right = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
+    assert [list(row) for row in table] == [list(row) for row in right]
+    for name in ("time", "width", "height", "track", "face", "expression"):
+        assert [row[name].removesuffix(".0") for row in table] == [row[name].removesuffix(".0") for row in right], name
+    assert {row["frame"] for row in table} == {""} and {row["source"] for row in table} == {"pair.mp4"}
+    assert all(row["unsmoothed"].keys() == row["probabilities"].keys() for row in plain)
+    people = page.find_elements("css selector", "#people section")
+    assert [person.text.split("\n")[0] for person in people] == ["Person 1", "Person 2"]
+    assert "Seen for 1.0 s, from 0:00.0 to 0:00.8" in people[0].text
+    for moment in (4, 2):
+        page.execute_script(
+            "const range = document.querySelector('#moment'); range.value = arguments[0];"
+            "range.dispatchEvent(new Event('input'))",
+            moment,
+        )
+        browser.wait(page, "#clock", f"0:00.{2 * moment}")
+        [first, _] = json.loads(page.find_element("id", "numbers").get_attribute("textContent"))
+        assert first == plain[2 * moment]
+    assert browser.barriers(page) == []
+    give(page, photographs / "note.mp4", "note.mp4: not a video that this browser can play")
+    assert not page.find_element("id", "files").is_displayed() and browser.complaints(page) == []
+
+
 def test_phone_and_dark(page):
     """Nothing is wider than a small phone, and the page is dark where the visitor's system is."""
     give(page, EXAMPLES / "astronaut.png")
+    page.find_element("css selector", "#more summary").click()
+    page.find_element("id", "why").click()
+    browser.wait(page, "#said", "Measured with")
     light = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert browser.barriers(page) == []
     night = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", night)
     dark = page.execute_script("return getComputedStyle(document.body).backgroundColor")
@@ -367,6 +519,7 @@ def test_phone_and_dark(page):
     widths = page.execute_script(
         "return [document.documentElement.scrollWidth, document.querySelector('#canvas').clientWidth, innerWidth]"
     )
+    assert browser.barriers(page) == []
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert light != dark
@@ -392,6 +545,58 @@ def test_neither_page_nor_worker_can_ask_elsewhere(page, tmp_path):
     assert answers == ["refused", "refused"]
     assert asked == []
     assert sum("Content Security Policy" in line for line in browser.complaints(page)) >= 1
+
+
+def test_threads_where_the_server_isolates_the_page(page, site, reader):
+    sys.path.insert(0, str(ROOT / "web"))
+    from serve import Isolated
+
+    sys.path.pop(0)
+    before = page.current_url
+    assert page.find_element("css selector", "body").get_attribute("data-threads") == "1"
+    with serve(site, Isolated) as (url, _):
+        page.get(url)
+        browser.wait(page, "#status", "Ready")
+        threads = int(page.find_element("css selector", "body").get_attribute("data-threads"))
+        assert threads == min(4, page.execute_script("return navigator.hardwareConcurrency"))
+        assert_same(give(page, EXAMPLES / "astronaut.png"), reader(EXAMPLES / "astronaut.png"))
+        links = [page.find_element("id", name).get_attribute("href") for name in ("docs", "card")]
+        for link, said in zip(links, ("A page that reads faces", "# mobilefacenet_ferplus"), strict=True):
+            page.get(link)
+            browser.wait(page, "pre", said)
+            assert browser.barriers(page) == []
+        assert browser.complaints(page) == []
+    page.get(before)
+    browser.wait(page, "#status", "Ready")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_reports_keep_nobody_out(page, site, photographs, scheme):
+    """What `mien explain` and `mien eval` write, on a phone: a wide table scrolls by the keyboard."""
+    from mien.evaluation.html import _STYLE, _table
+
+    pages = {
+        "explain.html": explained("a_model_with_a_long_name", "What it rests on.", [("a.png", "a.png, face 0")], ["b"]),
+        "report.html": f'<html lang="en"><title>t</title><style>{_STYLE}</style><main><h1>t</h1><small>n</small>'
+        + _table(["", *(f"a long heading {i}" for i in range(9))], [["row", *map(str, range(9))]] * 3),
+    }
+    before = page.current_url
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    phone = {"width": 340, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    for name, text in pages.items():
+        (site / name).write_text(text, encoding="utf-8")
+        shutil.copyfile(photographs / "tiny.png", site / "a.png")
+        page.get(before + name)
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 340
+        assert browser.barriers(page) == []
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    page.get(before)
+    browser.wait(page, "#status", "Ready")
+    browser.complaints(page)
 
 
 def test_build_refuses_what_the_page_cannot_run(tmp_path):

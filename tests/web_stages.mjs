@@ -1,11 +1,21 @@
 // Runs functions of web/*.js on what stands in a JSON file, for tests/test_web.py: node web_stages.mjs IN OUT
 import { readFileSync, writeFileSync } from "node:fs";
+import * as place from "../src/mien/demo/place.js";
 import * as align from "../web/align.js";
 import * as occlude from "../web/occlude.js";
+import { People } from "../web/people.js";
+import * as pose from "../web/pose.js";
 import * as resize from "../web/resize.js";
+import * as rows from "../web/rows.js";
 import * as yunet from "../web/yunet.js";
 
-const functions = { ...align, ...occlude, ...resize, ...yunet };
+/** What is said of the faces of frames {time, faces}, one after the other. */
+function followed(outputs, seconds, frames) {
+  const people = new People(outputs, seconds);
+  return frames.map(({ time, faces }) => people.follow(faces, time));
+}
+
+const functions = { ...align, ...occlude, ...place, ...pose, ...resize, ...rows, ...yunet, followed };
 const [, , source, target] = process.argv;
 
 /** {shape, base64} of uint8 is a picture, {base64} of float32 an array. */

@@ -1,13 +1,17 @@
 /** Draw a picture with the faces that were found in it, sharp on any screen. */
 
-const [ACCENT, WHITE, DARK] = ["#2dd4bf", "#ffffff", "rgb(8 20 18 / 0.82)"];
+import { places } from "./place.js";
+
+const [WHITE, DARK] = ["#ffffff", "rgb(0 0 0 / 0.85)"];
+const FONT = '600 14px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif';
+const [HIGH, ASIDE, GAP] = [22, 6, 5]; // pixels: a label's height, beside its text, and between it and its box
 
 /**
- * source: an ImageBitmap or a video, `width` by `height` pixels large; it fills the canvas, which is made as wide as what
- * surrounds it or `limit` CSS pixels high. mirrored: as in a mirror, the labels readable all the same. uncertain: the
- * probability below which an answer is marked "?".
+ * source: an ImageBitmap `width` by `height` pixels large; it fills the canvas, which is made as wide as what surrounds it or
+ * `limit` CSS pixels high. mirrored: as in a mirror, the labels readable all the same. uncertain: the probability below which
+ * an answer is marked "?". palette: of each label, its colour and that of text on it.
  */
-export function draw(canvas, { source, width, height, faces, chosen, mirrored, uncertain = 0 }, limit) {
+export function draw(canvas, { source, width, height, faces, chosen, mirrored, uncertain = 0, palette }, limit) {
   const scale = Math.min(canvas.parentElement.clientWidth / width, limit / height);
   const [wide, high] = [Math.round(width * scale), Math.round(height * scale)];
   const dense = window.devicePixelRatio || 1;
@@ -23,22 +27,26 @@ export function draw(canvas, { source, width, height, faces, chosen, mirrored, u
   context.drawImage(source, 0, 0, wide, high);
   context.setTransform(dense, 0, 0, dense, 0, 0);
   const at = (x) => (mirrored ? wide - x * scale : x * scale);
-  const order = faces.map((_, i) => i).sort((a, b) => (a === chosen) - (b === chosen)); // the chosen one on top
-  for (const i of order) {
+  const order = faces.map((_, i) => i).sort((a, b) => (b === chosen) - (a === chosen)); // the chosen one first
+  const boxes = order.map((i) => {
     const [x, y, w, h] = faces[i].box;
     const left = mirrored ? at(x + w) : at(x);
-    frame(context, left, y * scale, w * scale, h * scale, i === chosen);
-    if (i === chosen && w * scale > 50) for (const point of faces[i].landmarks) dot(context, at(point[0]), point[1] * scale);
+    return [Math.max(0, left), Math.max(0, y * scale), Math.min(wide, left + w * scale), Math.min(high, (y + h) * scale)];
+  });
+  const colours = order.map((i) => palette[faces[i].expression] ?? [WHITE, "#000000"]);
+  for (const [k, i] of [...order.entries()].reverse()) {
+    frame(context, boxes[k], colours[k][0], i === chosen);
+    if (i === chosen && faces[i].box[2] * scale > 50) for (const point of faces[i].landmarks) dot(context, at(point[0]), point[1] * scale);
   }
-  const taken = faces.map(({ box: [x, y, w, h] }) => [mirrored ? at(x + w) : at(x), y * scale, w * scale, h * scale]);
-  for (const i of order.reverse()) {
-    const text = `${answer(faces[i], uncertain)} ${percent(faces[i].probability)}`;
-    const place = labelPlace(context, text, taken[i], wide);
-    const crowded = place[2] > 3 * taken[i][2] || taken.some((other, k) => k !== i && meet(place, other));
-    if (crowded && i !== chosen) continue; // it would not be clear whose it is
-    label(context, text, place, i === chosen);
-    taken.push(place);
-  }
+  context.font = FONT;
+  const numbers = order.map((i) => (faces.length > 1 ? `${faces[i].track ?? i + 1}` : ""));
+  const texts = order.map((i, k) => `${numbers[k]} ${answer(faces[i], uncertain)} ${percent(faces[i].probability)}`.trimStart());
+  const sizes = (words) => words.map((text) => [context.measureText(text).width + 2 * ASIDE, HIGH]);
+  const short = numbers.map((number, k) => number || texts[k]);
+  places(boxes, sizes(short), sizes(texts), [wide, high], GAP).forEach((found, k) => {
+    if (!found && order[k] !== chosen) return;
+    label(context, found?.full ? texts[k] : short[k], found?.place ?? boxes[k], colours[k]);
+  });
 }
 
 /** The number of the smallest face under a point of the canvas, in CSS pixels; -1 where there is none. */
@@ -70,12 +78,12 @@ export function percent(share) {
   return share < 0.005 ? "< 1\u00a0%" : `${Math.round(100 * share)}\u00a0%`;
 }
 
-function frame(context, x, y, width, height, chosen) {
-  for (const [colour, line] of [[DARK, chosen ? 6 : 4], [chosen ? ACCENT : WHITE, chosen ? 3 : 2]]) {
-    context.strokeStyle = colour;
+function frame(context, [left, top, right, bottom], colour, chosen) {
+  for (const [paint, line] of [[DARK, chosen ? 7 : 5], [colour, chosen ? 4 : 2]]) {
+    context.strokeStyle = paint;
     context.lineWidth = line;
     context.beginPath();
-    context.roundRect(x, y, width, height, Math.min(10, width / 8));
+    context.roundRect(left, top, right - left, bottom - top, Math.min(6, (right - left) / 8));
     context.stroke();
   }
 }
@@ -83,29 +91,23 @@ function frame(context, x, y, width, height, chosen) {
 function dot(context, x, y) {
   context.beginPath();
   context.arc(x, y, 2.5, 0, 2 * Math.PI);
-  context.fillStyle = ACCENT;
+  context.fillStyle = WHITE;
   context.strokeStyle = DARK;
   context.lineWidth = 1.5;
   context.fill();
   context.stroke();
 }
 
-/** Above the box, or below it where there is no room above: [left, top, width, height]. */
-function labelPlace(context, text, [x, y, , height], wide) {
-  context.font = '600 14px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif';
-  const width = context.measureText(text).width + 16;
-  return [Math.max(4, Math.min(x, wide - width - 4)), y >= 32 ? y - 30 : y + height + 6, width, 24];
-}
-
-function label(context, text, [left, top, width, height], chosen) {
-  context.fillStyle = chosen ? ACCENT : DARK;
+function label(context, text, [left, top], [colour, ink]) {
+  const width = context.measureText(text).width + 2 * ASIDE;
+  context.fillStyle = colour;
+  context.strokeStyle = "#000000";
+  context.lineWidth = 1;
   context.beginPath();
-  context.roundRect(left, top, width, height, 7);
+  context.roundRect(left + 0.5, top + 0.5, width - 1, HIGH - 1, 4);
   context.fill();
-  context.fillStyle = chosen ? "#06231f" : WHITE;
+  context.stroke();
+  context.fillStyle = ink;
   context.textBaseline = "middle";
-  context.fillText(text, left + 8, top + height / 2 + 0.5);
+  context.fillText(text, left + ASIDE, top + HIGH / 2 + 0.5);
 }
-
-/** Whether two rectangles overlap. */
-const meet = (a, b) => a[0] < b[0] + b[2] && b[0] < a[0] + a[2] && a[1] < b[1] + b[3] && b[1] < a[1] + a[3];

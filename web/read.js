@@ -1,6 +1,7 @@
 /** From a picture to faces with expressions: `mien.Reader` of the model that the build put beside this page. */
 
 import { crop } from "./align.js";
+import { poseOf } from "./pose.js";
 import { YuNet } from "./yunet.js";
 
 const CHUNK = 8; // faces that go through the network at a time
@@ -34,11 +35,12 @@ export class Reader {
   /**
    * The faces of picture {width, height, data} of RGB, the largest first: {box, score, landmarks, expression, probability,
    * probabilities, crop}, in the picture's pixels; crop is what the network was shown, {width, height, data}. What else
-   * the model answers is there by the name of its output, a number or a number for each label.
+   * the model answers is there by the name of its output, a number or a number for each label; pose, null where the
+   * landmarks tell none; and a note where there is something to be said.
    */
   async read(image) {
     const detections = await this.yunet.detect(image);
-    const crops = detections.map((face) => crop(image, this.header.preprocess, face.subarray(4, 14), face.subarray(0, 4)));
+    const crops = this.crops(image, detections);
     const answers = await this.classify(crops);
     return detections.map((face, i) => {
       const [probs, ...others] = answers[i];
@@ -53,9 +55,24 @@ export class Reader {
         ...Object.fromEntries(this.header.outputs.slice(1).map(({ name, labels }, k) => [
           name, labels.length === 1 && labels[0] === name ? others[k][0] : byLabel(labels, others[k]),
         ])),
+        ...this.pose(face.subarray(4, 14)),
         crop: crops[i],
       };
     });
+  }
+
+  /** What the network is shown of each face, given as the detector finds them. */
+  crops(image, faces) {
+    return faces.map((face) => crop(image, this.header.preprocess, face.subarray(4, 14), face.subarray(0, 4)));
+  }
+
+  /** {pose, note} of five landmarks, as Python says it; nothing where the model answers a pose itself. */
+  pose(landmarks) {
+    const { pose: settings } = this.header;
+    if (!settings) return {};
+    const pose = poseOf(landmarks, settings.head, settings.far);
+    if (!pose) return { pose, note: "no pose, since the landmarks do not make a face" };
+    return Math.max(Math.abs(pose.yaw), Math.abs(pose.pitch)) > settings.turned ? { pose, note: "turned" } : { pose };
   }
 
   /** For each crop the numbers of every output, in their order. */

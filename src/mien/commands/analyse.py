@@ -2,11 +2,11 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from mien.commands import terminal
 from mien.commands.labelled import add_data_arguments, open_data
 from mien.commands.options import count
 from mien.errors import MienError, require
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise MienError(f"{args.data}: {len(rows)} labelled faces of {split}: both halves need two at least")
     target = targets(classifier, data, rows)
     crops = np.stack([classifier.crop(row.image()) for row in rows])
-    say = (lambda words: print(f"{words} …", file=sys.stderr, flush=True)) if sys.stderr.isatty() else (lambda _: None)
+    say = terminal.begin
     found = analyse(deployed, crops, target, draws=args.draws, seed=args.seed, tell=say)
     title = f"Attention of {Path(args.model).name} on {Path(args.data).name}, {split}: {len(rows):,} faces"
     drawn = analysis_page.figures(found)

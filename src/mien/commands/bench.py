@@ -10,6 +10,7 @@ from typing import Any
 from mien.catalogue import NETWORKS, list_networks
 from mien.commands.list import mixers
 from mien.commands.options import count
+from mien.commands.tables import on_terminal
 from mien.errors import MienError, Misuse, require
 
 FIRST = "mobilefacenet"
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         **{option: getattr(args, option) for option in ("dim", "heads", "batch", "threads", "rounds")},
         "mixers": results,
     }
-    print(json.dumps(result, indent=1) if args.json else tables(result))
+    print(json.dumps(result, indent=1) if args.json else on_terminal(tables(result)))
     return 0
 
 
@@ -87,7 +88,7 @@ def run_networks(args: argparse.Namespace) -> int:
         raise MienError(f"a network cannot be measured: {' '.join(str(error).split())}") from error
     options = {option: getattr(args, option) for option in ("batch", "threads", "rounds")}
     result = {"torch": torch.__version__, "cores": os.cpu_count(), **options, "networks": found}
-    print(json.dumps(result, indent=1) if args.json else network_table(result))
+    print(json.dumps(result, indent=1) if args.json else on_terminal(network_table(result)))
     return 0
 
 

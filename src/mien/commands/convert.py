@@ -1,11 +1,17 @@
 """`mien convert KIND SOURCE OUT`: published weights into a checkpoint of mien's."""
 
 import argparse
+import sys
 
+from mien.checkpoint import read_header
+from mien.console import printable
 from mien.errors import require
 from mien.labels import ORDERS
 
-KINDS = ("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait", "davit", "halonet", "moh_vit", "timm")
+KINDS = (
+    *("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait"),
+    *("spectformer", "deit", "davit", "halonet", "moh_vit", "timm"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which network, for timm: one that mien list networks says opens it; other kinds see it by the tensors",
     )
     parser.add_argument(
-        "--img-size", metavar="PIXELS", type=int, help="interpolate the positions for images of another size (cait)"
+        "--img-size",
+        metavar="PIXELS",
+        type=int,
+        help="interpolate the positions for images of another size (cait, deit, spectformer)",
     )
 
 
@@ -39,5 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from mien.networks.convert import convert
 
     options = {"num_classes": args.num_classes, "img_size": args.img_size, "as_": args.as_}
-    print(convert(args.kind, args.source, args.out, args.labels, **options))
+    out = convert(args.kind, args.source, args.out, args.labels, **options)
+    print(out)
+    if untrained := read_header(out)["training"].get("untrained"):
+        print(printable(f"{args.source}: has no {', '.join(untrained)}: they begin at random"), file=sys.stderr)
     return 0

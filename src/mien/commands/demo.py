@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mien.classifier import EXPLAINED_MODEL
+from mien.commands import terminal
 from mien.commands.options import add_reading_arguments, count, reading_options
 from mien.commands.read import begin
 from mien.demo.looking import Looking
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     def make(folder: Path):
+        terminal.begin("opening the models")
         from mien.demo.layout import build_page, examples
         from mien.reader import Reader
 
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
 
+    terminal.begin("starting the page")
     serve(make, args.host, args.port, started, args.allow_host)
     return 0
 

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from mien.commands import terminal
 from mien.commands.labelled import add_data_arguments
 from mien.commands.options import add_reading_arguments, count
 from mien.errors import require
@@ -58,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print and save what `mien.evaluation.evaluate` finds."""
+    terminal.begin(f"opening {args.model} and {args.data}")
     for module in ("torch", "torchmetrics", "matplotlib"):
         require(module, "eval")
     from mien.evaluation import evaluate

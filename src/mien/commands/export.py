@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
+from mien.classifier import DEFAULT_MODEL
+from mien.commands import terminal
 from mien.commands.labelled import add_format_arguments
 from mien.commands.options import add_reading_arguments, count
 from mien.errors import require
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write what `mien.export.export_model` makes, and print what it found."""
+    terminal.begin(f"opening {args.model or DEFAULT_MODEL}")
     for module in ("torch", "onnxscript"):
         require(module, "export")
     from mien.export import AccuracyLost, export_model

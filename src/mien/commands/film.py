@@ -1,4 +1,4 @@
-"""The videos of `mien read`: read one after the other, until a signal ends it."""
+"""The videos of `mien read`: read one after the other, until a signal ends it, or the window is closed."""
 
 import argparse
 import signal
@@ -14,11 +14,13 @@ from typing import Any
 from mien.commands.reference import Reference
 from mien.commands.rows import Writer
 from mien.commands.terminal import Progress, counted, people_table
+from mien.commands.window import Window
 from mien.console import interrupted, printable
 from mien.errors import ReadError
 from mien.files import whole
 from mien.reader import Reader
 from mien.video import AnnotatedVideo, Summary, Video, read_video, video_records
+from mien.video.encode import draw_frame
 from mien.video.events import write_events
 from mien.video.timeline import plot
 
@@ -37,7 +39,9 @@ class Films:
         bar: Progress,
         counts: Counter[str],
         reference: Reference | None = None,
+        window: Window | None = None,
     ):
+        self._window = window
         self._args, self._reader, self._bar, self._counts = args, reader, bar, counts
         self._summary = None
         if args.track and (args.summary or args.events or sys.stdout.isatty()):
@@ -66,8 +70,13 @@ class Films:
             raise KeyboardInterrupt
         self.signal = number
 
-    def stop(self) -> bool:
+    def interrupted(self) -> bool:
         return bool(self.signal)
+
+    def stop(self) -> bool:
+        if self._window:
+            self._window.look()
+        return self.interrupted() or (self._window is not None and self._window.closed)
 
     def end(self) -> int:
         """The exit code after a signal."""
@@ -77,8 +86,11 @@ class Films:
 
     def read(self, pairs: Sequence[tuple[str, Path | None]], writer: Writer) -> None:
         """Each source, and the file into which it is drawn."""
-        for source, drawing in pairs:
+        for number, (source, drawing) in enumerate(pairs):
             if self.stop():
+                if not self.signal:
+                    left = counted(len(pairs) - number, "more video")
+                    self._bar.write(f"mien: the window was closed: {left} not read", file=sys.stderr)
                 return
             self._counts["video"] += 1
             try:
@@ -109,7 +121,7 @@ class Films:
         return opened[0] if opened else None
 
     def _read(self, video: Video, drawing: Path | None, writer: Writer) -> None:
-        args, bar = self._args, self._bar
+        args, bar, window = self._args, self._bar, self._window
         bar.begin(video.duration, video.name)
         if self._summary:
             self._summary.begin(video.name)
@@ -118,14 +130,16 @@ class Films:
             video,
             self._reader,
             track=args.track,
-            images=drawing is not None,
+            images=drawing is not None or window is not None,
             sound=drawing is not None,
             thumbnails=args.summary is not None,
-            batch_size=args.batch_size,
+            batch_size=1 if window else args.batch_size,  # a frame is shown when it was read
             stop=self.stop,
             **{name: value for name, value in options.items() if value is not None},
         )
         failed = None
+        if window:
+            window.begin(video.name)
         with AnnotatedVideo(drawing, video) if drawing else nullcontext() as drawn:
             try:
                 for frame in frames:
@@ -135,6 +149,8 @@ class Films:
                         sys.stdout.flush()
                     if drawn:
                         drawn.write(frame)
+                    if window:
+                        window.show(draw_frame(frame), None if video.live else frame.time)
                     if self._summary:
                         self._summary.add(frame)
                     self._counts["frame"] += 1
@@ -142,6 +158,8 @@ class Films:
                     bar.update(frame.time)
             except ReadError as error:
                 failed = error
+        if window and window.closed and not (self.signal or video.live):
+            self._bar.write(f"mien: {printable(video.name)}: read until the window was closed", file=sys.stderr)
         if drawn and drawn.frames:
             self._counts["drawing"] += 1
         if self._summary:

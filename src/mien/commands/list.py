@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from mien.catalogue import NETWORKS, list_networks
 from mien.checkpoint import labels_of, read_header
 from mien.classifier import DEFAULT_MODEL, MODELS, find_model
+from mien.commands.tables import aligned, mixer_table, model_table, room
 from mien.console import printable
 from mien.errors import MienError, require
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="models; networks, which are trained or converted; what mixes their tokens (models)",
     )
     parser.add_argument("pattern", nargs="?", default="*", help="of names, such as '*vit*' (default: all)")
+    parser.add_argument("--details", action="store_true", help="of models, all that they say of their training")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,17 +33,23 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "mixers":
         require("torch", "torch")
         found = mixers()
-        for name in chosen(found, args):
-            print(f"mien.nn.{name:<{max(map(len, found))}}  {summary(found[name])}")
+        print(mixer_table({name: (found[name], summary(found[name])) for name in chosen(found, args)}))
         return 0
-    for name in chosen(sorted({file.parent.name for file in MODELS.glob("*/model.*")}), args):
-        header = read_header(find_model(MODELS / name))
-        print(printable(f"{name}{' (default)' if name == DEFAULT_MODEL else ''}"))
+    names = sorted({file.parent.name for file in MODELS.glob("*/model.*")})
+    headers = {name: read_header(find_model(MODELS / name)) for name in (chosen(names, args) if names else ())}
+    if headers and not args.details:
+        print(model_table((_called(name), MODELS / name, header) for name, header in headers.items()))
+    for name, header in headers.items() if args.details else ():
+        print(printable(_called(name)))
         print(printable(f"    labels: {', '.join(labels_of(header))}"))
         for fact, value in header.get("training", {}).items():
             text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else value
             print(printable(f"    {fact}: {text}"))
     return 0
+
+
+def _called(name: str) -> str:
+    return f"{name} (default)" if name == DEFAULT_MODEL else name
 
 
 def chosen(names: Iterable[str], args: argparse.Namespace) -> list[str]:
@@ -58,12 +66,7 @@ def networks(names: Iterable[str]) -> str:
         known = NETWORKS[name]
         numbers = f"{known.parameters:,}", f"{known.gmac:.3f}", f"{known.size}×{known.size}"
         rows.append((name, *numbers, known.paper, ", ".join(known.opens) or "–"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    sides = "<>>><<"
-    return "\n".join(
-        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return aligned(rows, room())
 
 
 def mixers() -> dict[str, type]:

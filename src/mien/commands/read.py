@@ -29,6 +29,7 @@ from mien.commands.options import (
 from mien.commands.reference import Reference, say_by
 from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
 from mien.commands.terminal import Changes, Progress, Table, counted
+from mien.commands.window import Window
 from mien.console import printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video
@@ -74,6 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     videos = parser.add_argument_group("videos, cameras and streams")
     videos.add_argument("--video", action="store_true", help="take the sources for videos, whatever they are called")
+    videos.add_argument(
+        "--show", action="store_true", help="show each frame in a window, its faces drawn in; q, or closing it, ends it"
+    )
     videos.add_argument(
         "--every", type=every, metavar="N|Ns", help="read every N-th frame, or with 0.5s one each half second"
     )
@@ -152,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
         if args.summary:
             require("matplotlib.figure", "video")
     _check(args, moving)
+    window = Window() if args.show else None
     written = {"summary": [args.summary, args.summary.with_suffix(".png")] if args.summary else []}
     written["events"] = [args.events] if args.events else []
     for option, files in written.items():
@@ -168,6 +173,8 @@ def run(args: argparse.Namespace) -> int:
     copies.begin()
     counts = Counter(error=sum(error.rows for error in missed))
     with ExitStack() as stack:
+        if window:
+            stack.callback(window.close)
         bar = stack.enter_context(closing(Progress(len(sources))))
         say = say_by(lambda line: bar.write(line, file=sys.stderr))
         reference = Reference(reader, args.reference, say) if args.reference else None
@@ -175,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
         if moving:
             from mien.commands.film import Films
 
-            reels = stack.enter_context(Films(args, reader, bar, counts, reference))
+            reels = stack.enter_context(Films(args, reader, bar, counts, reference, window))
         if args.output:
             options = {"raw": args.raw, "change": reference is not None}
             writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), outputs, moving, **options)
@@ -194,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
                 reels.read([(sources[number], copies.drawings[number]) for number in numbers], writer)
             else:
                 _read_pictures(
-                    numbers, args, reader, writer, bar, counts, copies, reels.stop if reels else lambda: False
+                    numbers, args, reader, writer, bar, counts, copies, reels.interrupted if reels else lambda: False
                 )
         if reels:
             reels.summarise()
@@ -248,7 +255,7 @@ def find_sources(named: Sequence[str], video: bool = False) -> tuple[list[str], 
 def _check(args: argparse.Namespace, moving: bool) -> None:
     """Options that say nothing here."""
     tracked = ("smooth", "detect_every", "summary", "events", "event_onset", "event_offset", "min_track", "cuts")
-    for option in ("every", "track", *tracked):
+    for option in ("every", "track", "show", *tracked):
         name = f"--{option.replace('_', '-')}"
         given = getattr(args, option) not in (None, False)
         if given and not moving:

@@ -20,6 +20,12 @@ def counted(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
+def begin(words: str) -> None:
+    """Say on a terminal what is begun and may take a while."""
+    if sys.stderr.isatty():
+        print(f"{printable(words)} …", file=sys.stderr, flush=True)
+
+
 def coloured() -> bool:
     """Whether stdout is a terminal that shows colours, and nobody has asked it not to: https://no-color.org."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -86,6 +86,10 @@ class Desk:
         seen = self._seen.get(session)
         return show.photograph(seen.url, seen.size, seen.faces, chosen) if seen else show.problem(_FORGOTTEN)
 
+    def thumbnails(self, session: str, chosen: int) -> str:
+        seen = self._seen.get(session)
+        return show.thumbnails(seen.crops, seen.faces, chosen) if seen else ""
+
     def bars(self, session: str, chosen: int) -> str:
         seen = self._seen.get(session)
         if seen is None:
@@ -174,7 +178,8 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
                 elem_id="mien-picture",
                 elem_classes="mien-plain",
             )
-    chooser = gr.Radio([], label="Face", visible=False, elem_id="mien-chooser")
+    chooser = gr.State(0)  # the face that is chosen
+    small = gr.HTML(js_on_load=_CHOOSE, elem_id="mien-chooser", elem_classes="mien-plain")
     with gr.Tabs(visible=False) as tabs:
         with gr.Tab("Probabilities", id="bars") as bars_tab:
             bars = gr.HTML(elem_classes="mien-plain")
@@ -185,12 +190,12 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
 
     def read(session: str, name: str, data: bytes):
         shown, faces = desk.read(session, name, data)
-        choices = [(show.title(i, face), i) for i, face in enumerate(faces or ())]
         return {
             file: None,
             picture: shown,
             opened: "bars",
-            chooser: gr.Radio(choices, value=0 if faces else None, visible=len(choices) > 1),
+            chooser: 0,
+            small: desk.thumbnails(session, 0),
             tabs: gr.Tabs(selected="bars", visible=faces is not None),
             rests_tab: gr.Tab(visible=bool(faces)),
             panels_tab: gr.Tab(visible=bool(faces)),
@@ -214,17 +219,15 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
 
         return read_this
 
-    def choose(chosen: int | None, request: gr.Request):
-        return desk.photograph(request.session_hash, chosen or 0), desk.bars(request.session_hash, chosen or 0)
+    def choose(event: gr.EventData, request: gr.Request):
+        shown = (desk.photograph, desk.thumbnails, desk.bars)
+        return event.index, *(fill(request.session_hash, event.index) for fill in shown)
 
-    def pressed(event: gr.EventData):
-        return event.index
-
-    def look(chosen: int | None, opened: str, request: gr.Request):
+    def look(chosen: int, opened: str, request: gr.Request):
         fill = {"rests": desk.rests_on, "panels": desk.panels}
-        return [fill[tab](request.session_hash, chosen or 0) if tab == opened else "" for tab in fill]
+        return [fill[tab](request.session_hash, chosen) if tab == opened else "" for tab in fill]
 
-    outputs = [file, picture, opened, chooser, tabs, rests_tab, panels_tab, bars, rests, panels]
+    outputs = [file, picture, opened, chooser, small, tabs, rests_tab, panels_tab, bars, rests, panels]
     hidden = {"api_visibility": "private", "show_progress": "hidden"}
     # the file as it was sent, instead of what gradio would make of it; `input` also comes, with nothing, when the
     # camera is opened or the picture removed
@@ -240,9 +243,8 @@ def _photograph(desk: Desk, examples: Mapping[str, Path]) -> None:
     for name, button in buttons.items():
         button.click(read_example(examples[name]), None, outputs, api_visibility="private", show_progress_on=picture)
     shown = {"inputs": [chooser, opened], "outputs": [rests, panels], "api_visibility": "private"}
-    chooser.input(choose, chooser, [picture, bars], **hidden).then(look, **shown)
-    chosen = picture.select(pressed, None, chooser, **hidden)
-    chosen.then(choose, chooser, [picture, bars], **hidden).then(look, **shown)
+    for pressed in (picture, small):
+        pressed.select(choose, None, [chooser, picture, small, bars], **hidden).then(look, **shown)
     bars_tab.select(lambda: "bars", None, opened, **hidden)
     rests_tab.select(lambda: "rests", None, opened, **hidden).then(look, **shown)
     panels_tab.select(lambda: "panels", None, opened, **hidden).then(look, **shown)

@@ -77,9 +77,9 @@ def _app(gradio, page, host: str, names: Collection[str]):
         mcp_server=False,
         pwa=False,
         max_file_size=LARGEST_FILE,
-        theme=gradio.themes.Default(font="system-ui, sans-serif", font_mono="monospace"),
+        theme=style.theme(gradio),
         css=style.STYLE,
-        head=f"<style>{style.NARROW}</style>",
+        head=f"<style>{style.NARROW}</style><script>{style.NAMED}</script>",
     )
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from mien.explain.panel import Panel
 from mien.faces import Face
 from mien.faces.draw import answer_of
-from mien.faces.palette import colour_of, css
+from mien.faces.palette import colour_of, css, ink_on
 from mien.outputs import EXPRESSION
 
 _MOST = 12  # numbers of an answer that are shown
@@ -20,41 +21,29 @@ _MOST = 12  # numbers of an answer that are shown
 LARGEST = 1280
 """Pixels of the longer side of a picture as it is shown; a larger one is made smaller."""
 
-PLACE = """const covered = (a, b) => Math.max(0, Math.min(a.right, b.right) - Math.max(a.left, b.left))
-    * Math.max(0, Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top));
-const sum = (place, boxes) => boxes.reduce((total, box) => total + covered(place, box), 0);
-const GAP = 5;
-const spot = (box, {width, height}, within, boxes, taken, others) => {
-    const tops = [box.top - GAP - height, box.bottom + GAP, box.bottom - GAP - height, box.top + GAP];
-    const lefts = [box.left, box.right - width, (box.left + box.right - width) / 2];
-    const corners = tops.flatMap(top => lefts.map(left => [left, top]));
-    const sides = [box.right + GAP, box.left - GAP - width].flatMap(x => [[x, box.top], [x, box.bottom - height]]);
-    return [...corners, ...sides].map(([x, top]) => {
-        const left = Math.max(within.left, Math.min(x, within.right - width));
-        return {left, top, right: left + width, bottom: top + height};
-    }).filter(place => place.top >= within.top && place.bottom <= within.bottom && !sum(place, taken)
-        && !sum(place, others)).sort((a, b) => sum(a, boxes) - sum(b, boxes))[0];
-};
+_RULE = Path(__file__).with_name("place.js").read_text(encoding="utf-8").replace("export function", "function")
+
+PLACE = (
+    _RULE
+    + """const GAP = 5;
 const place = frame => {
     const faces = [...frame.querySelectorAll('.mien-face')], chosen = face => face.ariaPressed === 'true';
     faces.sort((a, b) => chosen(b) - chosen(a));
     const labels = faces.map(face => face.querySelector('span')), within = frame.getBoundingClientRect();
-    const boxes = faces.map(face => face.getBoundingClientRect()), several = faces.length > 1;
+    const several = faces.length > 1, boxes = faces.map(face => face.getBoundingClientRect())
+        .map(({left, top, right, bottom}) => [left - within.left, top - within.top, right - within.left,
+            bottom - within.top]);
     const measured = short => {
         labels.forEach(label => label.classList.toggle('short', short));
-        return labels.map(label => label.getBoundingClientRect());
+        return labels.map(label => label.getBoundingClientRect()).map(({width, height}) => [width, height]);
     };
-    const short = measured(several), full = measured(false), places = [];
-    boxes.forEach((box, i) => places[i] = spot(box, short[i], within, boxes, places.filter(Boolean), []));
-    labels.forEach((label, i) => {
-        const taken = places.filter((other, j) => other && j !== i);
-        const named = several && places[i] && spot(boxes[i], full[i], within, boxes, taken, boxes);
-        label.classList.toggle('short', several && !named);
-        label.classList.toggle('crowded', several && !places[i]);
-        places[i] = named || places[i];
-        const {left, top} = places[i] || {left: boxes[i].left, top: boxes[i].top};
-        label.style.left = left - boxes[i].left - faces[i].clientLeft + 'px';
-        label.style.top = top - boxes[i].top - faces[i].clientTop + 'px';
+    const short = measured(several), full = measured(false);
+    places(boxes, short, full, [within.width, within.height], GAP).forEach((found, i) => {
+        labels[i].classList.toggle('short', several && !found?.full);
+        labels[i].classList.toggle('crowded', several && !found);
+        const [left, top] = found ? found.place : [Math.max(0, boxes[i][0]), Math.max(0, boxes[i][1])];
+        labels[i].style.left = left - boxes[i][0] - faces[i].clientLeft + 'px';
+        labels[i].style.top = top - boxes[i][1] - faces[i].clientTop + 'px';
     });
 };
 const again = () => {  // gradio changes what is there into what is to be there, attribute by attribute
@@ -68,10 +57,10 @@ const sizes = new ResizeObserver(again), changes = new MutationObserver(again);
 let observed = null;
 again();
 """
-"""JavaScript: no label of a face covers another one, or leaves the picture.
+)
+"""JavaScript: no label of a face covers another one, or leaves the picture, as in `mien.faces.places`.
 
-Each face gets its number first, then its expression where there is room beside all faces. A number that has no room is
-left out until its face is chosen, or pointed at.
+A number that has no room is left out until its face is chosen, or pointed at.
 """
 
 
@@ -100,7 +89,7 @@ def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: i
         parts.append(
             f'<button type="button" class="mien-face" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" '
             f'aria-label="{escape(title(i, face))}" '
-            f'style="{style};--expression:{colour(face.expression, face.probabilities)}">'
+            f'style="{style};{painted(face)}">'
             f"<span>{text}</span></button>"
         )
     # by the ratio of its sides the style makes it fit the height of a window, too
@@ -173,6 +162,19 @@ def panels(rows: Sequence[Sequence[Panel]], note: str) -> str:
     )
 
 
+def thumbnails(crops: Sequence[np.ndarray], faces: Sequence[Face], chosen: int = 0) -> str:
+    """A small picture of each face, to be pressed, with its expression; nothing where there are not several faces."""
+    if len(faces) < 2:
+        return ""
+    buttons = "".join(
+        f'<button type="button" data-face="{i}" aria-pressed="{str(i == chosen).lower()}" aria-label='
+        f'"{escape(title(i, face))}" style="{painted(face)}">'
+        f'<img src="{picture_url(crop)}" alt=""><span>{i + 1} {escape(answer_of(face))}</span></button>'
+        for i, (face, crop) in enumerate(zip(faces, crops, strict=True))
+    )
+    return f'<div class="mien-faces" role="group" aria-label="{len(faces)} faces, the largest first">{buttons}</div>'
+
+
 def title(index: int, face: Face) -> str:
     """The name of a face where there are several."""
     return f"Face {index + 1}: {answer_of(face)} {percent(face.probability)}"
@@ -181,6 +183,12 @@ def title(index: int, face: Face) -> str:
 def percent(prob: float) -> str:
     """In whole percent; 0 and 100 only where that is exact."""
     return "under 1%" if 0 < prob < 0.005 else "over 99%" if 0.995 <= prob < 1 else f"{prob:.0%}"
+
+
+def painted(face: Face) -> str:
+    """CSS: the colour of what a face shows, and that of text on it, as variables."""
+    paint = colour_of(face.expression, face.probabilities)
+    return f"--expression:{css(paint)};--on:{css(ink_on(paint))}"
 
 
 def colour(expression: str, labels: Iterable[str]) -> str:

@@ -14,15 +14,11 @@ from mien.evaluation.compare import Comparison
 from mien.evaluation.measure import Measured
 from mien.evaluation.plot import plot_confusion, plot_reliability
 from mien.evaluation.report import BINS, Report
+from mien.faces.look import REPORT, wide
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .2rem .7rem; text-align: right }
-th:first-child, td:first-child { text-align: left } tr { border-bottom: 1px solid #ddd }
-img.plot { max-width: 100% } pre { overflow-x: auto; font-size: .8rem }
-figure { display: inline-block; width: 9rem; margin: .3rem; vertical-align: top }
-figure img { width: 112px; height: 112px } figcaption { font-size: .8rem; overflow-wrap: anywhere }
-small { color: #666 }
+_STYLE = f"""{REPORT}
+figure {{ display: inline-block; width: 9rem; margin: .3rem; vertical-align: top }}
+figure img {{ width: 112px; height: 112px }} figcaption {{ font-size: .8rem; overflow-wrap: anywhere }}
 """
 
 
@@ -59,7 +55,8 @@ def page(
             *_mistakes(measured, classifier, mistakes),
         ]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 
@@ -103,7 +100,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     def line(cells: Sequence[Any], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
 
-    return "<table>" + line(heads, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+    return wide("<table>" + line(heads, "th") + "".join(line(row, "td") for row in rows) + "</table>")
 
 
 def _plot(plot: Any, *what: Any) -> str:

@@ -10,14 +10,7 @@ import numpy as np
 from mien.explain import analysis_plots as plots
 from mien.explain.analysis import Analysis
 from mien.explain.heads import METRICS, agreement
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222;
-    background: #fff }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-th, td { padding: .2rem .7rem; text-align: right } th:first-child, td:first-child { text-align: left }
-tr { border-bottom: 1px solid #ddd } img { max-width: 100% } small { color: #666 } .wide { overflow-x: auto }
-"""
+from mien.faces.look import REPORT, wide
 
 
 def figures(found: Analysis) -> dict[str, bytes]:
@@ -103,8 +96,9 @@ def page(title: str, found: Analysis, drawn: dict[str, bytes]) -> str:
         heads = ("GAAM", "token of the greatest mean importance factor", "its factor", "the least")
         parts += ["<h2>Importance factor</h2>", _table(heads, rows)]
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
+        f"<style>{REPORT}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 
 
@@ -166,4 +160,4 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
-    return f'<div class="wide"><table>{line(heads, "th")}{"".join(line(row, "td") for row in rows)}</table></div>'
+    return wide(f"<table>{line(heads, 'th')}{''.join(line(row, 'td') for row in rows)}</table>")

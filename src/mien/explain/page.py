@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import quote
 
-_STYLE = """
-:root { color-scheme: light dark }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem }
-figure { margin: 0 0 2rem } figcaption { overflow-wrap: anywhere } img { max-width: 100%; background: #fff }
+from mien.faces.look import REPORT
+
+_STYLE = f"""{REPORT}
+figure {{ margin: 0 0 2rem }} figcaption {{ margin-bottom: .3rem; overflow-wrap: anywhere }}
 """
 
 

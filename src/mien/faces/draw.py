@@ -11,6 +11,7 @@ from PIL import Image
 from mien.faces.face import Face
 from mien.faces.overlay import trace
 from mien.faces.palette import Colour, colour_of, ink_on
+from mien.faces.places import Corners, places
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 _SHORTEST = 240  # pixels of the shorter side below which a picture is enlarged, to be seen and to hold a label
 _SMALLEST = 12.0  # pixels of letters that can be read
 _CELLS = 4  # of a hidden face, across its shorter side
-
-Corners = tuple[float, float, float, float]
-"""left, top, right, bottom"""
 
 
 def draw(
@@ -44,6 +42,8 @@ def draw(
         where there are several faces, and nothing where there is one.
     boxes: a frame about each face, in the colour of its expression; its width is a fiftieth of the face's.
     labels: the expression and its probability, and "?" behind an expression that is not sure enough to be relied on.
+        None covers another, or another face: where a crowd leaves no room for it, the label is the name alone, and
+        where it leaves no room for that either, the frame is all there is.
     bars: a bar for each label beside the face, as long as its probability.
     landmarks: a dot on each of the five.
     blur: hide the faces, as `hide` does.
@@ -67,12 +67,15 @@ def draw(
             _frame(brush, box, colour_of(face.expression, face.probabilities))
         if landmarks and face.landmarks is not None:
             _dots(brush, face.landmarks * zoom, box)
-    taken: list[Corners] = []
-    for face, box, name in zip(faces, corners, names, strict=True):
-        if labels:
-            taken.append(_label(brush, picture.size, label_of(face, name), face, box, taken, corners))
+    drawn = _labels(brush, picture.size, faces, corners, names) if labels else []
+    taken = [place for _, place, *_ in drawn]
+    for face, box in zip(faces, corners, strict=True):
         if bars:
             taken.append(_bars(brush, picture.size, face, box, taken, corners))
+    for face, place, text, size in drawn:
+        colour = colour_of(face.expression, face.probabilities)
+        brush.rectangle(place, fill=colour, outline="black", width=max(1, round(size / 15)))
+        brush.text((place[0] + size / 4, place[1] + size / 4), text, ink_on(colour), _font(size), anchor="lt")
     return picture
 
 
@@ -152,25 +155,33 @@ def _size(box: Corners, picture: tuple[int, int]) -> float:
     return float(round(np.clip((box[2] - box[0]) / 7, _SMALLEST, most)))
 
 
-def _label(
+def _labels(
     brush: "ImageDraw",
     picture: tuple[int, int],
-    text: str,
-    face: Face,
-    box: Corners,
-    taken: Sequence[Corners],
+    faces: Sequence[Face],
     corners: Sequence[Corners],
-) -> Corners:
-    size, colour = _size(box, picture), colour_of(face.expression, face.probabilities)
-    font = _font(size)
-    extent = brush.textbbox((0, 0), text, font, anchor="lt")
-    width, height = extent[2] + size / 2, extent[3] + size / 2
-    left = max(0, min(box[0], picture[0] - 1 - width))
-    tops = (box[1] - height, box[3], box[3] - height, box[1])
-    label = _best([(left, top, left + width, top + height) for top in tops], picture, taken, corners)
-    brush.rectangle(label, fill=colour, outline="black", width=max(1, _line(box) // 2))
-    brush.text((label[0] + size / 4, label[1] + size / 4), text, ink_on(colour), font, anchor="lt")
-    return label
+    names: Sequence[str],
+) -> list[tuple[Face, Corners, str, float]]:
+    """Each face that has room for a label, where it stands, what it says, and the size of its letters."""
+
+    def measured(text: str, size: float) -> tuple[float, float]:
+        extent = brush.textbbox((0, 0), text, _font(size), anchor="lt")
+        return extent[2] + size / 2, extent[3] + size / 2
+
+    texts = [label_of(face, name) for face, name in zip(faces, names, strict=True)]
+    sizes = [_size(box, picture) for box in corners]
+    for i, text in enumerate(texts):  # a narrow picture has no room for large letters
+        while sizes[i] > _SMALLEST and measured(text, sizes[i])[0] > picture[0]:
+            sizes[i] -= 1
+    full = [measured(*each) for each in zip(texts, sizes, strict=True)]
+    alone = [name if len(faces) > 1 and name else text for name, text in zip(names, texts, strict=True)]
+    short = [measured(*each) for each in zip(alone, sizes, strict=True)]
+    found = places(corners, short, full, (picture[0] - 1, picture[1] - 1))
+    return [
+        (face, spot[0], text if spot[1] else name, size)
+        for face, spot, text, name, size in zip(faces, found, texts, alone, sizes, strict=True)
+        if spot
+    ]
 
 
 def _bars(
@@ -236,7 +247,7 @@ def _grown(box: Corners, by: float) -> Corners:
 def _best(
     places: Sequence[Corners], size: tuple[int, int], taken: Sequence[Corners], corners: Sequence[Corners]
 ) -> Corners:
-    """Of places for a label or a table, the first of those that hide the least: of others like it, and of faces."""
+    """Of places for a table, the first of those that hide the least: of labels and others like it, and of faces."""
 
     def hidden(place: Corners) -> float:
         out = max(0, -place[1]) + max(0, place[3] - size[1])

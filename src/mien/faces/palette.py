@@ -61,9 +61,11 @@ def colour_of(label: str, labels: Iterable[str]) -> Colour:
 
 
 def ink_on(colour: Colour) -> Colour:
-    """Black or white, whichever is read better on a colour."""
-    red, green, blue = colour
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
+    """Black or white, whichever has more contrast to a colour (WCAG 2.2): 4.5 or more on any."""
+    parts = (part / 255 for part in colour)
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if (light + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)
 
 
 def css(colour: Colour) -> str:

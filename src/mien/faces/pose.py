@@ -32,7 +32,7 @@ benchmarks/geometry.py."""
 TURNED = 25.0
 """Degrees of yaw or pitch beyond which expressions are read worse: see docs/geometry.md."""
 
-_FAR = 5.0  # units of HEAD from which a face is seen; of 6 to 100 none was nearer to the landmarker on training faces
+FAR = 5.0  # units of HEAD from which a face is seen; of 6 to 100 none was nearer to the landmarker on training faces
 
 
 def rotation_of(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -81,7 +81,7 @@ def pose_of(landmarks: np.ndarray) -> np.ndarray | None:
         return None
     points = points - points.mean(0)
     points /= np.sqrt((points**2).sum(1).mean())
-    camera = np.diag([_FAR, _FAR, 1.0])
+    camera = np.diag([FAR, FAR, 1.0])
     try:
         found, turn, _ = cv2.solvePnP(HEAD, points, camera, None, flags=cv2.SOLVEPNP_SQPNP)
     except cv2.error:  # points that all but coincide

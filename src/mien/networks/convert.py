@@ -25,9 +25,17 @@ from mien.networks.published import (
     from_poster,
     from_timm_vit,
     from_vit,
+    sizes_of,
     under,
 )
 from mien.networks.published_stages import from_davit, from_halonet, from_maxvit, from_moh_vit
+from mien.networks.published_transformers import (
+    deit_arguments,
+    from_deit,
+    from_spectformer,
+    spectformer,
+    spectformer_arguments,
+)
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -39,26 +47,18 @@ class Kind:
     """How a kind of published weights becomes a network's."""
 
     tensors: Callable[[Mapping[str, Tensor]], tuple[dict[str, Tensor], list[str]]]
-    network: str  # "" where `variants` names several
+    network: str | Callable[[Mapping[str, Tensor]], str]  # or by its tensors; "" where `variants` names several
     arguments: Callable[[Mapping[str, Tensor]], dict[str, Any]]  # of the network, as far as the tensors show them
     resize: tuple[tuple[int, str], ...] = ((112, "auto"),)  # size and interpolation; 0: as the network's `img_size`
     align: str = "none"
     labels: tuple[str, str] = ("rafdb", "affectnet8")  # of seven classes and of eight
     normalize: Mapping[str, list[float]] = field(default_factory=lambda: IMAGENET)  # mean and std
+    own: str = r"(?!)"  # names of what the file may lack, a pattern: it begins at random, and is listed
     variants: Mapping[str, "Kind"] = field(default_factory=dict)  # by function of `mien.networks`: the tensors fit one
 
 
-def _sizes(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
-    """How long a tensor is along an axis, for those that are there."""
-    return {
-        argument: tensors[name].shape[axis]
-        for argument, (name, axis) in places.items()
-        if name in tensors and tensors[name].ndim > axis
-    }
-
-
 def _vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    arguments = _sizes(tensors, num_classes=("head.weight", 0), embed_dim=("head.weight", 1))
+    arguments = sizes_of(tensors, num_classes=("head.weight", 0), embed_dim=("head.weight", 1))
     if "pos_embed" in tensors and tensors["pos_embed"].ndim == 3:
         arguments["num_tokens"] = tensors["pos_embed"].shape[1] - 1
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
@@ -67,16 +67,16 @@ def _vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _apvit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     learned = {"patch_criterion": "lanet"} if any(name.startswith("select.lanet.") for name in tensors) else {}
-    return _sizes(tensors, num_classes=("head.weight", 0)) | learned
+    return sizes_of(tensors, num_classes=("head.weight", 0)) | learned
 
 
 def _timm_vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Heads are 64 wide in timm, but for its first ViT-Small: eight in eight blocks, scaled by embed_dim^-1/2."""
-    arguments: dict[str, Any] = _sizes(tensors, num_tokens=("patch_pos_embed", 1), embed_dim=("cls_token", 2))
+    arguments: dict[str, Any] = sizes_of(tensors, num_tokens=("patch_pos_embed", 1), embed_dim=("cls_token", 2))
     dim = arguments.setdefault("embed_dim", 768)
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
     small = dim == 768 and depth == 8
-    hidden = _sizes(tensors, hidden=("blocks.0.mlp.fc1.weight", 0)).get("hidden", 0)
+    hidden = sizes_of(tensors, hidden=("blocks.0.mlp.fc1.weight", 0)).get("hidden", 0)
     return arguments | {
         "depth": depth,
         "num_heads": 8 if small else max(1, dim // 64),
@@ -88,14 +88,14 @@ def _timm_vit_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _cait_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    arguments = _sizes(
+    arguments = sizes_of(
         tensors,
         num_classes=("head.weight", 0),
         embed_dim=("patch_embed.weight", 0),
         patch_size=("patch_embed.weight", 2),
         num_heads=("blocks.0.attn.proj_l.weight", 0),
     )
-    patches = _sizes(tensors, patches=("pos_embed", 1)).get("patches", 0)
+    patches = sizes_of(tensors, patches=("pos_embed", 1)).get("patches", 0)
     arguments["img_size"] = math.isqrt(patches) * arguments.get("patch_size", 0)
     for argument, prefix in (("depth", "blocks."), ("class_depth", "pool.blocks.")):
         arguments[argument] = len({name.split(".")[0] for name in under(prefix, tensors)})
@@ -106,7 +106,7 @@ KINDS = {
     "poster": Kind(
         from_poster,
         "mien.networks.poster",
-        lambda t: _sizes(t, num_classes=("vit.head.weight", 0)),
+        lambda t: sizes_of(t, num_classes=("vit.head.weight", 0)),
         ((224, "auto"), (112, "nearest")),
     ),
     "apvit": Kind(
@@ -126,11 +126,19 @@ KINDS = {
     "vit": Kind(from_vit, "mien.networks.ViT", _vit_arguments),
     "timm_vit": Kind(from_timm_vit, "mien.networks.PooledViT", _timm_vit_arguments),
     "cait": Kind(from_cait, "mien.networks.CaiT", _cait_arguments, ((0, "bicubic"),)),
+    "spectformer": Kind(from_spectformer, spectformer, spectformer_arguments, ((0, "bicubic"),)),
+    "deit": Kind(
+        from_deit,
+        "mien.networks.SparseDeiT",
+        deit_arguments,
+        ((0, "bicubic"),),
+        own=r"\.attn\.(reduce_[qk]\.(weight|bias)|reduce_tokens|basis)$",
+    ),
 }
 
 
 def _classes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    return _sizes(tensors, num_classes=("head.weight", 0))
+    return sizes_of(tensors, num_classes=("head.weight", 0))
 
 
 def _cait_size(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -181,7 +189,7 @@ def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: o
         opened = f"opens {', '.join(how.variants)}" if how.variants else "opens one network alone: it takes no --as"
         raise CheckpointError(f"mien convert {kind} {opened}, not {as_}")
     if not how.variants:
-        return how.network, how
+        return how.network if isinstance(how.network, str) else how.network(how.tensors(tensors)[0]), how
     if as_ is None and kind == "timm":
         raise CheckpointError(f"mien convert timm needs --as, one of {', '.join(how.variants)}")
     layouts = how.variants
@@ -195,14 +203,38 @@ def _chosen(kind: str, as_: str | None, tensors: Mapping[str, Tensor], source: o
     return f"mien.networks.{name}", layouts[name]  # of none: `fill` lists what does not fit
 
 
+def _stages(tensors: Mapping[str, Tensor]) -> str:
+    """What size of network the tensors look like, in words; nothing where they show no stages."""
+    widths: dict[int, int] = {}
+    blocks: dict[int, set[str]] = {}
+    for name, tensor in tensors.items():
+        found = re.match(r"stages\.(\d+)\.(?:blocks\.)?(\d+)\..*(mlp\.fc2\.bias|conv3_1x1\.bn\.weight)$", name)
+        if found:
+            widths[int(found[1])] = len(tensor)
+            blocks.setdefault(int(found[1]), set()).add(found[2])
+    if not widths:
+        return ""
+    wide, deep = (", ".join(map(str, x)) for x in (widths.values(), map(len, blocks.values())))
+    return f"; they look like a network whose stages are {wide} wide, of {deep} blocks"
+
+
+def _renamed(how: Kind, tensors: Mapping[str, Tensor], source: object) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under their names here, and the names that are unknown; CheckpointError for impossible shapes."""
+    try:
+        return how.tensors(tensors)
+    except (RuntimeError, IndexError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{source}: tensors are not shaped as those of this layout are ({reason})") from error
+
+
 def _is_of(name: str, how: Kind, tensors: Mapping[str, Tensor]) -> bool:
     """Whether the tensors are those of the network, all of them."""
-    renamed, unknown = how.tensors(tensors)
-    with torch.device("meta"):
-        try:
+    try:
+        renamed, unknown = _renamed(how, tensors, name)
+        with torch.device("meta"):
             network = build({"class_path": f"mien.networks.{name}", "init_args": how.arguments(renamed)})
-        except CheckpointError:
-            return False
+    except CheckpointError:
+        return False
     own = network.state_dict()
     counted = {n for n in own if not n.endswith("num_batches_tracked")}
     fits = all(n in renamed and renamed[n].shape == own[n].shape for n in counted)
@@ -227,7 +259,9 @@ def convert(
     published one, all zero, to be trained. img_size: interpolate the positions of a network that has an `img_size`.
     as_: name of the network, for a kind of several; "timm" needs it, others see it by the tensors.
 
-    Raises CheckpointError unless every tensor found its place and every place its tensor, and says which network's the
+    What a kind may lack, such as the mask predictors that Sparsifiner adds to DeiT, begins at random, always the same,
+    and the header's `training.untrained` lists it. Raises CheckpointError unless every other place found its tensor,
+    and every tensor its place, and says which network's the
     weights look like where they are of another size or variant.
     """
     out = Path(out)
@@ -235,7 +269,7 @@ def convert(
         raise CheckpointError(f"{out}: a checkpoint for torch ends in .safetensors")
     tensors = state_dict(source)
     path, how = _chosen(kind, as_, tensors, source)
-    renamed, unknown = how.tensors(tensors)
+    renamed, unknown = _renamed(how, tensors, source)
     if num_classes is not None:
         if num_classes < 1 or not any(map(_is_head, renamed)):
             raise CheckpointError(f"{source}: there is no head to be made for {num_classes} classes")
@@ -243,11 +277,19 @@ def convert(
     model = {"class_path": path, "init_args": how.arguments(renamed)}
     if img_size is not None:
         model["init_args"]["img_size"] = img_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            network = build(model)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: {error}") from error
+    places = network.state_dict()
+    untrained = [name for name in places if re.search(how.own, name) and name not in renamed]
+    renamed |= {name: places[name] for name in untrained}
     try:
-        network = build(model)
+        fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
     except CheckpointError as error:
-        raise CheckpointError(f"{source}: {error}") from error
-    fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
+        raise CheckpointError(f"{error}{_stages(renamed) if KINDS[kind].variants else ''}") from error
     names = _labels(model["init_args"].get("num_classes"), labels, how.labels)
     steps = [{"size": size or network.img_size, "interpolation": how_to} for size, how_to in how.resize]
     header = {
@@ -261,14 +303,15 @@ def convert(
             "color": "rgb",
             **how.normalize,
         },
-        "training": {"converted_from": Path(source).name, "kind": kind},
+        "training": {"converted_from": Path(source).name, "kind": kind}
+        | ({"untrained": untrained} if untrained else {}),
     }
     save_network(out, network, header)
     return out
 
 
 def _is_head(name: str) -> bool:
-    return re.fullmatch(r"(.*\.)?head\.(weight|bias)", name) is not None
+    return re.fullmatch(r"(.*\.)?(aux_)?head\.(weight|bias)", name) is not None
 
 
 def _labels(count: int | None, labels: str | None, usual: tuple[str, str]) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mien.files import silence
-from mien.networks.network import Network
 from mien.nn.base import Grid, MakeMixer
 
 MEASURES = ("parameters", "macs", "forward_ms", "training_ms", "forward_mb", "training_mb")
@@ -202,7 +201,7 @@ def compare_networks(
         side = sizes[name] = getattr(network, "img_size", 112)
         if found and 4 * 4 * parameters > most_gb * 1e9:
             continue
-        images = torch.randn(batch, 3, side, side)
+        images = network.example(batch) if hasattr(network, "example") else torch.randn(batch, 3, side, side)
         runs[name] = network_passes(network, images)
         found[name] = {"parameters": parameters, "macs": macs(network, images[:1])}
         found[name] |= {f"{what}_mb": peak_bytes(run) / 1e6 for what, run in runs[name].items()}
@@ -219,7 +218,7 @@ def network_passes(network: nn.Module, images: Tensor) -> dict[str, Callable[[],
 
     def training() -> None:
         network.train().zero_grad()
-        sets = network.training_logits(images) if isinstance(network, Network) else {"logits": network(images)}
+        sets = network.training_logits(images) if hasattr(network, "training_logits") else {"logits": network(images)}
         sum(logits.sum() for logits in sets.values()).backward()  # type: ignore[union-attr]
         network.zero_grad()
 

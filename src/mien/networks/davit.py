@@ -126,22 +126,34 @@ class DaViT(Network):
 
 
 def davit_tiny(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> DaViT:
-    """DaViT-T as published, 28 M parameters; images of 224 pixels, or of another size, such as 112."""
+    """DaViT-T as published, 28 M parameters; images of 224 pixels, or of another size, such as 112.
+
+    num_classes, img_size, drop_path, options: as of `DaViT`; 8, 224 and 0.
+    """
     return DaViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **options)
 
 
 def davit_small(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> DaViT:
-    """DaViT-S as published, 50 M parameters."""
+    """DaViT-S as published, 50 M parameters.
+
+    num_classes, img_size, drop_path, options: as of `DaViT`; 8, 224 and 0.
+    """
     return davit_tiny(num_classes=num_classes, img_size=img_size, drop_path=drop_path, depths=(1, 1, 9, 1), **options)
 
 
 def davit_base(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> DaViT:
-    """DaViT-B as published, 88 M parameters."""
+    """DaViT-B as published, 88 M parameters.
+
+    num_classes, img_size, drop_path, options: as of `DaViT`; 8, 224 and 0.
+    """
     form: dict[str, Any] = {"dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32), "depths": (1, 1, 9, 1)}
     return davit_tiny(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form, **options)
 
 
 def davit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> DaViT:
-    """Three narrow stages for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours."""
+    """Three narrow stages for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours.
+
+    num_classes, drop_path, options: as of `DaViT`; 8 and 0.
+    """
     form: dict[str, Any] = {"dims": (48, 96, 192), "num_heads": (2, 4, 8), "depths": (1, 2, 1)}
     return DaViT(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
-from mien.networks.staged import needs_whole_windows, rates
+from mien.networks.staged import check_size, needs_whole_windows, rates
 from mien.nn.attend import merge_heads
 from mien.nn.base import Grid, MakeMixers
 from mien.nn.block import DropPath
@@ -30,13 +30,10 @@ class HalvingHalo(Halo):
 
     def forward(self, tokens: Tensor, grid: Grid | None = None) -> Tensor:
         grid = checked_grid(tokens, grid, type(self).__name__)
-        planes = self.qkv(tokens)
-        out = (self.dense if self.attend.open else self.local)(*self.arguments(planes), grid)
+        qkv = self.qkv(tokens)
+        none = qkv[:, :0]
+        out = self.dense(qkv, none, qkv, grid) if self.attend.open else self.local(none, qkv, grid)
         return self.proj_drop(self.proj(out))
-
-    def arguments(self, planes: Tensor) -> tuple[Tensor, ...]:
-        prefix = planes[:, :0]
-        return (planes, prefix, planes) if self.attend.open else (prefix, planes)
 
     def queries(self, planes: Tensor, grid: Grid) -> Tensor:
         block = self.cut(grid)[0]
@@ -195,6 +192,7 @@ class HaloNet(Network):
         nn.init.zeros_(self.head.bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
+        check_size(images, self.img_size)
         maps = self.stem(images)
         for stage in self.stages:
             maps = stage(maps)
@@ -205,19 +203,28 @@ class HaloNet(Network):
 
 
 def halonet26t(*, num_classes: int = 8, img_size: int = 256, drop_path: float = 0.0, **options: Any) -> HaloNet:
-    """timm's small HaloNet, 12 M parameters; images of 256 pixels, or of a multiple."""
+    """timm's small HaloNet, 12 M parameters; images of 256 pixels, or of a multiple.
+
+    num_classes, img_size, drop_path, options: as of `HaloNet`; 8, 256 and 0.
+    """
     return HaloNet(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **options)
 
 
 def halonet50ts(*, num_classes: int = 8, img_size: int = 256, drop_path: float = 0.0, **options: Any) -> HaloNet:
-    """timm's deeper HaloNet, 23 M parameters; images of 256 pixels, or of a multiple."""
+    """timm's deeper HaloNet, 23 M parameters; images of 256 pixels, or of a multiple.
+
+    num_classes, img_size, drop_path, options: as of `HaloNet`; 8, 256 and 0.
+    """
     plan = ("ccc", "ccca", "cacaca", "cac")
     form: dict[str, Any] = {"plan": plan, "num_heads": (8, 4, 8, 8), "halo_size": 3, "act": "silu"}
     return HaloNet(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form, **options)
 
 
 def halonet_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> HaloNet:
-    """Three narrow stages for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours."""
+    """Three narrow stages for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours.
+
+    num_classes, drop_path, options: as of `HaloNet`; 8 and 0.
+    """
     form: dict[str, Any] = {"dims": (128, 256, 512), "num_heads": (2, 4, 4), "plan": ("cca", "cac", "cac"), "stem": 32}
     form |= {"block_size": 7, "halo_size": 3, "act": "silu", "mask_padding": True}
     return HaloNet(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
-from mien.networks.staged import needs_whole_windows, rates
+from mien.networks.staged import check_size, needs_whole_windows, rates
 from mien.nn.base import MakeMixers
 from mien.nn.block import Block, DropPath
 from mien.nn.grid import pair, to_map, to_tokens
@@ -180,6 +180,7 @@ class MaxViT(Network):
                     nn.init.zeros_(module.bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
+        check_size(images, self.img_size)
         maps = self.stem(images)
         for stage in self.stages:
             maps = stage(maps)
@@ -192,17 +193,26 @@ class MaxViT(Network):
 
 
 def maxvit_tiny_tf(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MaxViT:
-    """MaxViT-T as published, 31 M parameters; images of 224 pixels, or of a multiple."""
+    """MaxViT-T as published, 31 M parameters; `img_size` is 224 or a multiple. Paper: see `MaxViT`.
+
+    num_classes, img_size, drop_path, options: as of `MaxViT`; 8, 224 and 0.
+    """
     return MaxViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **options)
 
 
 def maxvit_tiny_rw(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MaxViT:
-    """MaxViT-T in the form of timm's own weights, 29 M parameters; images of 224 pixels, or of a multiple."""
+    """MaxViT-T in the form of timm's own weights, 29 M parameters; images of 224 pixels, or of a multiple.
+
+    num_classes, img_size, drop_path, options: as of `MaxViT`; 8, 224 and 0.
+    """
     form: dict[str, Any] = {"stem": (32, 64), "tf": False}
     return MaxViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form, **options)
 
 
 def maxvit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> MaxViT:
-    """Three narrow stages in timm's form for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours."""
+    """Three narrow stages in timm's form for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours.
+
+    num_classes, drop_path, options: as of `MaxViT`; 8 and 0.
+    """
     form: dict[str, Any] = {"stem": (16, 32), "tf": False, "dims": (32, 64, 128), "depths": (1, 2, 2)}
     return MaxViT(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
-from mien.networks.staged import needs_whole_windows, rates
+from mien.networks.staged import check_size, needs_whole_windows, rates
 from mien.nn.attend import merge_heads, split_heads
 from mien.nn.base import Grid, MakeMixer, MakeMixers
 from mien.nn.block import DropPath
@@ -222,6 +222,7 @@ class MoHViT(Network):
                     nn.init.zeros_(module.bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
+        check_size(images, self.img_size)
         maps = images
         for stage in self.stages:
             parts = dict(stage.named_children())
@@ -238,37 +239,55 @@ class MoHViT(Network):
 
 
 def moh_vit_tiny(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MoHViT:
-    """TransNeXt-Tiny with the heads of MoH-ViT-S at 75 %, 28 M parameters; there are no published weights of it."""
+    """TransNeXt-Tiny with the heads of MoH-ViT-S at 75 %, 28 M parameters; there are no published weights of it.
+
+    num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
+    """
     return MoHViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **options)
 
 
 def moh_vit_small_75(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MoHViT:
-    """MoH-ViT-S as published, with 75 % of the heads; 50 M parameters."""
+    """MoH-ViT-S as published, with 75 % of the heads; 50 M parameters.
+
+    num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
+    """
     form: dict[str, Any] = {"depths": (5, 5, 22, 5), **options}
     return MoHViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form)
 
 
 def moh_vit_small_80(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MoHViT:
-    """MoH-ViT-S as published, with 80 % of the heads."""
+    """MoH-ViT-S as published, with 80 % of the heads.
+
+    num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
+    """
     form: dict[str, Any] = {"shared": (3, 6, 3, 8), **options}
     return moh_vit_small_75(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form)
 
 
 def moh_vit_base_75(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MoHViT:
-    """MoH-ViT-B as published, with 75 % of the heads; 90 M parameters."""
+    """MoH-ViT-B as published, with 75 % of the heads; 90 M parameters.
+
+    num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
+    """
     form: dict[str, Any] = {"dims": (96, 192, 384, 768), "num_heads": (4, 8, 16, 32), "depths": (5, 5, 23, 5)}
     form |= {"shared": (4, 8, 4, 5), "top_k": (0, 0, 8, 16), **options}
     return MoHViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form)
 
 
 def moh_vit_base_50(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MoHViT:
-    """MoH-ViT-B as published, with 50 % of the heads."""
+    """MoH-ViT-B as published, with 50 % of the heads.
+
+    num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
+    """
     form: dict[str, Any] = {"shared": (2, 2, 2, 4), "top_k": (2, 4, 6, 8), **options}
     return moh_vit_base_75(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form)
 
 
 def moh_vit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> MoHViT:
-    """Three narrow stages for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours."""
+    """Three narrow stages for images of 112 pixels, whose maps are 28, 14 and 7; the sizes are ours.
+
+    num_classes, drop_path, options: as of `MoHViT`; 8 and 0.
+    """
     form: dict[str, Any] = {"dims": (48, 96, 192), "num_heads": (2, 4, 8), "depths": (1, 2, 2), "mlp_ratios": (4, 4, 4)}
     form |= {"pools": (4, 2, 1), "shared": (2, 2, 2), "top_k": (0, 1, 3)}
     return MoHViT(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)

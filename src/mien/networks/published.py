@@ -98,6 +98,15 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tenso
     return renamed, unknown
 
 
+def sizes_of(tensors: Mapping[str, Tensor], **places: tuple[str, int]) -> dict[str, int]:
+    """How long a tensor is along an axis, for those that are there."""
+    return {
+        argument: tensors[name].shape[axis]
+        for argument, (name, axis) in places.items()
+        if name in tensors and tensors[name].ndim > axis
+    }
+
+
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose name begins with the prefix, without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mien.networks.published import Rules, rename
+from mien.networks.published import Rules, rename, under
 
 _MAXVIT: Rules = (
     (r".*\.relative_position_index", None),
@@ -70,17 +70,24 @@ def from_halonet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list
     renamed, unknown = rename(tensors, _HALONET)
     for name in [name for name in renamed if name.endswith(".attn.q.weight")]:
         before = name.removesuffix("q.weight")
-        wanted = [renamed.get(before + part) for part in ("q.weight", "kv.weight", "height_rel")]
-        if any(tensor is None or tensor.ndim < 2 for tensor in wanted):
-            continue
-        q, kv, table = (tensor for tensor in wanted if tensor is not None)
-        dim, heads = table.shape[1], q.shape[0] // table.shape[1]
-        if kv.shape[0] % max(1, heads):
-            continue
-        k, v = kv.unflatten(0, (heads, -1)).split((dim, kv.shape[0] // heads - dim), 1)
-        del renamed[name], renamed[before + "kv.weight"]
-        renamed[before + "qkv.weight"] = torch.cat([q, k.flatten(0, 1), v.flatten(0, 1)]).flatten(1)
+        own = {part: renamed.pop(part) for part in list(renamed) if part.startswith(before)}
+        renamed |= {before + part: tensor for part, tensor in halo_qkv(under(before, own)).items()}
     return renamed, unknown
+
+
+def halo_qkv(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """timm's q and kv, by leaf, of one Halo attention, put together: there k and v lie head by head."""
+    left = dict(tensors)
+    for leaf in ("weight", "bias"):
+        q, kv, table = (left.get(part) for part in (f"q.{leaf}", f"kv.{leaf}", "height_rel"))
+        if q is None or kv is None or table is None or table.ndim < 2 or not (heads := len(q) // table.shape[1]):
+            continue
+        if len(kv) % heads == 0 and len(kv) // heads > table.shape[1]:
+            k, v = kv.unflatten(0, (heads, -1)).split((table.shape[1], len(kv) // heads - table.shape[1]), 1)
+            joined = torch.cat([q, k.flatten(0, 1), v.flatten(0, 1)])
+            left[f"qkv.{leaf}"] = joined.flatten(1) if leaf == "weight" else joined
+            del left[f"q.{leaf}"], left[f"kv.{leaf}"]
+    return left
 
 
 def from_davit(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from mien.nn.base import Grid
 
 
@@ -18,6 +20,13 @@ def needs_whole_windows(img_size: int, strides: Sequence[int], window: Grid) -> 
         raise ValueError(
             f"img_size {img_size}: windows of {size} do not divide maps of {maps}; they do at {step}, {2 * step}, …"
         )
+
+
+def check_size(images: Tensor, img_size: int) -> None:
+    """ValueError unless images (B, 3, H, W) are of the size that the network was made for."""
+    height, width = images.shape[2:]
+    if (height, width) != (img_size, img_size):
+        raise ValueError(f"images are {height}×{width} pixels, and the network is for {img_size}×{img_size}")
 
 
 def rates(drop_path: float, depths: Sequence[int]) -> list[list[float]]:

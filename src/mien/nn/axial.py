@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mien.nn.base import Grid
 from mien.nn.grid import checked_grid, from_windows, join_planes, split_planes, to_windows
 from mien.nn.local_attention import LocalAttention
+from mien.nn.self_attention import later
 
 
 class Axial(nn.Module):
@@ -21,7 +22,7 @@ class Axial(nn.Module):
     Each of the two has its own qkv and proj. A sequence of both reaches every token, the sum does in two layers; time
     grows with N^1.5. Ours: `share_qkv` (one qkv for both, still two projections), `positions` (`AxialPositions` of that
     grid, added to x first), and the prefix, which is seen in every line and sees all, once in each of the two. The
-    paper's causal decoders are left out.
+    paper's causal decoders are in `mien.networks.AxialTransformer`.
 
     Args:
         dim, num_heads: int, width of the tokens and number of heads, which divides it.
@@ -72,13 +73,13 @@ class Axial(nn.Module):
 
 
 class Lines(LocalAttention):
-    """Attention within every column (axis 0) or every row (axis 1)."""
+    """Attention within every column (axis 0) or every row (axis 1); `causal`: no token attends to a later one of it."""
 
     qkv: nn.Module  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    def __init__(self, axis: int, dim: int, num_heads: int, qkv_bias: bool, attn_drop: float):
+    def __init__(self, axis: int, dim: int, num_heads: int, qkv_bias: bool, attn_drop: float, causal: bool = False):
         super().__init__(dim, num_heads, qkv_bias, attn_drop, proj_drop=0.0)
-        self.axis = axis
+        self.axis, self.causal = axis, causal
 
     def line(self, grid: Grid) -> Grid:
         return (1, grid[1]) if self.axis else (grid[0], 1)
@@ -91,8 +92,8 @@ class Lines(LocalAttention):
     def join(self, windows: Tensor, grid: Grid) -> Tensor:
         return from_windows(windows, grid, self.line(grid))
 
-    def bias(self, q: Tensor, grid: Grid) -> None:
-        return None
+    def bias(self, q: Tensor, grid: Grid) -> Tensor | None:
+        return later(q)[None, None, None] if self.causal else None
 
 
 class AxialPositions(nn.Module):

@@ -51,22 +51,22 @@ class ClassBlock(nn.Module):
     Args:
         dim, num_heads: int, width of the tokens and number of heads, which divides it.
         mlp_ratio: float, hidden width of the mlp over dim; 4.
-        init_values: float at which layer scales start; 1e-5.
+        init_values: float at which layer scales start, or None: there are none; 1e-5.
         qkv_bias: bool, whether q, k and v have biases; True.
 
     Paper and reference: `ClassAttention`.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, init_values: float = 1e-5, qkv_bias: bool = True
+        self, dim: int, num_heads: int, mlp_ratio: float = 4.0, init_values: float | None = 1e-5, qkv_bias: bool = True
     ):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = ClassAttention(dim, num_heads, qkv_bias)
-        self.ls1 = LayerScale(dim, init_values)
+        self.ls1 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim, init_values)
+        self.ls2 = nn.Identity() if init_values is None else LayerScale(dim, init_values)
 
     def forward(self, c: Tensor, tokens: Tensor) -> Tensor:
         c = c + self.ls1(self.attn(self.norm1(torch.cat([c, tokens], dim=1))))

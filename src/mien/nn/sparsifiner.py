@@ -102,7 +102,7 @@ class Sparsifiner(OwnLoss):
     def guess(self, q: Tensor, k: Tensor, exact: bool = False) -> Tensor:
         """S of all tokens behind the prefix (B, heads, N - num_prefix, N), in at least fp32; `exact`: no thresholds."""
         dtype = torch.promote_types(q.dtype, torch.float32)
-        with torch.autocast(q.device.type, enabled=False):
+        with torch.autocast("cpu" if q.is_meta else q.device.type, enabled=False):  # it knows no meta device
             # (B, heads, N, c)
             q, k = (
                 nn.functional.linear(x.to(dtype), part.weight.to(dtype), part.bias.to(dtype))

@@ -4,12 +4,13 @@ import json
 from html import escape
 from typing import Any
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-code, pre { font: 14px/1.4 ui-monospace, monospace; background: #f3f3f3; border-radius: 4px; padding: .1em .3em; }
-pre { padding: .8rem; overflow-x: auto; } h2 { margin-top: 2.5rem; } b { font-family: ui-monospace, monospace; }
-table { border-collapse: collapse; } td { padding: .2rem .8rem .2rem 0; vertical-align: top; }
-@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd; } code, pre { background: #2a2a2a; } }
+from mien.faces.look import REPORT
+
+_STYLE = f"""{REPORT}
+code, pre {{ font: 14px/1.4 ui-monospace, monospace; background: var(--track); border-radius: 4px;
+    padding: .1em .3em; }}
+pre {{ padding: .8rem; overflow-x: auto; }} h2 {{ margin-top: 2.5rem; }} b {{ font-family: ui-monospace, monospace; }}
+td, td:first-child {{ padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; }}
 """
 
 

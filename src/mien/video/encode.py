@@ -18,6 +18,12 @@ from mien.video.source import Video
 _BORNE = frozenset("aac mp3 ac3 eac3 opus flac alac".split())  # what audio MP4 bears, and players play
 
 
+def draw_frame(frame: VideoFrame) -> np.ndarray:
+    """A frame that was read with its image, its faces drawn in: (H, W, 3) uint8 RGB."""
+    names = ["" if face.track is None else str(face.track) for face in frame.faces]
+    return np.asarray(draw(frame.image, frame.faces, names))
+
+
 class AnnotatedVideo:
     """An MP4 (H.264) with a box and a label about each face, each frame at the time at which it was read.
 
@@ -64,8 +70,7 @@ class AnnotatedVideo:
 
     def write(self, frame: VideoFrame) -> None:
         """frame: with its image, and with its sound where there is to be some."""
-        names = ["" if face.track is None else str(face.track) for face in frame.faces]
-        drawn = np.asarray(draw(frame.image, frame.faces, names))
+        drawn = draw_frame(frame)
         drawn = np.pad(drawn, ((0, drawn.shape[0] % 2), (0, drawn.shape[1] % 2), (0, 0)), "edge")  # as H.264 wants it
         with self._ffmpeg_errors():
             if self._container is None:
