@@ -102,12 +102,10 @@ NETWORKS = {
     "magnified": lambda: Magnified(num_classes=8, embed_dim=16, num_heads=2),
     "regions": lambda: RegionReader(image=Small(112), num_classes=8, embed_dim=16, num_heads=2),
     "cait": lambda: CaiT(**TOKENS, depth=1, class_depth=1, init_values=1.0),
-<<<<<<< HEAD
     "maxvit": lambda: MaxViT(**STAGE, dims=(8,), stem=(8, 8), head_dim=8, window_size=4),
     "halonet": lambda: calm(HaloNet(num_classes=8, img_size=32, **HALO)),
     "davit": lambda: DaViT(**STAGE, dims=(8,), num_heads=(2,), window_size=3),
     "moh_vit": lambda: MoHViT(**STAGE, **MOH),
-=======
     "sparsifiner": lambda: SparseDeiT(**TOKENS, depth=1),
     "spectformer": lambda: SpectFormer(**TOKENS, depth=2, spectral_depth=1),
     "spectformer, hierarchical": lambda: HierarchicalSpectFormer(
@@ -120,22 +118,6 @@ NETWORKS = {
         stem_dim=8,
     ),
     "tic": lambda: TiCNet(num_classes=8, img_size=32, embed_dims=(8,), depths=(1,), num_heads=(2,)),
-    "maxvit": lambda: MaxViT(
-        num_classes=8, img_size=32, depths=(1, 1), dims=(8, 16), stem=(8, 8), head_dim=8, window_size=4
-    ),
-    "halonet": lambda: HaloNet(
-        num_classes=8,
-        img_size=32,
-        num_heads=(2, 4),
-        dims=(32, 64),
-        stem=16,
-        plan=("ca", "aa"),
-        block_size=4,
-        halo_size=1,
-    ),
-    "davit": lambda: DaViT(**STAGES, dims=(8, 16), window_size=3),
-    "moh_vit": lambda: MoHViT(**STAGES, dims=(16, 24), mlp_ratios=(2, 2), pools=(2, 1), shared=(1, 1), top_k=(1, 1)),
->>>>>>> nets_b
     "other mixers": lambda: CaiT(
         **TOKENS,
         depth=5,

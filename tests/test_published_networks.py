@@ -22,11 +22,18 @@ from mien.__main__ import main
 from mien.catalogue import NETWORKS
 from mien.checkpoint import read_header
 from mien.errors import CheckpointError
-<<<<<<< HEAD
-from mien.networks import DaViT, HaloNet, MaxViT, MoHViT, Network, build, load_mechanism, load_network
-=======
-from mien.networks import AxialTransformer, DaViT, GroupPose, HaloNet, MaxViT, MoHViT, Network, build, load_network
->>>>>>> nets_b
+from mien.networks import (
+    AxialTransformer,
+    DaViT,
+    GroupPose,
+    HaloNet,
+    MaxViT,
+    MoHViT,
+    Network,
+    build,
+    load_mechanism,
+    load_network,
+)
 from mien.networks.checkpoint import fill
 from mien.networks.convert import KINDS, convert
 from mien.networks.cost import macs
