@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
-    """Rows: what is given, three completions, the whole face; for each of the two faces."""
+    """A row for each of the two faces: what is given, four completions, the whole face."""
     model = axial()
     model.load_state_dict(load_file(args.run / "axial.safetensors"))
     known = torch.arange(SIDE)[:, None].expand(SIDE, SIDE) < SIDE // 2

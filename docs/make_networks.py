@@ -8,6 +8,7 @@ The drawing is of the network itself: its parts in the order in which they ran, 
 import argparse
 import inspect
 import itertools
+import re
 import sys
 from collections.abc import Iterator
 from html import escape
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 import mien.networks
 from mien.catalogue import NETWORKS, Entry, list_networks
 from mien.commands.list import summary
+from mien.networks import Network
 from mien.networks.trunk import Trunk
 from mien.nn.observe import Stages
 
@@ -31,7 +33,7 @@ HERE = Path(__file__).parent / "networks"
 WIDTH, HEIGHT, GAP, A_ROW = 176, 84, 22, 5  # of a box, between two, and how many stand in a row
 CARD, LINE, TEXT, SOFT = "#ffffff", "#8a94a6", "#1d2433", "#566075"
 SMALL = (nn.LayerNorm, nn.BatchNorm2d, nn.GroupNorm, nn.Identity, nn.Dropout)  # not drawn
-FILLS = {"attention": "#dbe8ff", "other": "#eef1f5", "head": "#e3f4e4", "training": "#ffffff"}
+FILLS = {"attention": "#dbe8ff", "other": "#eef1f5", "head": "#e3f4e4", "idle": "#ffffff"}
 
 
 class Part(NamedTuple):
@@ -44,26 +46,26 @@ class Part(NamedTuple):
     kind: str  # of `FILLS`
 
 
-def members(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, str, nn.Module]]:
+def members(network: nn.Module, prefix: str = "", place: str = "") -> Iterator[tuple[str, str, nn.Module]]:
     """The parts that are drawn, each with the list that it stands in ("" for none) and its name; norms are not."""
-    for name, child in network.named_children():
-        name = prefix + name
-        if isinstance(child, nn.ModuleList):
-            for each, item in child.named_children():
-                lists = isinstance(item, nn.ModuleList)
-                inner = [(f"{name}.{each}", f"{name}.{each}", item)] if not lists else []
-                for i, part in item.named_children() if lists else ():
-                    inner.append((f"{name}.{each}", f"{name}.{each}.{i}", part))
-                yield from ((place if lists else name, full, part) for place, full, part in inner)
-        elif opened(child):
+    for short, child in network.named_children():
+        name = prefix + short
+        stage = bool(place) and isinstance(child, nn.Sequential) and forms_attention(child)
+        if isinstance(child, nn.ModuleList) or stage:
+            yield from members(child, f"{name}.", name)
+        elif isinstance(child, nn.ModuleDict) and short != "heads" or opened(child):
             yield from members(child, f"{name}.")
-        elif name != "heads" and not isinstance(child, SMALL) and any(True for _ in child.parameters()):
-            yield "", name, child
+        elif short != "heads" and not isinstance(child, SMALL) and any(True for _ in child.parameters()):
+            yield place, name, child
+
+
+def forms_attention(part: nn.Module) -> bool:
+    return any(isinstance(each, Stages) for each in part.modules())
 
 
 def opened(part: nn.Module) -> bool:
     """Whether a part is drawn by what it consists of: one with blocks of its own that is no trunk."""
-    lists = [child for child in part.children() if isinstance(child, nn.ModuleList)]
+    lists = [child for child in part.children() if isinstance(child, nn.ModuleList | nn.ModuleDict)]
     return bool(lists) and not isinstance(part, Trunk) and not type(part).__module__.startswith("mien.nn")
 
 
@@ -84,7 +86,7 @@ def shape(out: Any) -> str:
 
 def parts(network: nn.Module, images: Tensor) -> list[Part]:
     """The parts in the order in which they ran, neighbours of one kind in a list as one; last, what did not run."""
-    found = [each for each in members(network.eval()) if not isinstance(each[2], SMALL)]
+    found = list(members(network.eval()))
     outs: dict[str, str] = {}
 
     def note(name: str) -> Any:
@@ -102,14 +104,14 @@ def parts(network: nn.Module, images: Tensor) -> list[Part]:
     found.sort(key=lambda each: order.get(each[1], len(order)))
     made = []
     for (place, what, _), group in itertools.groupby(
-        found, lambda each: (each[0], described(each[2]), each[1] in outs)
+        found, lambda each: (each[0] or each[1], described(each[2]), each[1] in outs)
     ):
         names, items = [], []
         for _, name, part in group:
             names.append(name)
             items.append(part)
-        attends = any(isinstance(part, Stages) for item in items for part in item.modules())
-        kind = "training" if names[-1] not in outs else "attention" if attends else "other"
+        attends = any(map(forms_attention, items))
+        kind = "idle" if names[-1] not in outs else "attention" if attends else "other"
         kind = "head" if names[-1].endswith("head") and kind == "other" else kind
         first, last = (name.rpartition(".")[2] for name in (names[0], names[-1]))
         numbers = names[0] if len(names) == 1 else f"{place}.{first} … {last}"
@@ -139,12 +141,12 @@ def draw(network: nn.Module, images: Tensor) -> str:
     ]
     for i, box in enumerate(boxes):
         x, y = GAP + i % A_ROW * (WIDTH + GAP), GAP + i // A_ROW * (HEIGHT + GAP)
-        dashed = ' stroke-dasharray="4 3"' if box.kind == "training" else ""
+        dashed = ' stroke-dasharray="4 3"' if box.kind == "idle" else ""
         lines.append(
             f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="6" fill="{FILLS[box.kind]}" '
             f'stroke="{LINE}"{dashed}/>'
         )
-        after = "training alone" if box.kind == "training" else f"→ {box.out}" if i else box.out
+        after = "did not run" if box.kind == "idle" else f"→ {box.out}" if i else box.out
         size = millions(box.parameters) if box.parameters else ""
         written = ((20, TEXT, "bold", box.name), (38, TEXT, "normal", box.what), (56, SOFT, "normal", after))
         for down, colour, weight, text in (*written, (74, SOFT, "normal", size)):
@@ -152,7 +154,7 @@ def draw(network: nn.Module, images: Tensor) -> str:
             if text:
                 style = f'fill="{colour}" font-weight="{weight}"{fit}'
                 lines.append(f'<text x="{x + 8}" y="{y + down}" {style}>{escape(text)}</text>')
-        if i and i % A_ROW and box.kind != "training":
+        if i and i % A_ROW and box.kind != "idle":
             middle = y + HEIGHT / 2
             ends = f'x1="{x - GAP}" y1="{middle}" x2="{x - 1}" y2="{middle}"'
             lines.append(f'<line {ends} stroke="{LINE}" marker-end="url(#tip)"/>')
@@ -167,7 +169,7 @@ def page(name: str, folder: Path) -> None:
         images = network.example(1) if hasattr(network, "example") else torch.empty(1, 3, known.size, known.size)
         (folder / f"{name}.svg").write_text(draw(network, images))
     paragraphs = (inspect.getdoc(type(network)) or "").split("\n\n")
-    sources = [p for p in paragraphs if p.startswith(("Paper", "Reference"))]
+    sources = [p for p in paragraphs if re.match(r"Papers?[: ]|Reference[: ]", p)]
     arguments = [p for p in paragraphs if p.startswith("Args:")]
     others = [p for p in paragraphs if p not in sources + arguments]
     said = [p for p in others if not departs(p)]
@@ -176,7 +178,8 @@ def page(name: str, folder: Path) -> None:
         f"![the parts of the network]({name}.svg)",
         prose("""
             Its parts in the order in which they run, from left to right and row by row, what comes out of each for one
-            face, and its parameters; blue: attention is formed in it, dashed: it has a share in training alone.
+            face, and its parameters; blue: attention is formed in it, dashed: it did not run itself: it has a
+            share in training alone, or others read its parameters.
         """),
         f"## {type(network).__name__}",
         *(links(p) for p in said),
@@ -184,7 +187,9 @@ def page(name: str, folder: Path) -> None:
     if len(said) < len(others):
         text += ["## Beside the paper: departures, what was inferred, what is ours"]
         text += [links(p) for p in others if departs(p)]
-    text += ["## Built with", f"```yaml\nmodel: {{class_path: mien.networks.{name}, init_args: {{}}}}\n```"]
+    text += ["## Built with"]
+    if isinstance(network, Network):  # what `mien train` takes
+        text += [f"```yaml\nmodel: {{class_path: mien.networks.{name}, init_args: {{}}}}\n```"]
     text += [f"```python\nfrom mien.networks import {name}\n\nnetwork = {name}()\n```", *map(listed, arguments)]
     if known.opens:
         kinds = "\n".join(f"mien convert {kind} SOURCE OUT.safetensors{as_of(kind, name)}" for kind in known.opens)

@@ -75,6 +75,7 @@ TWO_TRUNKS = {"dims": (8, 8, 8), "head_dim": 4, "adapt_kernel": 1, "key_strides"
 TWO_TRUNKS |= {"embed_dim": 16, "depth": 1, "num_heads": 2, "num_classes": 8}
 TOKENS = {"num_classes": 8, "img_size": 32, "patch_size": 4, "embed_dim": 16, "num_heads": 2}
 STAGE = {"num_classes": 8, "img_size": 32, "depths": (1,)}
+ONE_HEAD = {"num_heads": (1,) * 4, "mlp_ratios": (1,) * 4}
 HALO = {"dims": (32, 64), "num_heads": (2, 4), "plan": ("c", "a"), "stem": 16, "block_size": 4, "halo_size": 1}
 MOH = {"dims": (16,), "num_heads": (2,), "mlp_ratios": (2,), "pools": (2,), "shared": (1,), "top_k": (1,)}
 
@@ -109,13 +110,7 @@ NETWORKS = {
     "sparsifiner": lambda: SparseDeiT(**TOKENS, depth=1),
     "spectformer": lambda: SpectFormer(**TOKENS, depth=2, spectral_depth=1),
     "spectformer, hierarchical": lambda: HierarchicalSpectFormer(
-        num_classes=8,
-        img_size=32,
-        embed_dims=(8, 8, 16, 16),
-        depths=(1,) * 4,
-        num_heads=(1,) * 4,
-        mlp_ratios=(2,) * 4,
-        stem_dim=8,
+        num_classes=8, img_size=32, stem_dim=8, embed_dims=(8,) * 4, depths=(1, 0, 0, 1), **ONE_HEAD
     ),
     "tic": lambda: TiCNet(num_classes=8, img_size=32, embed_dims=(8,), depths=(1,), num_heads=(2,)),
     "other mixers": lambda: CaiT(

@@ -1,7 +1,10 @@
 """Networks of the literature against the numbers of their official code, and what each promises."""
 
+import importlib
 import itertools
 import json
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -32,6 +35,8 @@ from mien.networks.group_pose import generalised_iou, normalized, set_loss
 from mien.networks.matching import cheapest_pairs
 from mien.networks.sparsifiner import PREDICTOR
 from mien.nn import MoH, SelfAttention, TiC, observe
+
+DOCS = Path(__file__).parents[1] / "docs"
 
 
 def published(golden, name: str) -> dict[str, Tensor]:
@@ -429,3 +434,58 @@ def test_group_pose_finds_faces_in_pixels_of_the_picture():
         assert network.find(picture, threshold=1.0) == []
     with pytest.raises(ValueError, match=r"a picture is \(H, W, 3\) uint8"):
         network.find(np.zeros((4, 4), np.uint8))
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    return importlib.import_module("make_networks")
+
+
+def test_every_network_has_its_page(pages, tmp_path):
+    """And pages are those that the docstrings give now, of two that are soon made."""
+    folder = DOCS / "networks"
+    index = (folder / "README.md").read_text()
+    for name, known in NETWORKS.items():
+        text = (folder / f"{name}.md").read_text() if (folder / f"{name}.md").exists() else ""
+        assert f"| {known.parameters:,} | {known.gmac:.3f} |" in text, f"run docs/make_networks.py: {name}"
+        assert f"[{name}]({name}.md)" in index and (folder / f"{name}.svg").exists()
+    for name in ("tic_mobile", "axial"):
+        pages.page(name, tmp_path)
+        for kind in ("md", "svg"):
+            made = (tmp_path / f"{name}.{kind}").read_text()
+            assert made == (folder / f"{name}.{kind}").read_text(), f"run docs/make_networks.py: {name}"
+
+
+def test_a_drawing_shows_what_ran_in_its_order(pages):
+    network = HierarchicalSpectFormer(**STAGES | {"depths": (2, 1, 1, 1)})
+    network.unused = nn.Linear(2, 2)
+    drawn = pages.parts(network, torch.rand(1, 3, 32, 32))
+    names = [part.name for part in drawn]
+    assert names[:4] == ["stem", "downs.0", "stages.0", "downs.1"] and names[-1] == "unused"
+    assert names[-4:-1] == ["class_block", "head", "aux_head"]
+    stage = drawn[2]
+    assert (stage.what, stage.out, stage.kind) == ("2 × ConvBlock of SpectralGate", "64×8", "other")
+    assert stage.parameters == sum(p.numel() for p in network.stages[0].parameters())
+    assert [part.kind for part in drawn if part.name.startswith("stages.2")] == ["attention"]
+    assert drawn[-1].kind == "idle" and drawn[-1].out == ""
+    root = ElementTree.fromstring(pages.draw(network, torch.rand(1, 3, 32, 32)))
+    boxes = [each for each in root if each.tag.endswith("rect")]
+    assert len(boxes) == 1 + 1 + len(drawn)  # the card, the images
+    width, height = (float(root.get(side)) for side in ("width", "height"))
+    for box in boxes:
+        assert float(box.get("x", 0)) + float(box.get("width")) <= width
+        assert float(box.get("y", 0)) + float(box.get("height")) <= height
+
+
+def test_what_is_no_classifier_is_exported_too():
+    """For any number of pictures, as torch programs."""
+    torch.manual_seed(0)
+    some = {0: torch.export.Dim("batch", min=1, max=64)}
+    for network, one in (
+        (AxialTransformer(**IMAGE_MODEL, channels=2), torch.ones(1, 2, 5, 6, dtype=torch.long)),
+        (awake_pose(), torch.rand(1, 3, 64, 64)),
+    ):
+        network.eval()
+        program = torch.export.export(network, (one.repeat(2, 1, 1, 1),), dynamic_shapes=(some,)).module()
+        torch.testing.assert_close(program(one), network(one))

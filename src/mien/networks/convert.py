@@ -163,7 +163,7 @@ _MOH_VITS = {
 KINDS["davit"] = _several(("davit_tiny", "davit_small", "davit_base"), from_davit)
 KINDS["halonet"] = _several(("halonet26t", "halonet50ts"), from_halonet)
 KINDS["moh_vit"] = Kind(
-    from_moh_vit,
+    partial(from_moh_vit, shared=_MOH_VITS["moh_vit_tiny"]),
     "",
     _classes,
     variants={
@@ -215,7 +215,7 @@ def _stages(tensors: Mapping[str, Tensor]) -> str:
     if not widths:
         return ""
     wide, deep = (", ".join(map(str, x)) for x in (widths.values(), map(len, blocks.values())))
-    return f"; they look like a network whose stages are {wide} wide, of {deep} blocks"
+    return f"they look like a network whose stages are {wide} wide, of {deep} blocks"
 
 
 def _renamed(how: Kind, tensors: Mapping[str, Tensor], source: object) -> tuple[dict[str, Tensor], list[str]]:
@@ -286,10 +286,11 @@ def convert(
     places = network.state_dict()
     untrained = [name for name in places if re.search(how.own, name) and name not in renamed]
     renamed |= {name: places[name] for name in untrained}
-    try:
-        fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{_stages(renamed) if KINDS[kind].variants else ''}") from error
+    stages = _stages(renamed)
+    if how is not KINDS[kind] and stages != _stages(places):
+        known = as_ or ", ".join(KINDS[kind].variants)
+        raise CheckpointError(f"{source}: not the weights of {known}: {stages or 'they look like no such network'}")
+    fill(network, renamed | {repr(name): tensors[name] for name in unknown}, source, most=None)
     names = _labels(model["init_args"].get("num_classes"), labels, how.labels)
     steps = [{"size": size or network.img_size, "interpolation": how_to} for size, how_to in how.resize]
     header = {

@@ -193,10 +193,10 @@ def compare_networks(
     """
     sizes: dict[str, int | None] = {}
     found: dict[str, dict[str, float]] = {}
-    runs: dict[str, dict[str, Callable[[], object]]] = {}
+    runs: dict[str, dict[str, Callable[[], None]]] = {}
     for name, make in makers.items():
         torch.manual_seed(0)
-        network = make()
+        network: Any = make()
         parameters = sum(p.numel() for p in network.parameters())
         side = sizes[name] = getattr(network, "img_size", 112)
         if found and 4 * 4 * parameters > most_gb * 1e9:
@@ -209,7 +209,7 @@ def compare_networks(
     return {name: {"size": size, **costs.get(name, dict.fromkeys(MEASURES))} for name, size in sizes.items()}
 
 
-def network_passes(network: nn.Module, images: Tensor) -> dict[str, Callable[[], None]]:
+def network_passes(network: Any, images: Tensor) -> dict[str, Callable[[], None]]:
     """A forward pass in eval mode, and one with its backward pass in train mode."""
 
     def forward() -> None:

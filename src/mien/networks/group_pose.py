@@ -43,10 +43,10 @@ class GroupPose(nn.Module):
         queries   = layer(queries, mlp(sine(points)), reference, maps)   `mien.nn.GroupPoseLayer`, `depth` times
         told_l    = boxes and points of layer l - 1, moved by what the queries say; logits of the instance queries
 
-    Reference points are the box's middle for the instance query and its own point for every other, and are not
-    differentiated from one layer to the next, as published. Loss: in each told_l the faces of a picture are matched to
-    instances so that the sum of costs is least, `mien.networks.matching`; then focal loss of logits, L1 and
-    generalised IoU of boxes, L1 of points relative to the box's size (ours; published: OKS and L1 of the picture's).
+    Queries sample the maps around the box's middle, those of a point around the point, as the layer before tells them,
+    without a gradient, as published. Loss: in each told_l the faces of a picture are matched to instances so that the
+    sum of costs is least (`mien.networks.matching`); then focal loss of logits, L1 and generalised IoU of boxes, L1 of
+    points relative to the box's size (ours; published: OKS, and L1 of the picture's).
 
     Departures: no transformer encoder stands between trunk and decoder, and proposals are of one map; both for size.
 

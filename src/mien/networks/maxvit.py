@@ -33,8 +33,8 @@ class Convolution(nn.Conv2d):
         self.shifted = same and stride == 2
         super().__init__(channels, out, 3, stride, 0 if self.shifted else 1, groups=groups, bias=bias)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        return super().forward(F.pad(maps, (0, 1, 0, 1)) if self.shifted else maps)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.pad(input, (0, 1, 0, 1)) if self.shifted else input)
 
 
 class SqueezeExcite(nn.Module):

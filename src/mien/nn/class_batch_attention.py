@@ -31,7 +31,7 @@ def class_batch_attention(
     Paper: Her et al., Batch Transformer, arXiv 2407.04218. Reference: README of SeoulTech-HCIRLab/BTN.
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast("cpu" if query.is_meta else query.device.type, enabled=False):
         scores = torch.einsum("icf,jcf->cij", query.to(dtype), key.to(dtype)) / math.sqrt(query.shape[1])
         scores = scores if stages is None else stages.stage("scores", scores, LAYOUT)
         attn = scores.softmax(dim=-1)

@@ -90,7 +90,7 @@ class MoH(OwnLoss):
     def gates(self, tokens: Tensor) -> Tensor:
         """The weight of every head at every token: (B, N, dim) -> g (B, N, heads). In training sets `aux_loss`."""
         dtype = torch.promote_types(tokens.dtype, torch.float32)
-        with torch.autocast(tokens.device.type, enabled=False):
+        with torch.autocast("cpu" if tokens.is_meta else tokens.device.type, enabled=False):
             logits = F.linear(tokens.to(dtype), self.router.weight.to(dtype))
         routed, shared, beta = logits.split(self.sizes, dim=-1)
         beta = 2 * beta.softmax(dim=-1) if self.sizes[2] else beta.new_ones(2)

@@ -122,7 +122,7 @@ class ReliabilityBalancing(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """log p̂ (B, C), c(p) (B, 1) and the distances (B, C, K); `ask`: other faces count, too."""
         log_t = self.from_neighbours(features) if ask and self.qkv is not None else None
-        with torch.autocast(features.device.type, enabled=False):
+        with torch.autocast("cpu" if features.is_meta else features.device.type, enabled=False):
             distances = self.distances(features)
             correction = self.similarity(distances)
             if log_t is not None:
