@@ -44,7 +44,7 @@ quick: .venv/testing
 
 docs: .venv/reading
 	$(PIP) install -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
 
 web: .venv/reading
 	$(PIP) install -c constraints.txt onnx
