@@ -108,7 +108,10 @@ class AxialTransformer(nn.Module):
         if levels < 2 or channels < 1 or min(size) < 1:
             raise ValueError(f"levels must be 2 at least, channels and size 1, not {levels}, {channels} and {size}")
         self.levels, self.size, self.channels = levels, (size[0], size[1]), channels
-        self.embed = nn.ModuleList(nn.Embedding(levels, dim) for _ in range(channels))
+        tables = [nn.Embedding(levels, dim) for _ in range(channels)]
+        for table in tables:
+            nn.init.normal_(table.weight, std=0.5)
+        self.embed = nn.ModuleList(tables)
         self.positions = AxialPositions(dim, self.size)
         several = channels > 1
         self.encoder = nn.ModuleList(AxialLayer(dim, num_heads) for _ in range(encoder_depth if several else 0))
@@ -119,8 +122,6 @@ class AxialTransformer(nn.Module):
         self.inner = nn.ModuleList(block(mixer=partial(lines, axis=1, causal=True)) for _ in range(inner_depth))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, levels)
-        for table in self.embed:
-            nn.init.normal_(table.weight, std=0.5)
 
     @property
     def img_size(self) -> int:

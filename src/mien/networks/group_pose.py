@@ -176,11 +176,11 @@ class Teller(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.logit = nn.Linear(dim, 1)
-        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 4))
-        self.point = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, 2 * LANDMARKS))
+        self.logit, last_box, last_point = nn.Linear(dim, 1), nn.Linear(dim, 4), nn.Linear(dim, 2 * LANDMARKS)
+        self.box = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last_box)
+        self.point = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), last_point)
         nn.init.constant_(self.logit.bias, -math.log(99))
-        for last in (self.box[2], self.point[2]):
+        for last in (last_box, last_point):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 

@@ -228,7 +228,7 @@ class HierarchicalSpectFormer(Network):
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, img_size, img_size) -> the class token (B, D) and the last stage's tokens (B, N, D), both normed."""
         checked_size(images, self.img_size)
-        maps = self.stem(images)
+        maps = tokens = self.stem(images)
         for stage, (down, down_norm) in enumerate(zip(self.downs, self.down_norms, strict=True)):
             maps = down(maps)
             grid: Grid = (maps.shape[2], maps.shape[3])
