@@ -1,7 +1,8 @@
 # make example: install the reading part and read the photographs in examples/ (make demo is the same; mien demo is a page in the browser)
 # make test: install what the tests need as well, and run them
 # make quick: the tests of the parts that everything stands on, in less than a minute
-# make docs: the documentation as a site, in site/index.html; it asks nothing of the network when it is built or read
+# make docs: the documentation as a site, in site/index.html; it asks nothing of the network. Its search wants a server:
+#   python3 -m http.server --directory site
 # make web: put together the static page that reads faces in the visitor's own browser, in web/dist (needs npm)
 # make train-default: train the default model anew, on two cores in about three and a half hours; run it again after a cut. DATA is a folder
 #   with fer2013.csv and fer2013new.csv, or a parquet of them; IDENTITY is mobilefacenet.pt of foamliu/MobileFaceNet; TRAIN is
@@ -43,7 +44,7 @@ quick: .venv/testing
 
 docs: .venv/reading
 	$(PIP) install -c constraints.txt -e '.[docs]'
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
 
 web: .venv/reading
 	$(PIP) install -c constraints.txt onnx

@@ -1,5 +1,8 @@
 """mien demo: what the page says of photographs and videos, what it keeps and whom it asks; all of it in a browser."""
 
+import base64
+import csv
+import json
 import os
 import re
 import signal
@@ -26,6 +29,7 @@ from mien.demo.timeline import clock, strip, timeline
 from mien.errors import MienError, MissingExtra
 from mien.faces import Detection, Face
 from mien.faces.palette import EXPRESSIONS as COLOURS
+from mien.faces.record import picture_records
 from mien.labels import EXPRESSIONS
 from mien.reader import Reader
 from mien.video import Summary, TrackedFace, VideoFrame
@@ -103,7 +107,6 @@ def test_bars_are_as_long_as_the_probabilities():
 
 
 def test_a_large_picture_is_shown_smaller():
-    import base64
     import io
 
     url = show.picture_url(np.zeros((100, 2560, 3), np.uint8))
@@ -133,6 +136,19 @@ class TestDesk:
         assert desk.bars("somebody else", 0) == "" and "data:" not in desk.photograph("somebody else", 0)
         desk.forget("me")
         assert desk.bars("me", 0) == "" and "choose it again" in desk.photograph("me", 0)
+
+    def test_what_was_read_can_be_saved_as_mien_read_writes_it(self, desk, tmp_path, call, stand_in):
+        picture = png(halves(RED, BLUE), tmp_path / "=two.png")
+        _, faces = desk.read("me", "=two.png", picture.read_bytes())
+        files = dict(re.findall(r'download="=two.(json|csv)" href="data:[a-z/]+;base64,(.*?)"', desk.bars("me", 1)))
+        plain, table = (base64.b64decode(files[kind]).decode() for kind in ("json", "csv"))
+        assert json.loads(plain) == picture_records("=two.png", faces)
+        assert call("read", picture, "--model", stand_in, "--output", tmp_path / "rows.csv")[0] == 0
+        head, first, second = csv.reader(table.splitlines())
+        assert head == (tmp_path / "rows.csv").read_text().splitlines()[0].split(",")
+        assert first[0] == second[0] == "'=two.png" and first[head.index("expression")] == faces[0].expression
+        desk.read("me", "none.png", png(halves((0, 0, 0), (0, 0, 0)), tmp_path / "b.png").read_bytes())
+        assert "No face was found" in desk.bars("me", 0) and "Download CSV" in desk.bars("me", 0)
 
     def test_remembers_so_many_sessions_only(self, desk, tmp_path):
         data = png(halves(RED, (0, 0, 0)), tmp_path / "red.png").read_bytes()

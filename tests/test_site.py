@@ -114,5 +114,6 @@ def test_a_link_that_leads_nowhere_is_warned_of_and_a_new_gallery_is_taken_up(tm
     (tmp_path / "docs/networks").mkdir(parents=True)
     for name in ("btn.md", "README.md", "APViT.md"):
         (tmp_path / "docs/networks" / name).touch()
+    (tmp_path / "docs/new.md").touch()
     pages = ["networks/README.md", "networks/APViT.md", "networks/btn.md"]
-    assert hook.on_config(SimpleNamespace(nav=nav)).nav[0] == {"Networks": pages}
+    assert hook.on_config(SimpleNamespace(nav=nav)).nav == [{"Networks": pages}, "a.md", {"More": ["new.md"]}]

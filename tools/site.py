@@ -41,8 +41,12 @@ where: dict[str, str] = {}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """A folder in the navigation (`mechanisms/`) becomes all of its pages, its README.md the first."""
+    """A folder in the navigation (`mechanisms/`) becomes all of its pages, its README.md the first; a page that has no
+    place there stands at the end."""
     config.nav = _expanded(config.nav)
+    named = str(config.nav)
+    if rest := [path.name for path in sorted((ROOT / "docs").glob("*.md")) if f"'{path.name}'" not in named]:
+        config.nav.append({"More": rest})
     return config
 
 

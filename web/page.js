@@ -12,7 +12,7 @@ import { hideMap, offerMap } from "./why.js";
 const part = (id) => document.getElementById(id);
 const QUIET = 3000; // milliseconds between two sentences that a screen reader is told of a webcam
 
-let view = null; // what is shown: {source: an ImageBitmap, width, height, faces, chosen, mirrored, moving}
+let view = null; // what is shown: {source: an ImageBitmap, width, height, faces, chosen, time, mirrored, moving}
 let read = null; // what was read: {name, kind: "picture" or "video", rows}
 let film = null; // a video from a file: {frames: [{time, width, height, faces}], looks: a crop of each track}
 let stream = null; // of the webcam, while it runs
@@ -170,7 +170,7 @@ async function readFrame(source, people, time, mine) {
   const chosen = Math.max(0, faces.findIndex(({ track }) => track === before));
   read.rows.push(...records(read.name, faces, header.others, { time, frame: null, width, height }));
   keep(read);
-  setView({ source, width, height, faces, chosen, mirrored: Boolean(stream), moving: true });
+  setView({ source, width, height, faces, chosen, time, mirrored: Boolean(stream), moving: true });
   part("canvas").dataset.milliseconds = Math.round(answer.milliseconds);
   return faces;
 }
@@ -190,7 +190,7 @@ async function go(number) {
       if (mine !== turn) return source.close();
       const before = view?.faces[view.chosen]?.track;
       const chosen = Math.max(0, faces.findIndex(({ track }) => track === before));
-      setView({ source, width, height, faces: faces.map((face, i) => ({ ...face, crop: crops[i] })), chosen });
+      setView({ source, width, height, faces: faces.map((face, i) => ({ ...face, crop: crops[i] })), chosen, time });
       part("moment").value = shown;
       part("clock").textContent = clock(time);
       part("moment").setAttribute("aria-valuetext", `${clock(time)}. ${sentence() || "No face."}`);
@@ -294,9 +294,10 @@ function setView(next) {
   paint();
   if (!faces.length) return;
   const many = faces.length === 1 ? "one face" : `${faces.length} faces`;
-  part("canvas").setAttribute("aria-label", `The ${film || stream ? "frame" : "photograph"} with ${many} marked`);
+  part("canvas").setAttribute("aria-label", `The ${view.time === undefined ? "photograph" : "frame"} with ${many} marked`);
   showFace(faces, view.chosen, header);
-  const when = film || stream ? { time: film?.frames[wanted]?.time ?? 0, frame: null, width: view.width, height: view.height } : null;
+  const { time, width, height } = view;
+  const when = time === undefined ? null : { time, frame: null, width, height };
   part("numbers").textContent = `[\n${records(read.name, faces, header.others, when).map(fields).join(",\n")}\n]`;
 }
 

@@ -42,9 +42,10 @@ _CHOOSE = """element.addEventListener('click', event => {
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A photograph that was read: as it is shown, its size (width, height), its faces, and what is cut out of each for
-    the model that reads, and for the one that is looked into."""
+    """A photograph that was read: what its file is called, as it is shown, its size (width, height), its faces, and
+    what is cut out of each for the model that reads, and for the one that is looked into."""
 
+    name: str
     url: str
     size: tuple[int, int]
     faces: Sequence[Face]
@@ -73,7 +74,7 @@ class Desk:
             return show.problem(f"{name}: {error.reason}"), None
         crops = [self.reader.classifier.crop(image, face.landmarks, face.box) for face in faces]
         picture = show.picture_url(trace(image, faces))
-        seen = Seen(picture, image.shape[1::-1], faces, crops, self.looking.crops(image, faces))
+        seen = Seen(name, picture, image.shape[1::-1], faces, crops, self.looking.crops(image, faces))
         self._seen[session] = seen
         if len(self._seen) > _SESSIONS:
             self._seen.popitem(last=False)
@@ -94,9 +95,10 @@ class Desk:
         seen = self._seen.get(session)
         if seen is None:
             return ""
+        rows = show.downloads(seen.name, seen.faces, self.reader.outputs)
         if not seen.faces:
-            return f'<p role="status">{_NOBODY}</p>'
-        return show.bars(seen.faces[chosen], chosen if len(seen.faces) > 1 else None)
+            return f'<p role="status">{_NOBODY}</p>{rows}'
+        return show.bars(seen.faces[chosen], chosen if len(seen.faces) > 1 else None) + rows
 
     def rests_on(self, session: str, chosen: int) -> str:
         """What hiding each part of the face takes from the answer."""

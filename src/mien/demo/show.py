@@ -1,7 +1,9 @@
 """What the page shows of a photograph, as HTML: everything is in it, pictures included."""
 
 import base64
+import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -12,9 +14,11 @@ from PIL import Image
 
 from mien.explain.panel import Panel
 from mien.faces import Face
+from mien.faces.columns import entries, safe_cell
 from mien.faces.draw import answer_of
 from mien.faces.palette import colour_of, css, ink_on
-from mien.outputs import EXPRESSION
+from mien.faces.record import picture_records
+from mien.outputs import EXPRESSION, Output
 
 _MOST = 12  # numbers of an answer that are shown
 
@@ -183,6 +187,31 @@ def title(index: int, face: Face) -> str:
 def percent(prob: float) -> str:
     """In whole percent; 0 and 100 only where that is exact."""
     return "under 1%" if 0 < prob < 0.005 else "over 99%" if 0.995 <= prob < 1 else f"{prob:.0%}"
+
+
+def downloads(name: str, faces: Sequence[Face], outputs: Sequence[Output]) -> str:
+    """Links that save what was read in a picture as `mien read` writes it: JSON, a list of rows, and CSV.
+
+    name: str, what the picture's file is called.
+    faces: Sequence of Face, all that were found in it.
+    outputs: Sequence of Output, what the reader tells of a face.
+    """
+    rows, table, columns = picture_records(name, faces), io.StringIO(), entries(outputs)
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(column.name for entry in columns for column in entry.columns)
+    for row in rows:
+        writer.writerow(safe_cell(cell) for entry in columns for cell in entry.cells(row.get(entry.name)))
+    json_rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    files = {
+        "json": ("application/json", f"[\n{json_rows}\n]\n".encode()),
+        "csv": ("text/csv", table.getvalue().encode()),
+    }
+    links = " ".join(
+        f'<a download="{escape(Path(name).stem)}.{ending}" href="data:{kind};base64,'
+        f'{base64.b64encode(data).decode()}">Download {ending.upper()}</a>'
+        for ending, (kind, data) in files.items()
+    )
+    return f'<p class="mien-downloads">What was read, as rows with the columns of <code>mien read</code>: {links}</p>'
 
 
 def painted(face: Face) -> str:

@@ -104,6 +104,9 @@ table.mien-bars { width: 100%; max-width: 46rem; margin: 0; border: 0 !important
 .mien-answers dt::first-letter { text-transform: uppercase }
 .mien-answers dd { margin: 0; overflow-wrap: anywhere }
 
+.mien-downloads { margin: 1rem 0 0 }
+.mien-downloads a { margin-right: .75rem; text-decoration: underline }
+
 .mien-panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem;
     margin: .75rem 0 }
 .mien-panels figure { margin: 0 }

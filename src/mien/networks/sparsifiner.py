@@ -148,12 +148,18 @@ def parameters(part: nn.Module | nn.Parameter) -> list[nn.Parameter]:
 
 
 def sparsifiner_deit_small(*, num_classes: int = 7, img_size: int = 224, **options) -> SparseDeiT:
-    """Sparsifiner on DeiT-Small: twelve blocks 384 wide. 22 M parameters."""
+    """Sparsifiner on DeiT-Small: twelve blocks 384 wide. 22 M parameters.
+
+    num_classes, img_size, options: as of `SparseDeiT`; 7 and 224.
+    """
     return SparseDeiT(num_classes=num_classes, img_size=img_size, **options)
 
 
 def sparsifiner_mobile(*, num_classes: int = 8, img_size: int = 112, **options) -> SparseDeiT:
-    """Sparsifiner at the size of a phone, ours: 112 pixels in patches of 8, ten blocks 192 wide."""
+    """Sparsifiner at the size of a phone, ours: 112 pixels in patches of 8, ten blocks 192 wide.
+
+    num_classes, img_size, options: as of `SparseDeiT`; 8 and 112.
+    """
     return SparseDeiT(
         num_classes=num_classes, img_size=img_size, patch_size=8, embed_dim=192, depth=10, num_heads=3, **options
     )

@@ -304,17 +304,26 @@ def fitted_spectra(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[st
 
 
 def spectformer_s(*, num_classes: int = 7, img_size: int = 224, **options) -> SpectFormer:
-    """Vanilla SpectFormer-S: 19 blocks 384 wide, four of them spectral. 32.4 M parameters with 1,000 classes."""
+    """Vanilla SpectFormer-S: 19 blocks 384 wide, four of them spectral. 32.4 M parameters with 1,000 classes.
+
+    num_classes, img_size, options: as of `SpectFormer`; 7 and 224.
+    """
     return SpectFormer(num_classes=num_classes, img_size=img_size, **options)
 
 
 def spectformer_h_s(*, num_classes: int = 7, img_size: int = 224, **options) -> HierarchicalSpectFormer:
-    """Hierarchical SpectFormer-S: 16 blocks in four stages. 22 M parameters with 1,000 classes."""
+    """Hierarchical SpectFormer-S: 16 blocks in four stages. 22 M parameters with 1,000 classes.
+
+    num_classes, img_size, options: as of `HierarchicalSpectFormer`; 7 and 224.
+    """
     return HierarchicalSpectFormer(num_classes=num_classes, img_size=img_size, **options)
 
 
 def spectformer_mobile(*, num_classes: int = 8, img_size: int = 112, **options) -> SpectFormer:
-    """SpectFormer at the size of a phone, ours: 112 pixels in patches of 8, ten blocks 192 wide, four spectral."""
+    """SpectFormer at the size of a phone, ours: 112 pixels in patches of 8, ten blocks 192 wide, four spectral.
+
+    num_classes, img_size, options: as of `SpectFormer`; 8 and 112.
+    """
     return SpectFormer(
         num_classes=num_classes, img_size=img_size, patch_size=8, embed_dim=192, depth=10, num_heads=3, **options
     )

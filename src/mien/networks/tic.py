@@ -123,5 +123,8 @@ class TiCNet(Network):
 
 
 def tic_mobile(*, num_classes: int = 8, img_size: int = 112, **options) -> TiCNet:
-    """TiC at the size of a phone, ours: three stages, eight MSA-convolutions and two of stride 2."""
+    """TiC at the size of a phone, ours: three stages, eight MSA-convolutions and two of stride 2.
+
+    num_classes, img_size, options: as of `TiCNet`; 8 and 112.
+    """
     return TiCNet(num_classes=num_classes, img_size=img_size, **options)
