@@ -1,8 +1,8 @@
 """Group Pose trained on made scenes, and its boxes and landmarks beside YuNet's on scenes held out.
 
     mien convert mobilefacenet mobilefacenet.pt weights/mobilefacenet.safetensors
-    python benchmarks/group_pose.py train DATA LANDMARKS weights/mobilefacenet.safetensors OUT [--minutes 8] [--seed 0]
-    python benchmarks/group_pose.py judge DATA OUT [--scenes 300]
+    python benchmarks/group_pose.py train DATA LANDMARKS weights/mobilefacenet.safetensors OUT [--minutes 4] [--seed 0]
+    python benchmarks/group_pose.py judge DATA OUT [--scenes 200] [--every 10]
 
 A scene is 128×128 pixels: a texture made by code (noise of several scales, stripes, discs; no picture of anybody) and
 one to five faces of FER2013+ (DATA, its parquet file), 28 to 64 pixels wide, tinted, turned up to 20°, with soft
@@ -195,15 +195,15 @@ def main() -> None:
     first = commands.add_parser("train")
     for name, kind in (("data", str), ("landmarks", Path), ("trunk", Path), ("out", Path)):
         first.add_argument(name, type=kind)
-    first.add_argument("--minutes", type=float, default=8)
+    first.add_argument("--minutes", type=float, default=4)
     first.add_argument("--seed", type=int, default=0)
     first.set_defaults(do=train)
     second = commands.add_parser("judge")
     second.add_argument("data")
     second.add_argument("run", type=Path)
-    second.add_argument("--scenes", type=int, default=300)
-    second.add_argument("--every", type=int, default=5, help="take every so manieth validation face")
-    second.add_argument("--threshold", type=float, default=0.5)
+    second.add_argument("--scenes", type=int, default=200)
+    second.add_argument("--every", type=int, default=10, help="take every so manieth validation face")
+    second.add_argument("--threshold", type=float, default=0.3)
     second.set_defaults(do=judge)
     args = parser.parse_args()
     args.do(args)
