@@ -5,10 +5,10 @@
 Every face of the set is made 28×28 pixels small and put at a random place of a 112×112 crop of smooth noise. `two
 passes` is `mien.networks.magnified`: a look at the crop in 28×28 pixels, and one at 48×48 of its own. The others see
 the crop resized to one size, with as many blocks as make their operations equal, or a few more. All are trained from
-nothing on the training split, alike, and judged on the validation split, whose places are the same for all of a seed.
-Runs are kept in --out, and one that is there is not made again. Printed are accuracies, the difference from each plain
-network with 95 % of it, over resamples of the faces (the seeds' answers to a face go together), and how often the
-window holds the whole face.
+nothing on the training split, alike: faces fill the crop at first, and shrink to 28 pixels in the first half of the
+steps. They are judged on the validation split, whose places are the same for all of a seed. Runs are kept in --out, and
+one that is there is not made again. Printed are accuracies, the difference from each plain network with 95 % of it,
+over resamples of the faces (the seeds' answers to a face go together), and how often the window holds the whole face.
 """
 
 import argparse
@@ -59,17 +59,18 @@ def noise(count: int, seed: int) -> Tensor:
     return torch.stack([F.interpolate(grain, (SIDE, SIDE), mode="bicubic")[:, 0] for grain in grains]).sum(0)
 
 
-def scene(faces: Tensor, behind: Tensor, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+def scene(faces: Tensor, behind: Tensor, chance: torch.Generator, side: int = FACE) -> tuple[Tensor, Tensor]:
     """Faces (B, 28, 28) uint8 -> crops (B, 3, 112, 112), normalised, and the place (B, 2) of each: row, column.
 
-    behind: backgrounds (M, 112, 112), of which each face gets one by chance.
+    behind: backgrounds (M, 112, 112), of which each face gets one by chance. side: what faces are enlarged to.
     """
     count = len(faces)
     crops = behind[torch.randint(0, len(behind), (count,), generator=chance)]
-    places = torch.randint(0, SIDE - FACE + 1, (count, 2), generator=chance)
-    pixels = torch.arange(FACE)
+    places = torch.randint(0, SIDE - side + 1, (count, 2), generator=chance)
+    pixels = torch.arange(side)
     rows, columns = (places[:, i, None] + pixels for i in (0, 1))
-    crops[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None]] = faces.float() / 64 - 2
+    shown = F.interpolate(faces[:, None].float(), (side, side), mode="bilinear")[:, 0]
+    crops[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None]] = shown / 64 - 2
     return crops[:, None].expand(-1, 3, -1, -1), places
 
 
@@ -85,7 +86,8 @@ def train(network: Magnified, faces: Tensor, votes: Tensor, epochs: int, seed: i
             shown = faces[some]
             mirror = torch.rand(batch, generator=chance) < 0.5
             shown = torch.where(mirror[:, None, None], shown.flip(2), shown)
-            logits = network.train().training_logits(scene(shown, behind, chance)[0])
+            side = FACE + round((SIDE - FACE) * max(0.0, 1 - 2 * schedule.last_epoch / steps))
+            logits = network.train().training_logits(scene(shown, behind, chance, side)[0])
             loss = sum(network.loss_weights[name] * F.cross_entropy(z, votes[some]) for name, z in logits.items())
             optimizer.zero_grad()
             loss.backward()
