@@ -235,7 +235,7 @@ def index() -> str:
     rows = [["network", "what it is", "parameters", "GMAC", "images", "paper", "opens"]]
     for name in list_networks():
         known, make = NETWORKS[name], getattr(mien.networks, name)
-        what = (inspect.getdoc(make) or "").partition(". ")[0].replace("\n", " ")
+        what = (inspect.getdoc(make) or "").partition("\n\n")[0].partition(". ")[0].replace("\n", " ")
         what = what.partition(":")[0].rstrip(".")
         size = f"{known.size}×{known.size}"
         opens = ", ".join(known.opens) or "–"
