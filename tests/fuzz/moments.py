@@ -49,7 +49,7 @@ def moments(words: Sequence[str]) -> int:
 
 
 def spread(total: int, count: int) -> list[int]:
-    """Numbers of moments, from the first to shortly before the last: a run may have some per cent fewer than another."""
+    """Numbers of moments, from the first to before the last: a run may have some per cent fewer than another."""
     return [1 + round(i * (0.88 * total - 1) / max(1, count - 1)) for i in range(count)]
 
 
