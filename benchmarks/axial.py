@@ -7,7 +7,7 @@ DATA is FER2013+'s parquet file; faces of its split "train" teach, those of "val
 mean over faces and its 95 % interval (normal), and of the paired difference. `--minutes` are of one processor, for each
 of two runs: the Axial Transformer, and the raster transformer in the same time. A third is the Axial Transformer that
 has seen as many faces as the raster transformer saw. The step is annealed (half a cosine) over each run of its own.
-`draw` completes the lower half of the two faces in examples/, which nobody trained on.
+`draw` completes the lower half of the two faces in examples/, which are in no training data.
 """
 
 import argparse

@@ -38,7 +38,7 @@ FROZEN = ("image.stem", "image.stem_dw", "image.stages.0")
 
 
 def texture(draw: np.random.Generator) -> np.ndarray:
-    """(128, 128, 3) float32 in [0, 255], of nobody."""
+    """(128, 128, 3) float32 in [0, 255], without a face."""
     field = np.zeros((SIDE, SIDE, 3), np.float32)
     for cells in (2, 4, 8, 16, 32, 64):
         small = draw.normal(size=(cells, cells, 3)).astype(np.float32) * draw.uniform(0, 60) / math.sqrt(cells)
@@ -120,8 +120,8 @@ def train(args: argparse.Namespace) -> None:
         optimizer.step()
         seen += 8
         if seen % 200 == 0:
-            told = ", ".join(f"{name} {value:.2f}" for name, value in losses.items())
-            print(f"{seen:>6,} scenes, {time.process_time() - begin:4.0f} s: {told}", flush=True)
+            shown = ", ".join(f"{name} {value:.2f}" for name, value in losses.items())
+            print(f"{seen:>6,} scenes, {time.process_time() - begin:4.0f} s: {shown}", flush=True)
             save(network, args.out, seen, time.process_time() - begin, args.seed)
     save(network, args.out, seen, time.process_time() - begin, args.seed)
 
@@ -154,7 +154,7 @@ def judge(args: argparse.Namespace) -> None:
         if found := find_known(yunet, row.image()):
             landmarks[i] = max(found, key=lambda face: face.score).landmarks
     faces, landmarks = with_landmarks(rows, landmarks)
-    told: dict[str, list] = {"GroupPose": [], "YuNet": []}
+    answered: dict[str, list] = {"GroupPose": [], "YuNet": []}
     for _ in range(args.scenes):
         picture, boxes, points = scene(faces, landmarks, draw)
         answers = {
@@ -162,7 +162,7 @@ def judge(args: argparse.Namespace) -> None:
             "YuNet": [np.asarray(face.landmarks) for face in yunet(picture)],
         }
         for name, answer in answers.items():
-            told[name].append(matched(points, boxes[:, 2], answer))
+            answered[name].append(matched(points, boxes[:, 2], answer))
     resampled = [np.random.default_rng(i).integers(args.scenes, size=args.scenes) for i in range(1000)]
     print(
         f"{args.scenes} scenes of {len(faces)} validation faces; {json.loads((args.run / 'training.json').read_text())}"
@@ -170,8 +170,8 @@ def judge(args: argparse.Namespace) -> None:
     print(
         "| | faces found | false alarms a scene | error of points, by the distance of the eyes |\n|---|---:|---:|---:|"
     )
-    for name, answers in told.items():
-        other = told["YuNet" if name == "GroupPose" else "GroupPose"]
+    for name, answers in answered.items():
+        other = answered["YuNet" if name == "GroupPose" else "GroupPose"]
         found = [np.isfinite(errors) for errors, _ in answers]
         both = [
             errors[np.isfinite(errors) & np.isfinite(theirs)]

@@ -164,6 +164,6 @@ def test_every_network_answers_as_in_torch(name, tmp_path):
     assert [type(run) for run in runs] == [OpenVINOEngine, OpenVINOEngine, TorchEngine]
     for engine in (*runs, OnnxRuntimeEngine(tmp_path / "a.onnx")):
         for count in (1, 2, 5):
-            told = engine(images[:count])
-            np.testing.assert_allclose(told["probs"], wanted[1][:count], atol=1e-4, err_msg=type(engine).__name__)
-            np.testing.assert_allclose(told["logits"], wanted[0][:count], atol=1e-4 * wanted[0].abs().max().item())
+            found = engine(images[:count])
+            np.testing.assert_allclose(found["probs"], wanted[1][:count], atol=1e-4, err_msg=type(engine).__name__)
+            np.testing.assert_allclose(found["logits"], wanted[0][:count], atol=1e-4 * wanted[0].abs().max().item())

@@ -219,7 +219,7 @@ def network_passes(network: Any, images: Tensor) -> dict[str, Callable[[], None]
     def training() -> None:
         network.train().zero_grad()
         sets = network.training_logits(images) if hasattr(network, "training_logits") else {"logits": network(images)}
-        sum(logits.sum() for logits in sets.values()).backward()  # type: ignore[union-attr]
+        torch.stack([logits.sum() for logits in sets.values()]).sum().backward()
         network.zero_grad()
 
     return {"forward": forward, "training": training}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
-from mien.networks.staged import check_size, needs_whole_windows, rates
+from mien.networks.staged import check_size, draw_weights, needs_whole_windows, rates
 from mien.nn.base import MakeMixers
 from mien.nn.block import Block, DropPath
 from mien.nn.grid import pair, to_map, to_tokens
@@ -168,16 +168,7 @@ class MaxViT(Network):
         self.norm = nn.LayerNorm(width, eps)
         self.fc = nn.Linear(width, width) if tf else None
         self.head = nn.Linear(width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):
-                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_weights(self)
 
     def forward_features(self, images: Tensor) -> Tensor:
         check_size(images, self.img_size)

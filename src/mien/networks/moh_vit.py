@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mien.networks.mixers import one_a_block
 from mien.networks.network import Network
-from mien.networks.staged import check_size, needs_whole_windows, rates
+from mien.networks.staged import check_size, draw_weights, needs_whole_windows, rates
 from mien.nn.attend import merge_heads, split_heads
 from mien.nn.base import Grid, MakeMixer, MakeMixers
 from mien.nn.block import DropPath
@@ -210,16 +210,7 @@ class MoHViT(Network):
             self.stages.append(nn.ModuleDict(parts))
             width = dim
         self.head = nn.Linear(width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d):
-                fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        draw_weights(self)
 
     def forward_features(self, images: Tensor) -> Tensor:
         check_size(images, self.img_size)

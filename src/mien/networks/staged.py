@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mien.nn.base import Grid
 
@@ -34,3 +34,17 @@ def rates(drop_path: float, depths: Sequence[int]) -> list[list[float]]:
     total = sum(depths)
     every = [drop_path * i / max(1, total - 1) for i in range(total)]
     return [every[sum(depths[:i]) : sum(depths[: i + 1])] for i in range(len(depths))]
+
+
+def draw_weights(network: nn.Module) -> None:
+    """Linear layers from a narrow normal distribution, convolutions by what goes out of them, biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Conv2d):
+            fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
+            nn.init.normal_(module.weight, std=(2 / fan_out) ** 0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -114,7 +114,7 @@ class TiCNet(Network):
             if i:
                 tokens = self.downs[i - 1](self.down_norms[i - 1](tokens), grid)
                 grid = (-(-grid[0] // 2), -(-grid[1] // 2))
-            for block in stage:  # type: ignore[union-attr]
+            for block in stage.children():
                 tokens = block(tokens, grid)
         return self.norm(tokens).mean(1)
 
