@@ -439,6 +439,7 @@ def downloads(page, name: str) -> tuple[list[dict], list[dict]]:
     """What the two buttons save: rows of JSON and of CSV, for a source of that name."""
     files = [page.folder / f"{Path(name).stem}.{kind}" for kind in ("json", "csv")]
     for path in files:
+        path.unlink(missing_ok=True)  # of an earlier test: pair.png and pair.mp4 have one stem
         page.find_element("id", path.suffix[1:]).click()
     end = time.monotonic() + 20
     while not all(path.is_file() for path in files) and time.monotonic() < end:
