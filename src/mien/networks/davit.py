@@ -146,8 +146,15 @@ def davit_base(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 
 
     num_classes, img_size, drop_path, options: as of `DaViT`; 8, 224 and 0.
     """
-    form: dict[str, Any] = {"dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32), "depths": (1, 1, 9, 1)}
-    return davit_tiny(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form, **options)
+    return DaViT(
+        num_classes=num_classes,
+        img_size=img_size,
+        drop_path=drop_path,
+        dims=(128, 256, 512, 1024),
+        num_heads=(4, 8, 16, 32),
+        depths=(1, 1, 9, 1),
+        **options,
+    )
 
 
 def davit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> DaViT:
@@ -155,5 +162,12 @@ def davit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any
 
     num_classes, drop_path, options: as of `DaViT`; 8 and 0.
     """
-    form: dict[str, Any] = {"dims": (48, 96, 192), "num_heads": (2, 4, 8), "depths": (1, 2, 1)}
-    return DaViT(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)
+    return DaViT(
+        num_classes=num_classes,
+        img_size=112,
+        drop_path=drop_path,
+        dims=(48, 96, 192),
+        num_heads=(2, 4, 8),
+        depths=(1, 2, 1),
+        **options,
+    )

@@ -215,9 +215,16 @@ def halonet50ts(*, num_classes: int = 8, img_size: int = 256, drop_path: float =
 
     num_classes, img_size, drop_path, options: as of `HaloNet`; 8, 256 and 0.
     """
-    plan = ("ccc", "ccca", "cacaca", "cac")
-    form: dict[str, Any] = {"plan": plan, "num_heads": (8, 4, 8, 8), "halo_size": 3, "act": "silu"}
-    return HaloNet(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form, **options)
+    return HaloNet(
+        num_classes=num_classes,
+        img_size=img_size,
+        drop_path=drop_path,
+        plan=("ccc", "ccca", "cacaca", "cac"),
+        num_heads=(8, 4, 8, 8),
+        halo_size=3,
+        act="silu",
+        **options,
+    )
 
 
 def halonet_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> HaloNet:
@@ -225,6 +232,17 @@ def halonet_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: A
 
     num_classes, drop_path, options: as of `HaloNet`; 8 and 0.
     """
-    form: dict[str, Any] = {"dims": (128, 256, 512), "num_heads": (2, 4, 4), "plan": ("cca", "cac", "cac"), "stem": 32}
-    form |= {"block_size": 7, "halo_size": 3, "act": "silu", "mask_padding": True}
-    return HaloNet(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)
+    return HaloNet(
+        num_classes=num_classes,
+        img_size=112,
+        drop_path=drop_path,
+        dims=(128, 256, 512),
+        num_heads=(2, 4, 4),
+        plan=("cca", "cac", "cac"),
+        stem=32,
+        block_size=7,
+        halo_size=3,
+        act="silu",
+        mask_padding=True,
+        **options,
+    )

@@ -196,8 +196,14 @@ def maxvit_tiny_rw(*, num_classes: int = 8, img_size: int = 224, drop_path: floa
 
     num_classes, img_size, drop_path, options: as of `MaxViT`; 8, 224 and 0.
     """
-    form: dict[str, Any] = {"stem": (32, 64), "tf": False}
-    return MaxViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form, **options)
+    return MaxViT(
+        num_classes=num_classes,
+        img_size=img_size,
+        drop_path=drop_path,
+        stem=(32, 64),
+        tf=False,
+        **options,
+    )
 
 
 def maxvit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> MaxViT:
@@ -205,5 +211,13 @@ def maxvit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: An
 
     num_classes, drop_path, options: as of `MaxViT`; 8 and 0.
     """
-    form: dict[str, Any] = {"stem": (16, 32), "tf": False, "dims": (32, 64, 128), "depths": (1, 2, 2)}
-    return MaxViT(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)
+    return MaxViT(
+        num_classes=num_classes,
+        img_size=112,
+        drop_path=drop_path,
+        stem=(16, 32),
+        tf=False,
+        dims=(32, 64, 128),
+        depths=(1, 2, 2),
+        **options,
+    )

@@ -242,8 +242,13 @@ def moh_vit_small_75(*, num_classes: int = 8, img_size: int = 224, drop_path: fl
 
     num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
     """
-    form: dict[str, Any] = {"depths": (5, 5, 22, 5), **options}
-    return MoHViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form)
+    return MoHViT(
+        num_classes=num_classes,
+        img_size=img_size,
+        drop_path=drop_path,
+        depths=(5, 5, 22, 5),
+        **options,
+    )
 
 
 def moh_vit_small_80(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MoHViT:
@@ -251,8 +256,14 @@ def moh_vit_small_80(*, num_classes: int = 8, img_size: int = 224, drop_path: fl
 
     num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
     """
-    form: dict[str, Any] = {"shared": (3, 6, 3, 8), **options}
-    return moh_vit_small_75(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form)
+    return MoHViT(
+        num_classes=num_classes,
+        img_size=img_size,
+        drop_path=drop_path,
+        depths=(5, 5, 22, 5),
+        shared=(3, 6, 3, 8),
+        **options,
+    )
 
 
 def moh_vit_base_75(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MoHViT:
@@ -260,9 +271,17 @@ def moh_vit_base_75(*, num_classes: int = 8, img_size: int = 224, drop_path: flo
 
     num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
     """
-    form: dict[str, Any] = {"dims": (96, 192, 384, 768), "num_heads": (4, 8, 16, 32), "depths": (5, 5, 23, 5)}
-    form |= {"shared": (4, 8, 4, 5), "top_k": (0, 0, 8, 16), **options}
-    return MoHViT(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form)
+    return MoHViT(
+        num_classes=num_classes,
+        img_size=img_size,
+        drop_path=drop_path,
+        dims=(96, 192, 384, 768),
+        num_heads=(4, 8, 16, 32),
+        depths=(5, 5, 23, 5),
+        shared=(4, 8, 4, 5),
+        top_k=(0, 0, 8, 16),
+        **options,
+    )
 
 
 def moh_vit_base_50(*, num_classes: int = 8, img_size: int = 224, drop_path: float = 0.0, **options: Any) -> MoHViT:
@@ -270,8 +289,17 @@ def moh_vit_base_50(*, num_classes: int = 8, img_size: int = 224, drop_path: flo
 
     num_classes, img_size, drop_path, options: as of `MoHViT`; 8, 224 and 0.
     """
-    form: dict[str, Any] = {"shared": (2, 2, 2, 4), "top_k": (2, 4, 6, 8), **options}
-    return moh_vit_base_75(num_classes=num_classes, img_size=img_size, drop_path=drop_path, **form)
+    return MoHViT(
+        num_classes=num_classes,
+        img_size=img_size,
+        drop_path=drop_path,
+        dims=(96, 192, 384, 768),
+        num_heads=(4, 8, 16, 32),
+        depths=(5, 5, 23, 5),
+        shared=(2, 2, 2, 4),
+        top_k=(2, 4, 6, 8),
+        **options,
+    )
 
 
 def moh_vit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: Any) -> MoHViT:
@@ -279,6 +307,16 @@ def moh_vit_mobile(*, num_classes: int = 8, drop_path: float = 0.0, **options: A
 
     num_classes, drop_path, options: as of `MoHViT`; 8 and 0.
     """
-    form: dict[str, Any] = {"dims": (48, 96, 192), "num_heads": (2, 4, 8), "depths": (1, 2, 2), "mlp_ratios": (4, 4, 4)}
-    form |= {"pools": (4, 2, 1), "shared": (2, 2, 2), "top_k": (0, 1, 3)}
-    return MoHViT(num_classes=num_classes, img_size=112, drop_path=drop_path, **form, **options)
+    return MoHViT(
+        num_classes=num_classes,
+        img_size=112,
+        drop_path=drop_path,
+        dims=(48, 96, 192),
+        num_heads=(2, 4, 8),
+        depths=(1, 2, 2),
+        mlp_ratios=(4, 4, 4),
+        pools=(4, 2, 1),
+        shared=(2, 2, 2),
+        top_k=(0, 1, 3),
+        **options,
+    )
