@@ -1,6 +1,7 @@
 """Every recipe, two steps long, on a set of its kind in small; the networks and batches are small, too."""
 
 import csv
+import inspect
 import math
 import re
 from pathlib import Path
@@ -8,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from sets import draw, write_affectnet, write_affwild2, write_cifar10, write_expw, write_rafdb, write_sfew
 from test_data import table, votes
 from torch import nn
 
+from mien import networks
 from mien.__main__ import main
 from mien.checkpoint import labels_of, outputs_of, read_header
 from mien.classifier import DEFAULT_MODEL, MODELS
@@ -188,6 +191,25 @@ def test_recipes_name_parts_that_there_are(file):
         assert network.get_submodule(part) is not None
     for prefix in [*told.get("freeze", []), *told.get("rest", []), *told["task"].get("lr_scale", {})]:
         assert any(name.startswith(prefix) for name in names), prefix
+
+
+def test_a_recipe_makes_of_a_named_network_what_its_call_makes():
+    """A recipe fills in every option that a network passes on: those of its size are not among them."""
+    options, base = parser(), next(file for file in RECIPES if file.stem == "maxvit_mobile_ferplus")
+    made = 0
+    for name in dir(networks):
+        make = getattr(networks, name)
+        if not inspect.isfunction(make) or "num_classes" not in inspect.signature(make).parameters:
+            continue
+        path = f"mien.networks.{name}"
+        recipe = options.parse_args(["--config", str(base), "--model.class_path", path])
+        with torch.device("meta"):
+            right = make(num_classes=8)
+            network = options.instantiate(Namespace(model=recipe.model), instantiate_groups=False).model
+        shapes, expected = ({n: t.shape for n, t in x.state_dict().items()} for x in (network, right))
+        assert type(network) is type(right) and shapes == expected, name
+        made += 1
+    assert made >= 37
 
 
 def test_the_twins_differ_in_their_pooling_alone():

@@ -278,9 +278,6 @@ def apvit(
     return APViT(image=IR50(), num_classes=num_classes, keep_patches=keep_patches, keep_rate=keep_rate, **options)
 
 
-_DEIT_TINY = {"embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_ratio": 4.0, "qkv_bias": True}
-
-
 def hybrid_deit_tiny(
     *, num_classes: int = 7, keep_patches: int | None = 120, keep_rate: float | Sequence[float] = 0.9, **options
 ) -> APViT:
@@ -291,7 +288,11 @@ def hybrid_deit_tiny(
     return APViT(
         image=IR50(),
         num_classes=num_classes,
-        **_DEIT_TINY,
+        embed_dim=192,
+        depth=12,
+        num_heads=3,
+        mlp_ratio=4.0,
+        qkv_bias=True,
         keep_patches=keep_patches,
         keep_rate=keep_rate,
         **options,
@@ -314,7 +315,11 @@ def deit_tiny(
         image=None,
         num_classes=num_classes,
         img_size=img_size,
-        **_DEIT_TINY,
+        embed_dim=192,
+        depth=12,
+        num_heads=3,
+        mlp_ratio=4.0,
+        qkv_bias=True,
         keep_patches=keep_patches,
         keep_rate=keep_rate,
         **options,
