@@ -29,7 +29,7 @@ import onnx
 import pyarrow.parquet
 import torch
 
-from mien.checkpoint import outputs_of, read_header, with_outputs
+from mien.checkpoint import read_header
 from mien.engines import open_model
 from mien.errors import MienError
 from mien.faces import YuNet, crop, find_faces, find_known, find_pictures, open_picture
@@ -121,7 +121,8 @@ def auroc(scores: np.ndarray, y: np.ndarray, weight: np.ndarray | None = None) -
     order = np.argsort(scores, kind="stable")
     values, inverse = np.unique(scores[order], return_inverse=True)
     ups, downs = (np.bincount(inverse, (weight * side)[order], len(values)) for side in (y, 1 - y))
-    return float((ups * (downs.cumsum() - downs / 2)).sum() / (ups.sum() * downs.sum()))
+    pairs = ups.sum() * downs.sum()
+    return float((ups * (downs.cumsum() - downs / 2)).sum() / pairs) if pairs else np.nan
 
 
 def resampled(groups: np.ndarray, statistic, draws: int = 2000) -> tuple[float, float]:
@@ -190,7 +191,6 @@ def report(part: np.ndarray, group: np.ndarray, kind: np.ndarray, y: np.ndarray,
 def write(source: Path, out: Path, w: np.ndarray, b: float) -> None:
     """The checkpoint with the head beside its own."""
     header, network = read_header(source), load_network(source)
-    first, *others = outputs_of(header)
     output = Output(NAME, "binary", (NAME,))
     if NAME in network.head_names:
         raise MienError(f"{source}: has an output {NAME} already")
@@ -199,7 +199,8 @@ def write(source: Path, out: Path, w: np.ndarray, b: float) -> None:
         network.heads[NAME].weight.copy_(torch.from_numpy(w)[None])
         network.heads[NAME].bias.fill_(b)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_network(out, network, with_outputs(header, [first, *others, output]), torch.float16)
+    header["outputs"] = [*header.get("outputs", []), output.to_json()]
+    save_network(out, network, header, torch.float16)
 
 
 if __name__ == "__main__":

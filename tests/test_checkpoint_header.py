@@ -146,7 +146,7 @@ def test_what_may_be_left_out():
 
 def test_labels_come_in_the_order_of_their_numbers():
     labels = [f"label {i}" for i in range(12)]
-    header = {"id2label": {str(i): labels[i] for i in (10, 2, 11, 0, 1, 3, 4, 5, 6, 7, 8, 9)}}
+    header = {"mien": 1, "id2label": {str(i): labels[i] for i in (10, 2, 11, 0, 1, 3, 4, 5, 6, 7, 8, 9)}}
     assert labels_of(header) == tuple(labels)
 
 

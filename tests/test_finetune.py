@@ -149,7 +149,7 @@ def test_what_is_no_use_is_refused(call):
     assert not Path("run/best.safetensors").exists()
 
 
-def test_a_recipe_counts_the_classes_of_its_folder(call):
+def test_a_recipe_counts_the_classes_of_its_folder(call, caplog):
     """Their names, their number, and what is held out of them; from a model by its name."""
     faces(Path("faces"), a=3, b=3, c=3)
     folder = {"class_path": "mien.data.Folder", "init_args": {"path": "faces"}}
@@ -164,7 +164,7 @@ def test_a_recipe_counts_the_classes_of_its_folder(call):
     }
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
     code, out, err = call("train", "recipe.yaml")
-    assert code == 0 and "run: faces: a 2, b 2, c 2" in err
+    assert code == 0 and "run: faces: a 2, b 2, c 2" in err and "not_a_face is not taken over" in caplog.text
     header = read_header("runs/run/best.safetensors")
     assert labels_of(header) == ("a", "b", "c") and header["training"]["held_out"] == "3 of 9"
     assert header["model"]["init_args"]["num_classes"] == 3

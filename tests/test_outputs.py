@@ -77,7 +77,7 @@ def test_a_header_of_an_unknown_version():
         check_header(header() | {"mien": 3}, "model.onnx")
 
 
-def test_a_header_of_version_1_means_one_output_of_classes():
+def test_a_header_of_version_1_says_its_first_output_apart():
     old = {"mien": 1, "id2label": {"0": "no", "1": "yes"}, "temperature": 2.0, "preprocess": PREPROCESS}
     old["model"] = header()["model"]
     check_header(old, "old.onnx")
@@ -86,6 +86,12 @@ def test_a_header_of_version_1_means_one_output_of_classes():
     assert tensor_names(old) == ("logits", "probs")
     assert labels_of(with_outputs(old, [output])) == ("no", "yes")
     check_header(with_outputs(old, [output]), "new.onnx")
+    more = old | {"outputs": [ALL[1].to_json()]}
+    check_header(more, "old.onnx")
+    assert outputs_of(more) == (output, ALL[1]) and tensor_names(more) == ("logits", "probs", ALL[1].name)
+    assert outputs_of(with_outputs(more, outputs_of(more))) == outputs_of(more)
+    with pytest.raises(CheckpointError, match="two outputs are called expression"):
+        check_header(old | {"outputs": [output.to_json()]}, "old.onnx")
 
 
 def test_headers_keep_every_output():

@@ -20,8 +20,8 @@ FEATURES = "features"
 """What the output is called that a network's head reads, (B, D), and the entry of a header that says D."""
 
 VERSION = 2
-"""Of the headers that are written. Those of version 1 are read: in the place of "outputs" they have "id2label", and
-"temperature" of the one question that they answer."""
+"""Of the headers that are written. Those of version 1 are read: they have "id2label", and "temperature", in the place
+of the first of "outputs", whose tensor they call "probs"."""
 
 MAX_SIZE, MAX_STEPS = 4096, 8
 """How many pixels wide a face is made at most, and in how many steps."""
@@ -110,12 +110,11 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
     need(_sizes(model.get("init_args", {})), f'has "init_args" with a number that is not finite or above {_LARGEST:,}')
     if version == 1:
         _check_labels(header, need)
-    else:
-        need(isinstance(header.get("outputs"), list), 'has no "outputs"')
-        try:
-            outputs_of(header)
-        except ValueError as error:
-            need(False, f'has "outputs" that are wrong: {error}')
+    need(isinstance(header.get("outputs", [] if version == 1 else None), list), 'has no "outputs"')
+    try:
+        outputs_of(header)
+    except ValueError as error:
+        need(False, f'has "outputs" that are wrong: {error}')
     need(_share(header.get("uncertain", 0)), 'has an "uncertain" that is not in [0, 1)')
     need(_count(header.get("features", 1), _LARGEST), 'has "features" that are not their number')
     _check_temporal(header, need)
@@ -124,16 +123,18 @@ def check_header(header: Any, path: str | os.PathLike[str]) -> None:
 
 
 def outputs_of(header: Mapping[str, Any]) -> tuple[Output, ...]:
-    """The questions that the model of a checked header answers; one of version 1 answers one, "expression"."""
-    if "outputs" in header:
-        return check_outputs(map(Output.from_json, header["outputs"]))
-    labels = tuple(header["id2label"][str(i)] for i in range(len(header["id2label"])))
-    return (expression_output(labels, header.get("temperature", 1.0)),)
+    """The questions that the model of a checked header answers; "expression" is the first."""
+    outputs = [Output.from_json(output) for output in header.get("outputs", ())]
+    if header[KEY] == 1:
+        labels = tuple(header["id2label"][str(i)] for i in range(len(header["id2label"])))
+        outputs = [expression_output(labels, header.get("temperature", 1.0)), *outputs]
+    return check_outputs(outputs)
 
 
 def tensor_names(header: Mapping[str, Any]) -> tuple[str, ...]:
     """What a model file of this header gives: the logits of the first output, every output, and features if it has."""
-    names = ("logits", "probs") if header[KEY] == 1 else ("logits", *(output.name for output in outputs_of(header)))
+    first, *others = (output.name for output in outputs_of(header))
+    names = ("logits", "probs" if header[KEY] == 1 else first, *others)
     return (*names, *([FEATURES] if FEATURES in header else []))
 
 

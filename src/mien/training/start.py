@@ -1,5 +1,6 @@
 """What a network starts from: weights of other runs, and a head that owes nothing to theirs."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from mien.classifier import find_checkpoint
 from mien.errors import CheckpointError, MienError
 from mien.networks import Network, build
 from mien.networks.checkpoint import fill, load_tensors
+
+logger = logging.getLogger(__name__)
 
 
 def seed_of_start(seed: int) -> int:
@@ -39,6 +42,8 @@ def start_from(
         classes, or of the same in another order, can be started from: what belongs to a class is taken from the class
         of the same name, and of a class that is new the row of the head is 0, and all else as it was drawn.
 
+    What a checkpoint answers beside the expression is not taken over, and that is logged.
+
     Raises MienError where there is no such part, and CheckpointError where tensors do not fit.
     """
     for part, source in init.items():
@@ -51,9 +56,19 @@ def start_from(
         if path.suffix != ".safetensors":
             raise CheckpointError(f"{path}: its weights are for engines; torch takes them from a .safetensors file")
         tensors = load_tensors(path, prefix)
+        if not prefix:
+            tensors = _without_others(tensors, path)
         if model is not None and not part and not prefix:
             tensors = _by_name(network, tensors, path, labels, model)
         fill(module, tensors, source)
+
+
+def _without_others(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Without the heads of what is answered beside the expression: they are learned for a trunk as it is."""
+    others = {name.split(".")[1]: None for name in tensors if name.startswith("heads.")}
+    if others:
+        logger.warning("%s: %s is not taken over", path, ", ".join(others))
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("heads.")}
 
 
 def _by_name(
