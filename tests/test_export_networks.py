@@ -37,7 +37,7 @@ from mien.networks import (
     TiCNet,
 )
 from mien.networks.trunk import Trunk
-from mien.nn import PAM, ClassAttentionPool, Halo, MoH, Neighborhood, SpectralGate, TalkingHeads
+from mien.nn import PAM, ClassAttentionPool, Neighborhood, TalkingHeads
 
 KINDS = ("onnx", "xml", "pt2")
 
@@ -89,7 +89,6 @@ def calm(network: nn.Module) -> nn.Module:
 
 
 NETWORKS = {
-    "plain": plain,
     "plain, mirrored": lambda: plain(mirror=True),
     "plain, refined, class attention": lambda: plain(
         refine=partial(PAM, init_values=1.0), pool=partial(ClassAttentionPool, num_heads=2)
@@ -111,13 +110,7 @@ NETWORKS = {
         num_classes=8, img_size=32, stem_dim=8, embed_dims=(8,) * 4, depths=(1, 0, 0, 1), **ONE_HEAD
     ),
     "tic": lambda: TiCNet(num_classes=8, img_size=32, embed_dims=(8,), depths=(1,), num_heads=(2,)),
-    "other mixers": lambda: CaiT(
-        **TOKENS,
-        depth=5,
-        class_depth=1,
-        init_values=1.0,
-        mixer=[MoH, partial(Halo, block_size=4), Neighborhood, SpectralGate, TalkingHeads],
-    ),
+    "other mixers": lambda: CaiT(**TOKENS, depth=2, class_depth=1, init_values=1.0, mixer=[Neighborhood, TalkingHeads]),
 }
 """One of every class, as small as they can be; a Poster is in BTN."""
 

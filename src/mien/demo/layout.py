@@ -135,7 +135,12 @@ def examples(folder: Path) -> dict[str, Path]:
 
 
 def build_page(reader: Reader, looking: Looking, examples: Mapping[str, Path]) -> gr.Blocks:
-    """The page; examples: pictures by name."""
+    """The page.
+
+    reader: what reads the faces.
+    looking: what looks into a model.
+    examples: files of pictures by their names on the buttons.
+    """
     desk, clips = Desk(reader, looking), Clips(reader)
 
     def leave(request: gr.Request) -> None:

@@ -34,11 +34,15 @@ def serve(
     started: Callable[[str], None],
     names: Collection[str] = (),
 ) -> None:
-    """Serve the page `make(folder)`, a gradio.Blocks, until a signal ends it; `started` is called with its address.
+    """Serve a page until a signal ends it. What gradio writes lies in a folder that only this user can read, and is
+    gone at the end.
 
-    Port 0 is any free one. names: further host names that lead here, as for `Guard`. Whatever gradio writes lies in a
-    folder that only this user can read, and is gone at the end. Raises MienError where the port cannot be had, and
-    MissingExtra without gradio.
+    make: that folder -> the page, a gradio.Blocks.
+    host, port: where to listen; port 0 is any free one.
+    started: called with the address, once it answers.
+    names: further host names that lead here, as for `Guard`.
+
+    Raises MienError where the port cannot be had, and MissingExtra without gradio.
     """
     with _listen(host, port) as listening, tempfile.TemporaryDirectory(prefix="mien-demo-") as folder:
         os.environ.update(

@@ -74,9 +74,12 @@ def problem(reason: object) -> str:
 
 
 def photograph(url: str, size: tuple[int, int], faces: Sequence[Face], chosen: int = 0) -> str:
-    """The picture at `url`, with a button around each face, which names it, and numbers it where there are several.
+    """A picture with a button around each face, which names it, and numbers it where there are several.
 
-    size: width and height of the picture in which the faces were found. chosen: the index of the face that is pressed.
+    url: of the picture.
+    size: width and height, in pixels, of the picture in which the faces were found.
+    faces: what was found.
+    chosen: the index of the face that is pressed.
     """
     width, height = size
     found = f"{len(faces)} faces" if len(faces) > 1 else "one face" if faces else "no face"
@@ -167,7 +170,12 @@ def panels(rows: Sequence[Sequence[Panel]], note: str) -> str:
 
 
 def thumbnails(crops: Sequence[np.ndarray], faces: Sequence[Face], chosen: int = 0) -> str:
-    """A small picture of each face, to be pressed, with its expression; nothing where there are not several faces."""
+    """A small picture of each face, to be pressed, with its expression; nothing where there are not several faces.
+
+    crops: uint8 (S, S, 3) RGB, one for each of the faces.
+    faces: what was read in them.
+    chosen: the index of the face that is pressed.
+    """
     if len(faces) < 2:
         return ""
     buttons = "".join(
