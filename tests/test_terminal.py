@@ -9,7 +9,7 @@ import mien.commands.doctor as doctor
 from mien.__main__ import COMMANDS, GROUPS, main
 from mien.commands.terminal import Progress, Table
 from mien.labels import EXPRESSIONS
-from mien.outputs import expression_output
+from mien.outputs import Output, expression_output
 
 PROBS = dict(zip(EXPRESSIONS, (0.1, 0.62, 0.2, 0.08, 0, 0, 0, 0), strict=True))
 
@@ -47,10 +47,11 @@ def test_a_models_name_that_is_nearly_right(capsys):
 def lines(monkeypatch, capsys, terminal=True, columns=100) -> list[str]:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    table = Table(Progress(1), ["a.jpg"], [expression_output(EXPRESSIONS)])
-    for expression, source in (("happiness", "a.jpg"), ("uncertain", "\x1b[31mb.jpg")):
+    outputs = [expression_output(EXPRESSIONS), Output("not_a_face", "binary", ("not_a_face",))]
+    table = Table(Progress(1), ["a.jpg"], outputs)
+    for expression, source, doubt in (("happiness", "a.jpg", 0.02), ("uncertain", "\x1b[31mb.jpg", 0.9)):
         face = {"face": 0, "box": [4, 3, 20, 30], "expression": expression, "probability": 0.62, "probabilities": PROBS}
-        table.write({"source": source, **face})
+        table.write({"source": source, **face, "not_a_face": doubt})
     table.write({"source": "c.jpg", "expression": None, "note": "no face found"})
     assert table.totals() == "1 happiness, 1 uncertain"
     return capsys.readouterr().out.splitlines()
@@ -61,6 +62,7 @@ def test_the_second_likeliest_where_there_is_room(monkeypatch, capsys):
     assert head.split() == ["picture", "face", "expression", "then", "where"]
     assert sure.split()[:6] == ["a.jpg", "0", "happiness", "62%", "sadness", "20%"]
     assert unsure.split()[2:6] == ["uncertain", "62%", "happiness", "62%"]  # the likeliest of what it may be
+    assert sure.endswith("20×30 at 4, 3") and unsure.endswith("20×30 at 4, 3  not_a_face 0.90")
     assert head.index("where") == sure.index("20×30") and none.endswith("no face found")
     narrow = lines(monkeypatch, capsys, terminal=False, columns=70)
     assert "then" not in narrow[0] and "sadness" not in narrow[1]

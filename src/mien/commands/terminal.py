@@ -73,7 +73,8 @@ class Table:
         where = "{2:.0f}×{3:.0f} at {0:.0f}, {1:.0f}".format(*record["box"]) if record["box"] else "all of it"
         label = record["expression"]
         self._counts[label] += 1
-        more = "".join(f"  {output.name} {_brief(output, record[output.name])}" for output in self._others)
+        answers = [(output.name, _brief(output, record[output.name])) for output in self._others]
+        more = "".join(f"  {name} {answer}" for name, answer in answers if answer)
         more += f"  {record['note']}" if record.get("note") else ""
         expression = label + "?" * (record["probability"] < self._doubt)
         text = f"{expression:{self._label}} {record['probability']:>5.0%}  {self._then(record)}{where}{more}"
@@ -107,10 +108,15 @@ def _is_brief(output: Output) -> bool:
 
 
 def _brief(output: Output, answer: Any) -> str:
-    """An answer in few words: those of "binary" that are more likely than not, the likeliest of "classes", numbers."""
+    """An answer in few words: those of "binary" that are more likely than not, the likeliest of "classes", numbers.
+
+    Nothing is said of a lone "binary" that is less likely than not.
+    """
     if answer is None:
         return "unknown"
     if not isinstance(answer, dict):
+        if output.kind == "binary" and answer < 0.5:
+            return ""
         return f"{answer:.2f}"
     if output.kind == "binary":
         return "+".join(label for label, prob in answer.items() if prob >= 0.5) or "none"
