@@ -20,6 +20,9 @@ LAST := runs/mobilefacenet_ferplus_3/best.safetensors
 
 QUICK := $(addprefix tests/test_,outputs.py output_measures.py targets.py files.py checkpoint_header.py classifier.py reader.py track.py)
 
+# What is imported is compiled once, also where the environment asks Python to write no byte code: the tests start many processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: example demo test lint suite quick docs web release train-default clean
 
 example: .venv/reading
