@@ -28,7 +28,9 @@ def room(size: int):
 
 
 @pytest.fixture
-def little_room():
+def little_room(monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # Python would keep what was cut short of it
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     yield room
     resource.setrlimit(resource.RLIMIT_FSIZE, before)

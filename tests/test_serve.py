@@ -84,7 +84,12 @@ class Served:
             [sys.executable, "-m", "mien", "serve", "--port", "0", *map(str, options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]), **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
+                "PYTHONDONTWRITEBYTECODE": "1",  # Python would keep what was cut short of it
+                **environment,
+            },
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),
             start_new_session=True,
         )
