@@ -90,8 +90,17 @@ class Cache:
         made_of = {"trunk": trunk.hexdigest(), "data": facts["data"], "preprocessing": facts["preprocessing"]}
         return {**made_of, "teachers": taught, "views": list(views), "shapes": self.shapes, "faces": faces}
 
-    def make(self, dataset: Dataset, split: str, views: Sequence[str] | None = None) -> None:
-        """Write the cache of a split, or what is missing of it; dataset: its faces, uint8 (S, S, 3) the first."""
+    def make(
+        self,
+        dataset: Dataset,
+        split: str,
+        views: Sequence[str] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Write the cache of a split, or what is missing of it; dataset: its faces, uint8 (S, S, 3) the first.
+
+        The trunks run on `device`.
+        """
         views = views or self.views
         needed = self.header(split, views, len(dataset))
         self._check_size(len(dataset) * len(views))
@@ -104,11 +113,12 @@ class Cache:
         mode = "r+" if done and place.exists() else "w+"
         kept = np.lib.format.open_memmap(place, mode, np.float16, None if mode == "r+" else shape)
         done = done if mode == "r+" else 0
+        self.network.to(device)
         with tqdm(total=len(dataset), initial=done, desc=f"cache, {split}", unit="face", mininterval=1) as bar:
             for number, start in enumerate(range(done, len(dataset), _CHUNK), start=1):
                 stop = min(start + _CHUNK, len(dataset))
                 faces = torch.stack([dataset[i][0] for i in range(start, stop)])
-                kept[start:stop] = self._read(faces, views).numpy()
+                kept[start:stop] = self._read(faces.to(device), views).numpy(force=True)
                 bar.update(stop - start)
                 if number % _MARK == 0 or stop == len(dataset):
                     kept.flush()
@@ -163,7 +173,7 @@ class Cache:
     @torch.no_grad()
     def _read(self, faces: Tensor, views: Sequence[str]) -> Tensor:
         """uint8 (B, S, S, 3) -> (B, views, width) float16."""
-        images = self.normalize(to_float(faces)).contiguous(memory_format=torch.channels_last)
+        images = self.normalize.to(faces.device)(to_float(faces)).contiguous(memory_format=torch.channels_last)
         shown = [images.flip(3) if view == "mirrored" else images for view in views]
         kept = torch.stack([torch.cat([each.flatten(1) for each in self._kept(view)], 1) for view in shown], 1)
         if kept.abs().max() > torch.finfo(torch.float16).max:
@@ -192,10 +202,15 @@ class Cached(Dataset):
     def __len__(self) -> int:
         return len(self.crops)
 
+    def view(self, chance: float) -> int:
+        return int(chance * self.kept.shape[1])
+
+    def truth(self, i: int) -> tuple[Any, ...]:
+        return self.crops.truth(i)
+
     def __getitem__(self, key: int | tuple[int, float]) -> tuple[Any, ...]:
-        i, chance = key if isinstance(key, tuple) else (key, 0.0)
-        features = np.array(self.kept[self.numbers[i], int(chance * self.kept.shape[1])])
-        return torch.from_numpy(features), *self.crops.truth(i)
+        i, view = (key[0], self.view(key[1])) if isinstance(key, tuple) else (key, 0)
+        return torch.from_numpy(np.array(self.kept[self.numbers[i], view])), *self.crops.truth(i)
 
 
 def check_cached(network: Network, made: Any) -> None:

@@ -3,20 +3,25 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from tqdm import tqdm
 
 from mien.data import DataSet, Row
 from mien.errors import MienError
 from mien.faces import YuNet, crop, find_known
 from mien.files import whole
-from mien.training.cache import Cache
+from mien.networks import Normalize
+from mien.networks.deploy import to_float
+from mien.training.cache import Cache, Cached
+from mien.training.teachers import Teachers
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,8 @@ GREY48 = {
 }
 """Luma at 48 pixels, enlarged: what small grey training pictures hold, and all that is shown of larger ones."""
 
+
+_ASKED = 256  # faces that teachers are asked about at a time
 
 LABEL_SHARES = {"votes": 0.0, "both": 0.5, "label": 1.0}
 """How much of a target is the label, and not the votes."""
@@ -60,10 +67,10 @@ class Crops(Dataset):
         return len(self.rows)
 
     def __getitem__(self, key: int | tuple[int, float]) -> tuple[Any, ...]:
-        i, chance = key if isinstance(key, tuple) else (key, 1.0)
+        i, view = (key[0], self.view(key[1])) if isinstance(key, tuple) else (key, 0)
         row = self.rows[i]
         landmarks = None
-        if self.landmarks is not None and chance < self.aligned and not np.isnan(self.landmarks[i]).any():
+        if view and not np.isnan(self.landmarks[i]).any():
             landmarks = self.landmarks[i]
         image = row.image()
         try:
@@ -71,6 +78,10 @@ class Crops(Dataset):
         except ValueError:  # landmarks that cannot be a face
             face = crop(image, self.preprocess)
         return torch.from_numpy(np.ascontiguousarray(face)), *self.truth(i)
+
+    def view(self, chance: float) -> int:
+        """0 as it is, 1 aligned."""
+        return int(self.landmarks is not None and chance < self.aligned)
 
     def truth(self, i: int) -> tuple[Any, ...]:
         """All of an item but the face."""
@@ -84,6 +95,57 @@ class Crops(Dataset):
             return row.target
         label = np.eye(len(row.target), dtype=np.float32)[row.label]
         return (1 - self.label_share) * row.target + self.label_share * label
+
+
+class InMemory(Dataset):
+    """The items of `Crops` or `Cached`, a batch at a time, from faces or features that all lie on `device`.
+
+    Grey faces have one channel there: 12.5 kB for each of 112 pixels, and as much for its aligned crop.
+    """
+
+    def __init__(self, items: Crops | Cached, device: torch.device):
+        self.rows, self.target, self.view = items.rows, items.target, items.view
+        self.shown = self._all(items).to(device)  # (n, views, ...)
+        target, label, *further = default_collate([items.truth(i) for i in range(len(items))])
+        views = self.shown.shape[1]
+        self.targets = target[:, None].repeat(1, views, 1).to(device)  # (n, views, C)
+        self.labels = label.to(device)
+        self.further = [{name: each.to(device) for name, each in part.items()} for part in further]
+
+    @staticmethod
+    def _all(items: Crops | Cached) -> Tensor:
+        if isinstance(items, Cached):
+            return torch.from_numpy(items.kept[items.numbers])
+        chances = [1.0, 0.0] if items.view(0.0) else [1.0]
+        channels = 1 if items.preprocess.get("color") == "grey" else 3
+
+        def shown(i: int) -> Tensor:
+            return torch.stack([items[i, chance][0][..., :channels] for chance in chances])
+
+        with ThreadPoolExecutor() as pool:
+            return torch.stack(list(tqdm(pool.map(shown, range(len(items))), "faces", len(items), unit="face")))
+
+    @torch.no_grad()
+    def learn_from(self, teachers: Teachers, preprocess: Mapping[str, Any], share: float) -> None:
+        """A share of every target becomes what the teachers answer to the view, in the mean with its mirror image."""
+        normalize = Normalize(preprocess).to(self.shown.device)
+        for faces, targets in zip(self.shown.split(_ASKED), self.targets.split(_ASKED), strict=True):
+            for view in range(faces.shape[1]):
+                images = normalize(to_float(faces[:, view].expand(-1, -1, -1, 3)))
+                images = images.contiguous(memory_format=torch.channels_last)
+                probs = (teachers(images) + teachers(images.flip(3))) / 2
+                targets[:, view] = targets[:, view].lerp(probs, share)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, float]]) -> tuple[Any, ...]:
+        places = [(key[0], self.view(key[1])) if isinstance(key, tuple) else (key, 0) for key in keys]
+        rows, views = torch.tensor(places, device=self.shown.device).T
+        shown = self.shown[rows, views]
+        shown = shown.expand(-1, -1, -1, 3) if shown.ndim == 4 else shown
+        further = [{name: each[rows] for name, each in part.items()} for part in self.further]
+        return shown, self.targets[rows, views], self.labels[rows], *further
 
 
 class Order(Sampler[tuple[int, float]]):
@@ -170,6 +232,7 @@ class Faces(LightningDataModule):
     train_size: the side of training faces where the augmentation crops them to the network's input; by default they
         come in the size of the input. Validation faces always do.
     subset: train on the first rows of a seeded shuffle only, for trying things.
+    in_memory: crop every face once and keep all on the device that learns, instead of reading them in every epoch.
     """
 
     def __init__(
@@ -184,6 +247,7 @@ class Faces(LightningDataModule):
         oversample: Literal["none", "sqrt", "reciprocal"] = "none",
         train_size: int | None = None,
         subset: int | None = None,
+        in_memory: bool = False,
         num_workers: int = 0,
         train_split: str = "train",
         validation_split: str = "validation",
@@ -198,17 +262,30 @@ class Faces(LightningDataModule):
         self.preprocess["trained_on"] = ["as is"] * (aligned < 1) + ["arcface112"] * (aligned > 0)
         self.aligned, self.landmarks_cache, self.label_share = aligned, landmarks_cache, LABEL_SHARES[targets]
         self.balance, self.oversample, self.train_size = balance, oversample, train_size
-        self.subset, self.num_workers = subset, num_workers
+        self.subset, self.in_memory = subset, in_memory
+        self.num_workers = 0 if in_memory else num_workers
         self.train_split, self.validation_split = train_split, validation_split
+        self.teachers, self.teach = None, 0.0
         self.cache: Cache | None = None  # where there is one, its features are given in place of faces
+
+    def teach_once(self, teachers: Teachers | None, share: float) -> None:
+        """Learn a share of what the teachers answer to every face as it is.
+
+        Raises MienError where there are none, or where faces are not kept in memory.
+        """
+        if teachers is None or not self.in_memory or self.cache is not None:
+            raise MienError("--teachers_once: it needs --teachers, --faces.in_memory true and no --cache")
+        self.teachers, self.teach = teachers, share
 
     def prepare_data(self) -> None:
         """In one process alone: what the others then find in the caches."""
         if self.aligned and self.landmarks_cache is not None:
             self._landmarks(self.data.rows(self.train_split))
         if self.cache is not None:
-            self.cache.make(Crops(self.data.rows(self.train_split), self.preprocess), self.train_split)
-            self.cache.make(Crops(self._judged(), self.preprocess), self.validation_split, self.cache.views[:1])
+            device = self._device
+            self.cache.make(Crops(self.data.rows(self.train_split), self.preprocess), self.train_split, None, device)
+            first = self.cache.views[:1]
+            self.cache.make(Crops(self._judged(), self.preprocess), self.validation_split, first, device)
 
     def setup(self, stage: str | None = None) -> None:
         rows = list(self.data.rows(self.train_split))
@@ -227,6 +304,15 @@ class Faces(LightningDataModule):
             first = self.cache.views[:1]
             self.train_faces = self.cache.open(self.train_faces, self.train_split, rows=keep)
             self.validation_faces = self.cache.open(self.validation_faces, self.validation_split, first)
+        if self.in_memory:
+            self.train_faces = InMemory(self.train_faces, self._device)
+            self.validation_faces = InMemory(self.validation_faces, self._device)
+            if self.teachers is not None:
+                self.train_faces.learn_from(self.teachers, self.preprocess, self.teach)
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
 
     def _judged(self) -> list[Row]:
         return [row for row in self.data.rows(self.validation_split) if row.label >= 0]
@@ -268,7 +354,13 @@ class Faces(LightningDataModule):
             sampler=order,
             drop_last=len(order) > self.batch_size,  # an attention set of full size
             num_workers=self.num_workers,
+            collate_fn=self._collate,
         )
+
+    @property
+    def _collate(self) -> Callable[[Any], Any] | None:
+        """What is kept in memory comes in whole batches."""
+        return (lambda batch: batch) if isinstance(self.train_faces, InMemory) else None
 
     def _place(self) -> tuple[int, int]:
         """The epoch, and how many of its rows were seen."""
@@ -305,4 +397,5 @@ class Faces(LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         rank, processes = self._share(len(self.validation_faces))
         own = range(rank, len(self.validation_faces), processes)
-        return DataLoader(self.validation_faces, self.batch_size, sampler=own, num_workers=self.num_workers)
+        workers = {"num_workers": self.num_workers, "collate_fn": self._collate}
+        return DataLoader(self.validation_faces, self.batch_size, sampler=own, **workers)

@@ -87,6 +87,11 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--teachers", type=list[str], default=[], help="models whose answers are a share of every target: --task.teach"
     )
+    parser.add_argument(
+        "--teachers_once",
+        action="store_true",
+        help="ask teachers once, about every face as it is and its mirror image: with --faces.in_memory true",
+    )
     parser.add_argument("--trust", action="store_true", help="build teachers of classes of yours, too")
     parser.add_argument(
         "--pooling",
@@ -179,6 +184,9 @@ def train(arguments: Sequence[str]) -> Path:
     }
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
+    if config.teachers_once:
+        faces.teach_once(teachers, made.task.teach)
+        teachers = None
     if config.cache:
         check_cached(network, made)
         views = tuple(config.cache_views)

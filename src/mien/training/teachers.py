@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mien.checkpoint import labels_of, outputs_of, read_header
@@ -22,6 +23,8 @@ class Teachers:
     consistent, 2022) advise; a share of a target that is lerped towards these has the gradient of Hinton et al.'s
     distillation (2015) at temperature 1.
 
+    One that reads another size is shown the image in its own.
+
     models: names or files, as `mien.classifier.find_checkpoint` takes them, which are no part of a checkpoint. trust:
     see `mien.networks.checkpoint.build`. Raises MienError for a teacher of other labels, or one that is shown faces in
     another way.
@@ -37,14 +40,20 @@ class Teachers:
             header = read_header(path)
             if list(labels_of(header)) != list(labels):
                 raise MienError(f"--teachers: {model} names {', '.join(labels_of(header))}, not {', '.join(labels)}")
-            for key in ("input_size", "color", "mean", "std"):
+            for key in ("color", "mean", "std"):
                 if header["preprocess"][key] != preprocess[key]:
                     raise MienError(f"--teachers: {model} is shown faces with another {key}")
             network = load_network(path, trust=trust).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-            self.networks.append((network, outputs_of(header)[0].temperature))
+            size = header["preprocess"]["input_size"]
+            self.networks.append((network, size, outputs_of(header)[0].temperature))
         self.digest = digest.hexdigest()  # of their files
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        probs = [(n.to(images.device)(images).float() / temperature).softmax(1) for n, temperature in self.networks]
+        probs = []
+        for network, size, temperature in self.networks:
+            shown = images
+            if images.shape[2] != size:
+                shown = F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+            probs.append((network.to(images.device)(shown).float() / temperature).softmax(1))
         return torch.stack(probs).mean(0)
