@@ -1,6 +1,6 @@
 # The plan for a better default model, on one GPU and without a network, in parts that go on where they were cut.
 #
-#   make -j3 campaign               all of it, three runs at a time: ideas, teachers, student, final, btn, looks
+#   make -j8 campaign               all of it, eight runs at a time: ideas, teachers, student, final, btn, looks
 #   make campaign PART=ideas        one part, or several with blanks between
 #   make campaign OPTIONS="$(make -s campaign-try)" RUNS=out/campaign SEEDS=0 BTN_SEEDS=1 CHOOSE="--limit 32"
 #                                   a try on a CPU, two steps a run
@@ -13,7 +13,7 @@ RUNS ?= runs/campaign
 START ?= mobilefacenet_ferplus
 SEEDS ?= 0 1
 BTN_SEEDS ?= 5
-OPTIONS ?= trainer.accelerator=gpu trainer.precision=bf16-mixed faces.num_workers=4
+OPTIONS ?= trainer.accelerator=gpu trainer.precision=bf16-mixed faces.in_memory=true
 CHOOSE ?=
 PARTS := ideas teachers student final btn looks
 PART ?= $(PARTS)
@@ -81,7 +81,7 @@ $(RUNS)/final_%/finished.json: | campaign-teachers
 campaign-btn: .venv/testing
 	.venv/bin/mien ablate recipes/btn_mobile_cached_ferplus.yaml --out $(RUNS)/btn --seeds $(BTN_SEEDS) \
 		--vary model.init_args.mla=levels,none --vary model.init_args.bt=true,false --set data.path=$(DATA) \
-		--set cache_folder=$(RUNS)/cache $(addprefix --set ,$(filter-out faces.aligned=% faces.num_workers=%,$(OPTIONS)))
+		--set cache_folder=$(RUNS)/cache $(addprefix --set ,$(filter-out faces.aligned=%,$(OPTIONS)))
 
 # What the even half chooses of each kind of run; the other half judges by `mien choose … --look`, once an idea is final.
 campaign-looks:

@@ -11,12 +11,18 @@ import torch
 import yaml
 from PIL import Image
 from torch import nn
+from torch.utils.data import default_collate
 
 from mien.__main__ import main
-from mien.networks import APViT, Network, load_network, mobilefacenet, save_network
+from mien.data import Folder, Row
+from mien.faces.align import ARCFACE112
+from mien.networks import APViT, Network, Normalize, load_network, mobilefacenet, save_network
 from mien.networks.btn import BTN, btn_mobile
+from mien.networks.deploy import to_float
 from mien.networks.plain import PlainClassifier
 from mien.nn import BatchTransformer
+from mien.training.faces import GREY48, Crops, Faces, InMemory
+from mien.training.teachers import Teachers
 from mien.training.vouching import examples, measure_vouching
 
 LABELS = ("neutral", "happiness", "anger")
@@ -191,6 +197,69 @@ def test_teachers_answers_are_kept_as_well(recipe, tmp_path):
     np.testing.assert_allclose(losses("cached"), losses("faces"), atol=1e-3)
     assert abs(losses("alone")[0] - losses("faces")[0]) > 1e-3
     assert json.loads(Path("runs/cache/train.json").read_text())["shapes"] == [[12], [3]]
+
+
+@pytest.mark.parametrize(
+    ("network", "changes"),
+    [
+        ("SmallPlain", {"cache": False, "rest": []}),
+        ("SmallPlain", {"cache": False, "rest": [], "augment": {"class_path": "mien.training.augment.Augment"}}),
+        ("SmallBTN", {"cache_views": ["as is", "mirrored"]}),
+    ],
+)
+def test_what_is_kept_in_memory_is_what_is_read(network, changes, recipe):
+    """Whole faces, and the features of a cache: the same batches, so the same losses to the last digit."""
+    assert main(["train", recipe(network, name="read", **changes)]) == 0
+    assert main(["train", recipe(network, name="kept", faces__in_memory=True, **changes)]) == 0
+    assert len(losses("kept")) == 20
+    assert losses("kept") == losses("read") and judged("kept") == judged("read")
+
+
+def test_aligned_views_and_further_targets_are_kept_in_memory(recipe):
+    recipe()
+    draw = np.random.default_rng(0)
+    landmarks = (ARCFACE112 * 48 / 112 + draw.uniform(-4, 4, (24, 5, 2))).astype(np.float32)
+    landmarks[::3] = np.nan  # where the detector found nothing
+    rows = Folder(root="faces").rows("train")
+    crops = Crops(rows, GREY48, landmarks, 0.5, 0.0, lambda row: {"length": np.float32(row.label)})
+    kept = InMemory(crops, torch.device("cpu"))
+    keys = [(i, chance) for i in range(24) for chance in (0.1, 0.9)]
+    assert kept.shown.shape == (24, 2, 112, 112, 3)  # these have colours
+    for one, other in zip(kept.__getitems__(keys), default_collate([crops[key] for key in keys]), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    aligned, whole = (kept.__getitems__([(1, chance)])[0] for chance in (0.1, 0.9))
+    assert not torch.equal(aligned, whole)
+
+
+def test_teachers_can_be_asked_once(recipe, tmp_path, capsys):
+    """What is learned of a face is in part what they say of it and of its mirror image, in the mean."""
+    assert main(["train", recipe("SmallPlain", name="teacher", cache=False, rest=[], trainer__max_epochs=1)]) == 0
+    file = tmp_path / "runs/teacher/last.safetensors"
+    taught = {"teachers": [str(file)], "teachers_once": True, "task__teach": 0.25, "trust": True, "cache": False}
+    asked = recipe("SmallPlain", name="taught", rest=[], faces__in_memory=True, **taught)
+    assert main(["train", asked]) == 0
+    faces = Faces(Folder(root="faces"), aligned=0.0, in_memory=True)
+    faces.teach_once(Teachers([file], LABELS, GREY48, trust=True), 0.25)
+    faces.setup()
+    shown, target, label = faces.train_faces.__getitems__([0, 23])
+    images, network = Normalize(GREY48)(to_float(shown)), load_network(file, trust=True).eval()
+    probs = (network(images).softmax(1) + network(images.flip(3)).softmax(1)) / 2
+    wanted = 0.75 * nn.functional.one_hot(label, 3) + 0.25 * probs
+    torch.testing.assert_close(target, wanted)
+    assert float((target - nn.functional.one_hot(label, 3)).abs().max()) > 0.05
+    for missing in ({"faces__in_memory": False}, {"faces__in_memory": True, "teachers": []}):
+        assert main(["train", recipe("SmallPlain", name="none", rest=[], **{**taught, **missing})]) == 1
+        assert "--teachers_once: it needs --teachers" in capsys.readouterr().err
+
+
+def test_grey_faces_have_one_channel_in_memory():
+    grey = np.random.default_rng(0).integers(0, 256, (3, 112, 112, 1), np.uint8).repeat(3, 3)
+    rows = [Row(face, np.float32([1, 0]), "train", label=0) for face in grey]
+    kept = InMemory(Crops(rows, GREY48), torch.device("cpu"))
+    assert kept.shown.shape == (3, 1, 112, 112, 1)
+    read = default_collate([Crops(rows, GREY48)[i] for i in range(3)])
+    for one, other in zip(kept.__getitems__([0, 1, 2]), read, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_cache_that_was_cut_goes_on(recipe, monkeypatch):

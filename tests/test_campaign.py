@@ -39,7 +39,7 @@ def test_every_run_is_made_once_and_can_be_made(tmp_path):
             continue
         config = read.parse_args(["--config", str(ROOT / words[0]), *words[1:]])
         assert config.name == name and config.out == str(tmp_path / name) and config.keep_all
-        assert config.trainer.accelerator == "gpu" and config.faces.num_workers == 4
+        assert config.trainer.accelerator == "gpu" and config.faces.in_memory
         seen.add((config.seed, name))
         assert ("train+validation" in config.faces.train_split) == (name == "final_0")
         assert len(config.teachers) == (3 if name.startswith(("student", "final")) else 0)

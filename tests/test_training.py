@@ -620,6 +620,9 @@ def test_teachers_are_a_mean_of_calibrated_answers(tmp_path, monkeypatch):
     told = Teachers(files, LABELS, GREY48)(images)
     torch.testing.assert_close(told, (first(images).softmax(1) + (second(images) / 2).softmax(1)) / 2)
     assert not told.requires_grad and (first(images).softmax(1) - told).abs().max() > 0.01
+    small, whole = torch.rand(2, 3, 56, 56), Teachers(files, LABELS, GREY48)
+    larger = torch.nn.functional.interpolate(small, (112, 112), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(whole(small), whole(larger))  # in the size that they know
     with pytest.raises(MienError, match="teacher0.safetensors is shown faces with another mean"):
         Teachers(files, LABELS, GREY48 | {"mean": [0.5, 0.5, 0.5]})
 
@@ -1328,7 +1331,11 @@ def test_resampling_blurs_a_share_of_the_faces():
         Resample(smallest=1)
 
 
-def test_jpeg_loses_detail_and_keeps_colours():
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_jpeg_loses_detail_and_keeps_colours(on_gpu, monkeypatch):
+    """By OpenCV, and by what a GPU computes, here on the CPU."""
+    if on_gpu:
+        monkeypatch.setattr(Jpeg, "forward", Jpeg._on_gpu)
     torch.manual_seed(0)
     images = torch.rand(100, 3, 2, 2).repeat_interleave(24, 2).repeat_interleave(24, 3)
     out = Jpeg(p=0.4, quality=(10, 30), smallest=48)(images)

@@ -100,7 +100,7 @@ class Crops(Dataset):
 class InMemory(Dataset):
     """The items of `Crops` or `Cached`, a batch at a time, from faces or features that all lie on `device`.
 
-    Grey faces have one channel there: 12.5 kB for each of 112 pixels, and as much for its aligned crop.
+    Where all are grey they have one channel: 12.5 kB for each of 112 pixels, and as much for its aligned crop.
     """
 
     def __init__(self, items: Crops | Cached, device: torch.device):
@@ -117,13 +117,13 @@ class InMemory(Dataset):
         if isinstance(items, Cached):
             return torch.from_numpy(items.kept[items.numbers])
         chances = [1.0, 0.0] if items.view(0.0) else [1.0]
-        channels = 1 if items.preprocess.get("color") == "grey" else 3
 
         def shown(i: int) -> Tensor:
-            return torch.stack([items[i, chance][0][..., :channels] for chance in chances])
+            return torch.stack([items[i, chance][0] for chance in chances])
 
         with ThreadPoolExecutor() as pool:
-            return torch.stack(list(tqdm(pool.map(shown, range(len(items))), "faces", len(items), unit="face")))
+            faces = torch.stack(list(tqdm(pool.map(shown, range(len(items))), "faces", len(items), unit="face")))
+        return faces[..., :1].contiguous() if torch.equal(faces[..., :1].expand_as(faces), faces) else faces
 
     @torch.no_grad()
     def learn_from(self, teachers: Teachers, preprocess: Mapping[str, Any], share: float) -> None:
