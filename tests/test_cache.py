@@ -220,7 +220,7 @@ def test_aligned_views_and_further_targets_are_kept_in_memory(recipe):
     draw = np.random.default_rng(0)
     landmarks = (ARCFACE112 * 48 / 112 + draw.uniform(-4, 4, (24, 5, 2))).astype(np.float32)
     landmarks[::3] = np.nan  # where the detector found nothing
-    rows = Folder(root="faces").rows("train")
+    rows = Folder(path="faces").rows("train")
     crops = Crops(rows, GREY48, landmarks, 0.5, 0.0, lambda row: {"length": np.float32(row.label)})
     kept = InMemory(crops, torch.device("cpu"))
     keys = [(i, chance) for i in range(24) for chance in (0.1, 0.9)]
@@ -238,7 +238,7 @@ def test_teachers_can_be_asked_once(recipe, tmp_path, capsys):
     taught = {"teachers": [str(file)], "teachers_once": True, "task__teach": 0.25, "trust": True, "cache": False}
     asked = recipe("SmallPlain", name="taught", rest=[], faces__in_memory=True, **taught)
     assert main(["train", asked]) == 0
-    faces = Faces(Folder(root="faces"), aligned=0.0, in_memory=True)
+    faces = Faces(Folder(path="faces"), aligned=0.0, in_memory=True)
     faces.teach_once(Teachers([file], LABELS, GREY48, trust=True), 0.25)
     faces.setup()
     shown, target, label = faces.train_faces.__getitems__([0, 23])
