@@ -455,9 +455,10 @@ def test_vouching_by_hand():
     assert shown["y"]["attends_to"][0] == {"face": "a", "label": "x", "share": 0.0}
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_a_run_says_who_vouches_for_whom(cache, recipe):
-    assert main(["train", recipe(cache=cache, vouching=True, trainer__max_epochs=2)]) == 0
+@pytest.mark.parametrize(("cache", "in_memory"), [(True, False), (False, False), (False, True)])
+def test_a_run_says_who_vouches_for_whom(cache, in_memory, recipe):
+    options = {"cache": cache, "faces__in_memory": in_memory, "vouching": True, "trainer__max_epochs": 2}
+    assert main(["train", recipe(**options)]) == 0
     with open("runs/small/vouching.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["step"]) for row in rows] == [4, 8]

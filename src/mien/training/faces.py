@@ -139,6 +139,10 @@ class InMemory(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, key: int | tuple[int, float]) -> tuple[Any, ...]:
+        shown, target, label, *further = self.__getitems__([key])
+        return shown[0], target[0], label[0], *({name: each[0] for name, each in part.items()} for part in further)
+
     def __getitems__(self, keys: Sequence[int | tuple[int, float]]) -> tuple[Any, ...]:
         places = [(key[0], self.view(key[1])) if isinstance(key, tuple) else (key, 0) for key in keys]
         rows, views = torch.tensor(places, device=self.shown.device).T
