@@ -202,7 +202,6 @@ def test_teachers_answers_are_kept_as_well(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("network", "changes"),
     [
-        ("SmallPlain", {"cache": False, "rest": []}),
         ("SmallPlain", {"cache": False, "rest": [], "augment": {"class_path": "mien.training.augment.Augment"}}),
         ("SmallBTN", {"cache_views": ["as is", "mirrored"]}),
     ],
