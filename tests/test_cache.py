@@ -246,8 +246,9 @@ def test_teachers_can_be_asked_once(recipe, tmp_path, capsys):
     wanted = 0.75 * nn.functional.one_hot(label, 3) + 0.25 * probs
     torch.testing.assert_close(target, wanted)
     assert float((target - nn.functional.one_hot(label, 3)).abs().max()) > 0.05
-    for missing in ({"faces__in_memory": False}, {"faces__in_memory": True, "teachers": []}):
-        assert main(["train", recipe("SmallPlain", name="none", rest=[], **{**taught, **missing})]) == 1
+    for missing in ({"faces__in_memory": False}, {"teachers": []}, {"cache": True}):
+        options = {"faces__in_memory": True, "rest": ["image"], **taught, **missing}
+        assert main(["train", recipe("SmallPlain", name="none", **options)]) == 1
         assert "--teachers_once: it needs --teachers" in capsys.readouterr().err
 
 

@@ -184,15 +184,15 @@ def train(arguments: Sequence[str]) -> Path:
     }
     check_header(header, "the recipe")
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
-    if config.teachers_once:
-        faces.teach_once(teachers, made.task.teach)
-        teachers = None
     if config.cache:
         check_cached(network, made)
         views = tuple(config.cache_views)
         faces.cache = Cache(
             config.cache_folder, network, data, faces.preprocess, views, teachers, limit=config.cache_limit
         )
+    if config.teachers_once:
+        faces.teach_once(teachers, made.task.teach)
+        teachers = None
     parts = {"augment": made.augment, "teachers": teachers, "heads": heads, "cache": faces.cache, "seed": config.seed}
     task = Task(network, faces.preprocess, len(data.labels), **parts, **vars(made.task))
     task = task.to(memory_format=torch.channels_last)
