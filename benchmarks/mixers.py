@@ -46,7 +46,7 @@ from mien.nn import (
     TiC,
     WindowAttention,
 )
-from mien.training.faces import GREY48, Crops
+from mien.training.crops import GREY48, Crops
 
 SIDE, DIM, HEADS, BATCH = 14, 64, 4, 64
 

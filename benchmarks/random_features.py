@@ -25,7 +25,7 @@ from mien.networks import Normalize, load_network
 from mien.networks.deploy import to_float
 from mien.nn import RandomFeatureAttentionPool, Ridge
 from mien.nn.grid import to_tokens
-from mien.training.faces import Crops
+from mien.training.crops import Crops
 
 STRENGTHS = [10.0**power for power in range(-5, 1)]
 PENALTIES = [1e-4, 1e-3, 1e-2]

@@ -21,7 +21,9 @@ from mien.networks.btn import BTN, btn_mobile
 from mien.networks.deploy import to_float
 from mien.networks.plain import PlainClassifier
 from mien.nn import BatchTransformer
-from mien.training.faces import GREY48, Crops, Faces, InMemory
+from mien.training.crops import GREY48, Crops
+from mien.training.faces import Faces
+from mien.training.in_memory import InMemory
 from mien.training.teachers import Teachers
 from mien.training.vouching import examples, measure_vouching
 

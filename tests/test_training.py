@@ -37,7 +37,8 @@ from mien.nn import BatchTransformer, MoH
 from mien.nn.grid import to_tokens
 from mien.training.augment import APViTAugment, Augment, Erase, Jpeg, Resample, Tint, mix_up
 from mien.training.callbacks import Average, MetricsFile, Waiting
-from mien.training.faces import GREY48, Batches, Crops, Faces, Order, count_repeats, weigh_classes
+from mien.training.crops import GREY48, Crops
+from mien.training.faces import Batches, Faces, Order, count_repeats, weigh_classes
 from mien.training.run import parser, start_from, train
 from mien.training.sam import SAM
 from mien.training.task import Task, learning_rate

@@ -15,7 +15,7 @@ from mien.checkpoint import outputs_of, read_header
 from mien.data import DataSet, Row
 from mien.losses import weighted_cross_entropy
 from mien.networks import Network, load_network
-from mien.training.faces import Crops
+from mien.training.crops import Crops
 
 WEIGHTS = {"expression": 10.0, "action_units": 1.0}
 EXPRESSIONS = torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0.5, 0.5], [0, 0, 0]])

@@ -190,7 +190,7 @@ class Cache:
 
 
 class Cached(Dataset):
-    """Features float16 (width,) in place of faces, beside what else `mien.training.faces.Crops` gives.
+    """Features float16 (width,) in place of faces, beside what else `mien.training.crops.Crops` gives.
 
     An item is asked for by its number, or by that and a chance in [0, 1), which draws one of the views.
     """

@@ -2,154 +2,26 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from mien.data import DataSet, Row
 from mien.errors import MienError
-from mien.faces import YuNet, crop, find_known
+from mien.faces import YuNet, find_known
 from mien.files import whole
-from mien.networks import Normalize
-from mien.networks.deploy import to_float
-from mien.training.cache import Cache, Cached
+from mien.training.cache import Cache
+from mien.training.crops import GREY48, LABEL_SHARES, Crops
+from mien.training.in_memory import InMemory
 from mien.training.teachers import Teachers
 
 logger = logging.getLogger(__name__)
-
-GREY48 = {
-    "align": "arcface112",
-    "resize": [{"size": 48, "interpolation": "auto"}, {"size": 112, "interpolation": "auto"}],
-    "input_size": 112,
-    "color": "grey",
-    "mean": [0.485, 0.456, 0.406],
-    "std": [0.229, 0.224, 0.225],
-    "trained_on": ["as is", "arcface112"],
-}
-"""Luma at 48 pixels, enlarged: what small grey training pictures hold, and all that is shown of larger ones."""
-
-
-_ASKED = 256  # faces that teachers are asked about at a time
-
-LABEL_SHARES = {"votes": 0.0, "both": 0.5, "label": 1.0}
-"""How much of a target is the label, and not the votes."""
-
-
-class Crops(Dataset):
-    """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64), and with `further` what that says of a row:
-    targets of further outputs by name, float32, NaN where nobody said.
-
-    An item is asked for by its number, or by that and a chance in [0, 1). Where a row has landmarks and the chance is
-    below `aligned` the crop is aligned to them, otherwise it is the whole picture.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        preprocess: Mapping[str, Any],
-        landmarks: np.ndarray | None = None,
-        aligned: float = 0.0,
-        label_share: float = 0.0,
-        further: Callable[[Row], dict[str, np.ndarray]] | None = None,
-    ):
-        self.rows, self.preprocess, self.landmarks = rows, preprocess, landmarks
-        self.aligned, self.label_share, self.further = aligned, label_share, further
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: int | tuple[int, float]) -> tuple[Any, ...]:
-        i, view = (key[0], self.view(key[1])) if isinstance(key, tuple) else (key, 0)
-        row = self.rows[i]
-        landmarks = None
-        if view and not np.isnan(self.landmarks[i]).any():
-            landmarks = self.landmarks[i]
-        image = row.image()
-        try:
-            face = crop(image, self.preprocess, landmarks)
-        except ValueError:  # landmarks that cannot be a face
-            face = crop(image, self.preprocess)
-        return torch.from_numpy(np.ascontiguousarray(face)), *self.truth(i)
-
-    def view(self, chance: float) -> int:
-        """0 as it is, 1 aligned."""
-        return int(self.landmarks is not None and chance < self.aligned)
-
-    def truth(self, i: int) -> tuple[Any, ...]:
-        """All of an item but the face."""
-        row = self.rows[i]
-        further = (self.further(row),) if self.further else ()
-        return torch.from_numpy(self.target(row)), row.label, *further
-
-    def target(self, row: Row) -> np.ndarray:
-        """(C,) float32, what is learned of a row."""
-        if not self.label_share or row.label < 0:
-            return row.target
-        label = np.eye(len(row.target), dtype=np.float32)[row.label]
-        return (1 - self.label_share) * row.target + self.label_share * label
-
-
-class InMemory(Dataset):
-    """The items of `Crops` or `Cached`, a batch at a time, from faces or features that all lie on `device`.
-
-    Where all are grey they have one channel: 12.5 kB for each of 112 pixels, and as much for its aligned crop.
-    """
-
-    def __init__(self, items: Crops | Cached, device: torch.device):
-        self.rows, self.target, self.view = items.rows, items.target, items.view
-        self.shown = self._all(items).to(device)  # (n, views, ...)
-        target, label, *further = default_collate([items.truth(i) for i in range(len(items))])
-        views = self.shown.shape[1]
-        self.targets = target[:, None].repeat(1, views, 1).to(device)  # (n, views, C)
-        self.labels = label.to(device)
-        self.further = [{name: each.to(device) for name, each in part.items()} for part in further]
-
-    @staticmethod
-    def _all(items: Crops | Cached) -> Tensor:
-        if isinstance(items, Cached):
-            return torch.from_numpy(items.kept[items.numbers])
-        chances = [1.0, 0.0] if items.view(0.0) else [1.0]
-
-        def shown(i: int) -> Tensor:
-            return torch.stack([items[i, chance][0] for chance in chances])
-
-        with ThreadPoolExecutor() as pool:
-            faces = torch.stack(list(tqdm(pool.map(shown, range(len(items))), "faces", len(items), unit="face")))
-        return faces[..., :1].contiguous() if torch.equal(faces[..., :1].expand_as(faces), faces) else faces
-
-    @torch.no_grad()
-    def learn_from(self, teachers: Teachers, preprocess: Mapping[str, Any], share: float) -> None:
-        """A share of every target becomes what the teachers answer to the view, in the mean with its mirror image."""
-        normalize = Normalize(preprocess).to(self.shown.device)
-        for faces, targets in zip(self.shown.split(_ASKED), self.targets.split(_ASKED), strict=True):
-            for view in range(faces.shape[1]):
-                images = normalize(to_float(faces[:, view].expand(-1, -1, -1, 3)))
-                images = images.contiguous(memory_format=torch.channels_last)
-                probs = (teachers(images) + teachers(images.flip(3))) / 2
-                targets[:, view] = targets[:, view].lerp(probs, share)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: int | tuple[int, float]) -> tuple[Any, ...]:
-        shown, target, label, *further = self.__getitems__([key])
-        return shown[0], target[0], label[0], *({name: each[0] for name, each in part.items()} for part in further)
-
-    def __getitems__(self, keys: Sequence[int | tuple[int, float]]) -> tuple[Any, ...]:
-        places = [(key[0], self.view(key[1])) if isinstance(key, tuple) else (key, 0) for key in keys]
-        rows, views = torch.tensor(places, device=self.shown.device).T
-        shown = self.shown[rows, views]
-        shown = shown.expand(-1, -1, -1, 3) if shown.ndim == 4 else shown
-        further = [{name: each[rows] for name, each in part.items()} for part in self.further]
-        return shown, self.targets[rows, views], self.labels[rows], *further
 
 
 class Order(Sampler[tuple[int, float]]):
