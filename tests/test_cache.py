@@ -232,13 +232,12 @@ def test_aligned_views_and_further_targets_are_kept_in_memory(recipe):
     assert not torch.equal(aligned, whole)
 
 
-def test_teachers_can_be_asked_once(recipe, tmp_path, capsys):
+def test_teachers_probabilities_can_be_computed_once(recipe, tmp_path, capsys):
     """What is learned of a face is in part what they say of it and of its mirror image, in the mean."""
     assert main(["train", recipe("SmallPlain", name="teacher", cache=False, rest=[], trainer__max_epochs=1)]) == 0
     file = tmp_path / "runs/teacher/last.safetensors"
     taught = {"teachers": [str(file)], "teachers_once": True, "task__teach": 0.25, "trust": True, "cache": False}
-    asked = recipe("SmallPlain", name="taught", rest=[], faces__in_memory=True, **taught)
-    assert main(["train", asked]) == 0
+    assert main(["train", recipe("SmallPlain", name="taught", rest=[], faces__in_memory=True, **taught)]) == 0
     faces = Faces(Folder(path="faces"), aligned=0.0, in_memory=True)
     faces.teach_once(Teachers([file], LABELS, GREY48, trust=True), 0.25)
     faces.setup()

@@ -192,7 +192,7 @@ class Cache:
 class Cached(Dataset):
     """Features float16 (width,) in place of faces, beside what else `mien.training.crops.Crops` gives.
 
-    An item is asked for by its number, or by that and a chance in [0, 1), which draws one of the views.
+    The key of an item is its number, or that and a chance in [0, 1), which draws one of the views.
     """
 
     def __init__(self, kept: np.ndarray, crops: Any, rows: np.ndarray | None = None):

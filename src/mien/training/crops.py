@@ -28,9 +28,9 @@ LABEL_SHARES = {"votes": 0.0, "both": 0.5, "label": 1.0}
 
 class Crops(Dataset):
     """Rows as (face uint8 (112, 112, 3), target float32 (C,), label int64), and with `further` what that says of a row:
-    targets of further outputs by name, float32, NaN where nobody said.
+    targets of further outputs by name, float32, NaN where unknown.
 
-    An item is asked for by its number, or by that and a chance in [0, 1). Where a row has landmarks and the chance is
+    The key of an item is its number, or that and a chance in [0, 1). Where a row has landmarks and the chance is
     below `aligned` the crop is aligned to them, otherwise it is the whole picture.
     """
 

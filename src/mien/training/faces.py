@@ -145,7 +145,7 @@ class Faces(LightningDataModule):
         self.cache: Cache | None = None  # where there is one, its features are given in place of faces
 
     def teach_once(self, teachers: Teachers | None, share: float) -> None:
-        """Learn a share of what the teachers answer to every face as it is.
+        """Mix targets with the teachers' probabilities for every face as it is; share: their weight, in [0, 1].
 
         Raises MienError where there are none, or where faces are not kept in memory.
         """

@@ -15,7 +15,7 @@ from mien.training.cache import Cached
 from mien.training.crops import Crops
 from mien.training.teachers import Teachers
 
-_ASKED = 256  # faces that teachers are asked about at a time
+_CHUNK = 256  # faces that go through the teachers at a time
 
 
 class InMemory(Dataset):
@@ -48,9 +48,12 @@ class InMemory(Dataset):
 
     @torch.no_grad()
     def learn_from(self, teachers: Teachers, preprocess: Mapping[str, Any], share: float) -> None:
-        """A share of every target becomes what the teachers answer to the view, in the mean with its mirror image."""
+        """Mix the targets of each view with the teachers' probabilities, the mean over it and its mirror image.
+
+        share: in [0, 1], the weight of the teachers.
+        """
         normalize = Normalize(preprocess).to(self.shown.device)
-        for faces, targets in zip(self.shown.split(_ASKED), self.targets.split(_ASKED), strict=True):
+        for faces, targets in zip(self.shown.split(_CHUNK), self.targets.split(_CHUNK), strict=True):
             for view in range(faces.shape[1]):
                 images = normalize(to_float(faces[:, view].expand(-1, -1, -1, 3)))
                 images = images.contiguous(memory_format=torch.channels_last)

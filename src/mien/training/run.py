@@ -90,7 +90,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--teachers_once",
         action="store_true",
-        help="ask teachers once, about every face as it is and its mirror image: with --faces.in_memory true",
+        help="compute teachers' probabilities once, of every face and its mirror image: with --faces.in_memory true",
     )
     parser.add_argument("--trust", action="store_true", help="build teachers of classes of yours, too")
     parser.add_argument(
