@@ -16,7 +16,7 @@ from mien.networks.pooled_vit import PooledViT, TokenCriterion
 from mien.networks.trunk import Trunk
 from mien.nn.base import MakeMixers, MakePool
 from mien.nn.distance_position import Position
-from mien.nn.grid import resize_positions, to_tokens
+from mien.nn.grid import patches_along, resize_positions, to_tokens
 from mien.nn.observe import attentions, observe
 from mien.nn.select import AttentiveSelect, Criterion
 
@@ -115,9 +115,7 @@ class APViT(Network):
         super().__init__()
         self.image, self.level, self.img_size = image, level, img_size
         if image is None:
-            if img_size < patch_size or img_size % patch_size:
-                raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
-            self.side = img_size // patch_size
+            self.side = patches_along(img_size, patch_size)
             self.proj = nn.Conv2d(3, embed_dim, patch_size, patch_size)
         else:
             if img_size != 112:

@@ -13,7 +13,7 @@ from mien.nn.base import MakeMixers
 from mien.nn.block import Block
 from mien.nn.class_attention import ClassAttentionPool
 from mien.nn.distance_position import Position, set_positions
-from mien.nn.grid import resize_positions, to_tokens
+from mien.nn.grid import patches_along, resize_positions, to_tokens
 from mien.nn.observe import Layout
 from mien.nn.talking_heads import TalkingHeads
 
@@ -66,11 +66,9 @@ class CaiT(Network):
         position: Position = "learned",
     ):
         super().__init__()
-        if img_size < patch_size or img_size % patch_size:
-            raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
         if init_values is None:
             init_values = 0.1 if depth <= 18 else 1e-5 if depth <= 24 else 1e-6
-        self.img_size, self.side = img_size, img_size // patch_size
+        self.img_size, self.side = img_size, patches_along(img_size, patch_size)
         self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, patch_size)
         set_positions(self, "pos_embed", position, (self.side, self.side), embed_dim)
         self.blocks = nn.ModuleList(

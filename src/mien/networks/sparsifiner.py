@@ -12,7 +12,7 @@ from mien.networks.network import Network
 from mien.networks.spectformer import checked_size, small_linear
 from mien.nn.base import MakeMixers
 from mien.nn.block import Block
-from mien.nn.grid import resize_positions, to_tokens
+from mien.nn.grid import patches_along, resize_positions, to_tokens
 from mien.nn.observe import Layout
 from mien.nn.sparsifiner import Sparsifiner
 
@@ -69,11 +69,9 @@ class SparseDeiT(Network):
         mixer: MakeMixers | None = None,
     ):
         super().__init__()
-        if img_size < patch_size or img_size % patch_size:
-            raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
         if not 0 <= mask_phase <= 1:
             raise ValueError(f"mask_phase must be from 0 to 1, not {mask_phase!r}")
-        side = img_size // patch_size
+        side = patches_along(img_size, patch_size)
         count = 1 + side**2
         rank = max(2, count // (reduce or (8 if count >= 64 else 6)))
         usual = partial(Sparsifiner, num_tokens=count, keep=keep, rank=rank, detach_attn=True)

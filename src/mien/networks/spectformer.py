@@ -13,7 +13,7 @@ from mien.networks.network import Network
 from mien.nn.base import Grid, MakeMixer, MakeMixers
 from mien.nn.block import Block, DropPath, Mlp
 from mien.nn.class_attention import ClassBlock
-from mien.nn.grid import resize_positions, to_map, to_tokens
+from mien.nn.grid import patches_along, resize_positions, to_map, to_tokens
 from mien.nn.observe import Layout
 from mien.nn.spectral_gate import SpectralGate
 
@@ -101,11 +101,9 @@ class SpectFormer(Network):
         mixer: MakeMixers | None = None,
     ):
         super().__init__()
-        if img_size < patch_size or img_size % patch_size:
-            raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
         if not 0 <= spectral_depth <= depth:
             raise ValueError(f"of {depth} blocks {spectral_depth} cannot be spectral")
-        side = img_size // patch_size
+        side = patches_along(img_size, patch_size)
         self.img_size, self.grid = img_size, (side, side)
         self.patch_embed = nn.Conv2d(3, embed_dim, patch_size, patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, side**2, embed_dim))

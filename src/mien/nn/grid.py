@@ -50,6 +50,13 @@ def checked_grid(tokens: Tensor, grid: Grid | None, name: str) -> Grid:
     return index(grid[0]), index(grid[1])
 
 
+def patches_along(img_size: int, patch_size: int) -> int:
+    """How many patches lie along a side, both in pixels; ValueError where they do not fill it."""
+    if img_size < patch_size or img_size % patch_size:
+        raise ValueError(f"img_size {img_size} is not a multiple of patch_size {patch_size}")
+    return img_size // patch_size
+
+
 def join_planes(prefix: Tensor, planes: Tensor) -> Tensor:
     """The inverse of `split_planes`: (B, P, D), (B · k, H · W, D) -> (B, P + k · H · W, D)."""
     return torch.cat([prefix, planes.unflatten(0, (prefix.shape[0], -1)).flatten(1, 2)], dim=1)
