@@ -93,12 +93,21 @@ def is_local(url: str) -> bool:
 
 def wait(driver, selector: str, text: str = "", seconds: float = 120):
     """The first element that `selector` names and that shows `text`, once there is one."""
+    return _wait(driver, selector, text, seconds)[0]
+
+
+def text_of(driver, selector: str, text: str = "", seconds: float = 120) -> str:
+    """All that this element shows, read at once: a page may put another in its place meanwhile."""
+    return _wait(driver, selector, text, seconds)[1]
+
+
+def _wait(driver, selector, text, seconds):
     from selenium.common.exceptions import StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
 
     def shown(driver):
-        found = driver.find_elements("css selector", selector)
-        return next((e for e in found if e.is_displayed() and text in e.text), None)
+        found = ((e, e.text) for e in driver.find_elements("css selector", selector) if e.is_displayed())
+        return next((pair for pair in found if text in pair[1]), None)
 
     waiting = WebDriverWait(driver, seconds, ignored_exceptions=[StaleElementReferenceException])
     return waiting.until(shown, f"nothing in {selector} shows {text!r}")

@@ -522,7 +522,7 @@ def test_one_of_several_faces_is_chosen(page):
     browser.wait(page, ".mien-bars caption", "Face 2")
     page.find_elements("css selector", "#mien-chooser button")[2].click()
     browser.wait(page, ".mien-bars caption", "Face 3")
-    assert browser.wait(page, "#mien-chooser button[aria-pressed=true]").text.startswith("3 ")
+    assert browser.text_of(page, "#mien-chooser button[aria-pressed=true]").startswith("3 ")
     assert browser.wait(page, ".mien-face[aria-pressed=true]").get_attribute("data-face") == "2"
 
 
@@ -582,7 +582,7 @@ def test_a_video_is_read(page, served, tmp_path):
     press(page, "Video", "button[role=tab]")
     browser.wait(page, "#mien-clip")
     upload(page, still(tmp_path / "mine.mp4", 10), "#mien-clip")
-    said = browser.wait(page, ".mien-timeline section", "Person 1").text
+    said = browser.text_of(page, ".mien-timeline section", "Person 1")
     assert "Seen for 2.0 s" in said and "happiness" in said
     browser.wait(page, "#mien-drawn video")
     video = "document.querySelector('#mien-drawn video')"
@@ -598,7 +598,7 @@ def test_a_film_recorded_in_the_page_is_followed_to_its_timeline(page, served):
     browser.wait(page, "#mien-clip button", "Record").click()
     time.sleep(2)
     browser.wait(page, "#mien-clip button", "Stop").click()
-    said = browser.wait(page, ".mien-timeline section", "Person 1").text
+    said = browser.text_of(page, ".mien-timeline section", "Person 1")
     seconds = float(re.search(r"Seen for ([\d.]+) s", said)[1])
     assert 0.5 < seconds < 30 and "happiness" in said
     browser.wait(page, "#mien-drawn video")
@@ -683,7 +683,7 @@ def test_fits_a_telephone(page):
         browser.wait(page, ".mien-bars caption", "Face 1")
         assert page.execute_script("return document.documentElement.scrollWidth") <= 360
         assert browser.wait(page, "#mien-picture img").rect["width"] > 320
-        assert browser.wait(page, ".mien-face[data-face='0']").text.startswith("1")
+        assert browser.text_of(page, ".mien-face[data-face='0']").startswith("1")
 
 
 LABELS = """const done = arguments[0], frame = document.querySelector('.mien-photograph');
