@@ -160,8 +160,8 @@ def test_memory_does_not_grow_with_the_number_of_pictures(blocks):
         tracemalloc.stop()
         return most
 
-    peak(30)
-    assert peak(200) < 1.5 * peak(30)
+    peak(20)
+    assert peak(80) < 1.5 * peak(20)
 
 
 def test_what_goes_wrong_inside_is_not_hidden(stand_in):
