@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.errors import MienError
-from mien.training.run import _parse, parser
+from mien.training.options import parse, parser
 
 RECIPE = Path(__file__).parents[2] / "recipes/mobilefacenet_ferplus.yaml"
 
@@ -47,7 +47,7 @@ def fault(seed: int, folder: Path) -> str | None:
     path = folder / f"recipe_{seed}.yaml"
     path.write_bytes(data)
     try:
-        _parse(parser(), [str(path)])
+        parse(parser(), [str(path)])
     except MienError as error:
         return None if "\n" not in str(error) else f"{seed}, {what}: {str(error)[:300]}"
     except SystemExit as end:
