@@ -2,9 +2,11 @@
 
 import json
 import signal
+import typing
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -23,6 +25,18 @@ try:  # of an export half of the time goes into reading the exporter's own sourc
     onnxscript_apis.get_torchlib_ops = cache(lambda: import_module(onnxscript_apis._name).get_torchlib_ops())
 except (ImportError, AttributeError):
     pass  # another torch: slower, and as good
+
+try:  # what torch gathers anew for every export and every .pt2 that is opened is the same throughout a process
+    from torch._export import utils as export_utils
+    from torch._export.serde import serialize
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    export_utils._materialize_cpp_cia_ops = cache(export_utils._materialize_cpp_cia_ops)
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
+    known_hints = cache(lambda kind: typing.get_type_hints(kind, globalns=vars(serialize.schema)))
+    serialize.typing = SimpleNamespace(**vars(typing) | {"get_type_hints": lambda kind, globalns: known_hints(kind)})
+except (ImportError, AttributeError):
+    pass
 
 COLOURS = {"anger": (255, 0, 0), "disgust": (0, 255, 0), "sadness": (0, 0, 255), "neutral": (0, 0, 0)}
 """What the stand-in answers to a crop all of one colour."""

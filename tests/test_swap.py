@@ -145,12 +145,33 @@ def test_a_network_of_it_trains_answers_and_is_kept(name, tmp_path):
         assert torch.equal(again(faces(2)), network(faces(2)))
 
 
-@every
-def test_a_vit_of_it_is_exported_for_any_batch(name):
-    vit = stir(ViT(embed_dim=16, depth=1, num_heads=4, mixer=partial(MIXERS[name], **OPTIONS.get(name, {})))).eval()
-    tokens = torch.randn(3, 147, 16)
-    program = torch.export.export(vit, (tokens[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    torch.testing.assert_close(program.module()(tokens), vit(tokens), atol=1e-5, rtol=1e-5)
+class Together(nn.Module):
+    """Several networks of the same tokens."""
+
+    def __init__(self, networks):
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+
+    def forward(self, tokens):
+        return {name: network(tokens) for name, network in self.networks.items()}
+
+
+EXPORTED = OPTIONS | {
+    "Grassmann": {"lags": (1, 2), "offsets": ((0, 1), (1, 0), (1, -1))},  # each is the same few nodes once more
+    "MaxViTBlockAttention": {"window_size": (7, 1)},
+    "MaxViTGridAttention": {"window_size": (1, 7)},
+    "WindowAttention": {"window_size": 4},
+    "Halo": {"block_size": 4, "halo_size": 1},
+}
+"""Options with which planes of 7×7 have several windows."""
+
+
+def test_a_vit_of_each_is_exported_for_any_batch():
+    makes = {name: partial(kind, **EXPORTED.get(name, {})) for name, kind in MIXERS.items()}
+    vits = {name: stir(ViT(embed_dim=16, depth=1, num_heads=4, mixer=make)) for name, make in makes.items()}
+    together, tokens = Together(vits).eval(), torch.randn(3, 147, 16)
+    program = torch.export.export(together, (tokens[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.testing.assert_close(program.module()(tokens), together(tokens), atol=1e-5, rtol=1e-5)
 
 
 # one a block
