@@ -93,7 +93,7 @@ NETWORKS = {
         mirror=True, refine=partial(PAM, init_values=1.0), pool=partial(ClassAttentionPool, num_heads=2)
     ),
     "acmil": lambda: ACMILClassifier(image=Small(32), num_classes=8, width=16),
-    "guided": lambda: calm(GuidedClassifier(image=Small(96, 1), num_classes=8, dim=8, init_values=1.0)),
+    "guided": lambda: calm(GuidedClassifier(image=Small(96, 2), num_classes=8, dim=8, init_values=1.0)),
     "btn": lambda: BTN(image=Small(112), landmarks=Small(112), **TWO_TRUNKS),
     "arbex": lambda: ARBEx(body=plain(), head="mlp", balancing="anchors"),
     "apvit, patches and tokens pooled": lambda: APViT(image=None, **TOKENS, depth=2, keep_patches=20, keep_rate=0.6),
