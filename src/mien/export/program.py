@@ -4,7 +4,8 @@ import copy
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = Fa
     size = header["preprocess"]["input_size"]
     module = deploy(network, header)
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with torch.no_grad():
+    with torch.no_grad(), _not_in_place(module):
         program = torch.export.export(
             Halved(module) if half else module, (faces,), dynamic_shapes=({0: BATCH},), strict=False
         )
@@ -48,6 +49,19 @@ def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = Fa
             _clean(part)
     program.example_inputs = None  # they would be pickled
     return program
+
+
+@contextmanager
+def _not_in_place(module: nn.Module) -> Iterator[None]:
+    """ReLU6 makes new tensors: in place, it alone costs half of the time that the way to ONNX takes."""
+    parts = [part for part in module.modules() if isinstance(part, nn.Hardtanh) and part.inplace]
+    for part in parts:
+        part.inplace = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.inplace = True
 
 
 def write_program(path: str | os.PathLike[str], program: ExportedProgram, header: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,7 @@ _NO_BF16 = "this CPU computes bf16 in software, some ten times slower than fp32:
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
+@cache
 def parser() -> ArgumentParser:
     """The options of a recipe; each can also stand on the command line, as --name.part VALUE."""
     parser = ArgumentParser(prog="mien train", description="Run a recipe.", exit_on_error=False)
@@ -210,7 +212,7 @@ def train(arguments: Sequence[str]) -> Path:
             data.write_list(folder / HELD_OUT)
         counts = zip(data.labels, data.class_counts(faces.train_split), strict=True)
         print(f"{config.name}: {data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)
-        options.save(config, folder / "recipe.yaml", overwrite=True)
+        options.save(config, folder / "recipe.yaml", overwrite=True, skip_validation=True)
     waiting = Waiting()
     own = {id(row) for row in data.rows(faces.train_split)}
     learned = any(id(row) in own for row in data.rows(faces.validation_split))
