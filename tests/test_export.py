@@ -1,6 +1,7 @@
 """mien export: files for other engines, how their weights are stored, and what is checked before they are written."""
 
 import hashlib
+import json
 import logging
 import pickle
 import re
@@ -13,6 +14,7 @@ from conftest import HEADER
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
+from torch.nn.functional import relu6
 
 import mien.export.model
 import mien.export.onnx
@@ -43,8 +45,8 @@ class Tiny(nn.Module):
         self.head = nn.Linear(16, 8)
 
     def forward(self, images):
-        x = self.expand(self.depthwise(self.stem(images).clamp(0, 6)).relu()).clamp(0, 6)
-        x = x[..., ::2, ::2] + self.project(self.middle(x).clamp(0, 6))
+        x = relu6(self.expand(self.depthwise(relu6(self.stem(images))).relu()))
+        x = x[..., ::2, ::2] + self.project(relu6(self.middle(x)))
         return self.head(x.mean((2, 3)))
 
 
@@ -56,6 +58,27 @@ BLOCK = {
         "bf16": {"accuracy_difference": -0.5, "interval": [-0.6, -0.4], "faces": 10, "mean_distance": 0.1},
     },
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _exported_once():
+    """The same weights with the same header go through torch's exporter once, and every test has a copy."""
+    to_program, to_onnx, graphs = mien.export.onnx.to_program, mien.export.onnx.to_onnx, {}
+
+    def graph_of(told, names):
+        network, header = told
+        weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+        key = (weights, json.dumps(header), *names)
+        if key not in graphs:
+            graphs[key] = to_onnx(to_program(network, header), names)
+        model = onnx.ModelProto()
+        model.CopyFrom(graphs[key])
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mien.export.onnx, "to_program", lambda *told: told)
+        patch.setattr(mien.export.onnx, "to_onnx", graph_of)
+        yield
 
 
 @pytest.fixture(scope="module")
