@@ -1,7 +1,6 @@
 """mien export: files for other engines, how their weights are stored, and what is checked before they are written."""
 
 import hashlib
-import json
 import logging
 import pickle
 import re
@@ -60,25 +59,7 @@ BLOCK = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _exported_once():
-    """The same weights with the same header go through torch's exporter once, and every test has a copy."""
-    to_program, to_onnx, graphs = mien.export.onnx.to_program, mien.export.onnx.to_onnx, {}
-
-    def graph_of(told, names):
-        network, header = told
-        weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
-        key = (weights, json.dumps(header), *names)
-        if key not in graphs:
-            graphs[key] = to_onnx(to_program(network, header), names)
-        model = onnx.ModelProto()
-        model.CopyFrom(graphs[key])
-        return model
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mien.export.onnx, "to_program", lambda *told: told)
-        patch.setattr(mien.export.onnx, "to_onnx", graph_of)
-        yield
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 @pytest.fixture(scope="module")

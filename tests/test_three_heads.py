@@ -43,7 +43,7 @@ def film(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory, exported_once) -> Path:
     """A folder with the set, a run of two steps, and its model in the three formats."""
     folder = tmp_path_factory.mktemp("three")
     film(folder / "set")
