@@ -290,7 +290,7 @@ def watched(*, num_classes: int = 3) -> BTN:
         return attend(query, key, value, *stages)
 
     module.class_batch_attention = noting
-    sizes = {"dims": (4, 6, 8), "key_strides": (4, 2, 1), "embed_dim": 8, "depth": 1, "num_heads": 2}
+    sizes = {"dims": (4, 6, 8), "head_dim": 2, "key_strides": (4, 2, 1), "embed_dim": 8, "depth": 1, "num_heads": 2}
     trunks = {"image": Levels(), "landmarks": Levels(), "freeze_landmarks": False}
     return BTN(**trunks, **sizes, drop_path=(0.0, 0.0, 0.0), num_classes=num_classes, bt_gather=True)
 
