@@ -119,6 +119,29 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def exported_once():
+    """The same weights with the same header go through torch's exporter to ONNX once, and each file has a copy."""
+    from mien.export import onnx as module
+
+    to_program, to_onnx, graphs = module.to_program, module.to_onnx, {}
+
+    def graph_of(told, names):
+        network, header = told
+        weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
+        key = (weights, json.dumps(header), *names)
+        if key not in graphs:
+            graphs[key] = to_onnx(to_program(network, header), names)
+        model = onnx.ModelProto()
+        model.CopyFrom(graphs[key])
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "to_program", lambda *told: told)
+        patch.setattr(module, "to_onnx", graph_of)
+        yield
+
+
 @pytest.fixture
 def call(capfd):
     """Run a command of mien's: exit code, lines of stdout, lines of stderr."""

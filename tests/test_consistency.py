@@ -158,12 +158,13 @@ def test_command_prints_and_saves(stand_in, tmp_path, capsys):
 def test_limit_reads_the_same_few(stand_in, tmp_path, capsys):
     faces(tmp_path / "data")
     common = (stand_in, "--data", tmp_path / "data", "--out", tmp_path / "out", "--json", "--limit")
-    for limit, count in ((3, 3), (3, 3), (99, 8)):
-        assert run(*common, limit, "--consistency") == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found["count"] == found["consistency"]["unchanged"]["faces"] == count
-    assert run(*common, 3) == 0
-    assert "consistency" not in json.loads(capsys.readouterr().out)
+    shown = []
+    for words in ((3, "--consistency"), (3,), (99,)):
+        assert run(*common, *words) == 0
+        shown.append(json.loads(capsys.readouterr().out))
+    assert [found["count"] for found in shown] == [3, 3, 8]
+    assert shown[0]["consistency"]["unchanged"]["faces"] == 3 and "consistency" not in shown[1]
+    assert shown[0]["support"] == shown[1]["support"]
 
 
 def test_faces_that_are_looked_for_are_not_changed(stand_in, tmp_path, capsys):

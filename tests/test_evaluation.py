@@ -279,9 +279,9 @@ def test_command_says_in_a_line_what_is_missing(stand_in, tmp_path, capsys, mode
 def test_python_gets_what_the_command_prints(stand_in, tmp_path, capsys):
     data = faces(tmp_path / "data", wrong=2)
     assert run(stand_in, "--data", tmp_path / "data", "--against", stand_in, "--robustness", "--consistency",
-               "--limit", 4, "--out", tmp_path / "a") == 0  # fmt: skip
+               "--limit", 2, "--out", tmp_path / "a") == 0  # fmt: skip
     printed = capsys.readouterr().out
-    also = {"against": stand_in, "robustness": True, "consistency": True, "limit": 4}
+    also = {"against": stand_in, "robustness": True, "consistency": True, "limit": 2}
     found = evaluate(stand_in, tmp_path / "data", **also)
     assert printed == f"{found}\n\nsaved in {tmp_path / 'a'}: report.html, report.json and the plots\n"
     found.save(tmp_path / "b")
@@ -290,7 +290,7 @@ def test_python_gets_what_the_command_prints(stand_in, tmp_path, capsys):
     assert names == {path.name for path in (tmp_path / "b").iterdir()}
     saved = json.loads((tmp_path / "b/report.json").read_text())
     assert saved == json.loads(json.dumps(found.to_dict())) == json.loads((tmp_path / "a/report.json").read_text())
-    assert (found.split, found.report.count, found.report.labels) == ("validation", 4, EXPRESSIONS)
+    assert (found.split, found.report.count, found.report.labels) == ("validation", 2, EXPRESSIONS)
 
     classifier = Classifier.from_pretrained(stand_in)  # opened already, and a data set
     again = evaluate(classifier, data, split="val")

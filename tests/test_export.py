@@ -13,6 +13,7 @@ from conftest import HEADER
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
+from torch.nn.functional import relu6
 
 import mien.export.model
 import mien.export.onnx
@@ -43,8 +44,8 @@ class Tiny(nn.Module):
         self.head = nn.Linear(16, 8)
 
     def forward(self, images):
-        x = self.expand(self.depthwise(self.stem(images).clamp(0, 6)).relu()).clamp(0, 6)
-        x = x[..., ::2, ::2] + self.project(self.middle(x).clamp(0, 6))
+        x = relu6(self.expand(self.depthwise(relu6(self.stem(images))).relu()))
+        x = x[..., ::2, ::2] + self.project(relu6(self.middle(x)))
         return self.head(x.mean((2, 3)))
 
 
@@ -56,6 +57,9 @@ BLOCK = {
         "bf16": {"accuracy_difference": -0.5, "interval": [-0.6, -0.4], "faces": 10, "mean_distance": 0.1},
     },
 }
+
+
+pytestmark = pytest.mark.usefixtures("exported_once")
 
 
 @pytest.fixture(scope="module")

@@ -129,12 +129,10 @@ class Evaluation:
         }
         if self.robustness:
             plots["robustness"] = _drawn(plot_robustness, self.robustness, title=short)
-        further = {
-            heading: (table, plots["robustness"] if heading == "Spoilt" else None)
-            for heading, table in self._further().items()
-        }
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
-        html = page(self.title, self.measured, self.classifier, self.groups, self.against, more=further)
+        html = page(
+            self.title, self.measured, self.classifier, self.groups, self.against, plots=plots, more=self._further()
+        )
         files = {"report.json": text.encode() + b"\n", **{f"{name}.png": png for name, png in plots.items()}}
         for name, content in {**files, "report.html": html.encode()}.items():
             with whole(folder / name) as file:

@@ -12,7 +12,6 @@ from PIL import Image
 from mien.classifier import Classifier
 from mien.evaluation.compare import Comparison
 from mien.evaluation.measure import Measured
-from mien.evaluation.plot import plot_confusion, plot_reliability
 from mien.evaluation.report import BINS, Report
 from mien.faces.look import REPORT, wide
 
@@ -29,13 +28,17 @@ def page(
     groups: Mapping[str, Mapping[str, Report]],
     against: tuple[str, Comparison] | None = None,
     mistakes: int = 24,
-    more: Mapping[str, tuple[str, bytes | None]] = {},
+    *,
+    plots: Mapping[str, bytes],
+    more: Mapping[str, str] = {},
 ) -> str:
     """A page that loads nothing from elsewhere: measures, plots, and the mistakes that the model was surest of.
 
     title: the first heading. measured: what `measure` found. classifier: crops the mistakes as it sees them.
     groups: reports by column and group. against: the name of another model, and the comparison with it.
-    mistakes: how many are shown (default 24). more: by heading, a table as text, and a PNG or None.
+    mistakes: how many are shown (default 24).
+    plots: PNGs by what they show, "confusion", "calibration" and, below "Spoilt", "robustness".
+    more: tables as text, by heading.
     """
     report = measured.report
     parts = [f"<h1>{escape(title)}</h1>", _measures(report)]
@@ -43,11 +46,11 @@ def page(
         parts += [f"<h2>Beside {escape(against[0])}</h2>", f"<p>Going over to it: {escape(str(against[1]))}</p>"]
     for column, reports in groups.items():
         parts += [f"<h2>By {escape(column)}</h2>", _groups(column, reports)]
-    parts += ["<h2>Classes</h2>", _classes(report), _plot(plot_confusion, report)]
-    parts += ["<h2>Calibration</h2>", _plot(plot_reliability, measured.probs, measured.target)]
-    for heading, (table, png) in more.items():
+    parts += ["<h2>Classes</h2>", _classes(report), _plot(plots["confusion"])]
+    parts += ["<h2>Calibration</h2>", _plot(plots["calibration"])]
+    for heading, table in more.items():
         parts += [f"<h2>{escape(heading)}</h2>", f"<pre>{escape(table)}</pre>"]
-        parts += [f'<img class="plot" alt="" src="{_data(png)}">'] if png else []
+        parts += [_plot(plots["robustness"])] if heading == "Spoilt" else []
     if mistakes:
         seen = "" if measured.found is None else ", as they are before a face is found"
         parts += [
@@ -103,10 +106,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return wide("<table>" + line(heads, "th") + "".join(line(row, "td") for row in rows) + "</table>")
 
 
-def _plot(plot: Any, *what: Any) -> str:
-    file = io.BytesIO()
-    plot(*what, file)
-    return f'<img class="plot" alt="" src="{_data(file.getvalue())}">'
+def _plot(png: bytes) -> str:
+    return f'<img class="plot" alt="" src="{_data(png)}">'
 
 
 def _wrong(measured: Measured) -> np.ndarray:

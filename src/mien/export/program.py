@@ -40,7 +40,7 @@ def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = Fa
     size = header["preprocess"]["input_size"]
     module = deploy(network, header)
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with torch.no_grad(), no_lines_of_code():
+    with torch.no_grad(), no_lines_of_code(), _not_in_place(module):
         program = torch.export.export(
             Halved(module) if half else module, (faces,), dynamic_shapes=({0: BATCH},), strict=False
         )
@@ -61,6 +61,19 @@ def no_lines_of_code() -> Iterator[None]:
         yield
     finally:
         config.do_not_emit_stack_traces = before
+
+
+@contextmanager
+def _not_in_place(module: nn.Module) -> Iterator[None]:
+    """ReLU6 makes new tensors: in place, it alone costs half of the time that the way to ONNX takes."""
+    parts = [part for part in module.modules() if isinstance(part, nn.Hardtanh) and part.inplace]
+    for part in parts:
+        part.inplace = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.inplace = True
 
 
 def write_program(path: str | os.PathLike[str], program: ExportedProgram, header: Mapping[str, Any]) -> None:

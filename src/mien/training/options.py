@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -20,6 +21,7 @@ from mien.training.recipe import check_recipes
 from mien.training.task import Task
 
 
+@cache
 def parser() -> ArgumentParser:
     """The options of a recipe; each can also stand on the command line, as --name.part VALUE."""
     parser = ArgumentParser(prog="mien train", description="Run a recipe.", exit_on_error=False)

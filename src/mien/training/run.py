@@ -74,7 +74,7 @@ def train(arguments: Sequence[str]) -> Path:
         _say_what(config.name, faces, learned)
         if isinstance(faces.data, HeldOut):
             faces.data.write_list(folder / HELD_OUT)
-        options.save(config, folder / "recipe.yaml", overwrite=True)
+        options.save(config, folder / "recipe.yaml", overwrite=True, skip_validation=True)
     began = time.monotonic()
     handler = signal.getsignal(signal.SIGINT)
     if is_usual(handler) and threading.current_thread() is threading.main_thread():
