@@ -206,9 +206,9 @@ def test_the_recipe_of_affwild2_keeps_its_action_units(trained, tmp_path):
     recipe["trainer"] |= {"max_steps": 2, "accelerator": "cpu", "val_check_interval": 1}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["train", str(tmp_path / "recipe.yaml")]) == 0
-    assert main(["export", str(tmp_path / "a.pt2"), "--model", str(tmp_path / "run/last.safetensors")]) == 0
+    assert main(["export", str(tmp_path / "a.onnx"), "--model", str(tmp_path / "run/last.safetensors")]) == 0
     faces = np.zeros((1, 112, 112, 3), np.uint8)
-    answers = Classifier.from_pretrained(tmp_path / "a.pt2").answers(faces)
+    answers = Classifier.from_pretrained(tmp_path / "a.onnx").answers(faces)
     assert {name: value.shape for name, value in answers.items()} == {"expression": (1, 7), "action_units": (1, 2)}
     network = load_network(tmp_path / "run/last.safetensors")
     assert torch.equal(network.head_answers(torch.ones(1, 16))["action_units"], network.action_units(torch.ones(1, 16)))

@@ -20,7 +20,7 @@ from torch import distributed, nn
 
 from mien.data import DataSet, Row
 from mien.losses import weighted_cross_entropy
-from mien.networks import BTN, Network
+from mien.networks import BTN, Network, btn_mobile
 from mien.nn import BatchTransformer, ReliabilityBalancing, class_batch_attention
 from mien.training.augment import Augmentation
 
@@ -263,22 +263,6 @@ def test_a_run_of_two_processes_goes_on_where_it_was_cut(two):
     assert table(two / "cut") == table(two / "two")
 
 
-class Levels(nn.Module):
-    """Three levels of maps of three convolutions."""
-
-    levels = ((4, 28), (6, 14), (8, 7))
-
-    def __init__(self):
-        super().__init__()
-        self.convs = nn.ModuleList([nn.Conv2d(3, 4, 4, 4), nn.Conv2d(4, 6, 2, 2), nn.Conv2d(6, 8, 2, 2)])
-
-    def forward(self, images):
-        maps = [images]
-        for conv in self.convs:
-            maps.append(conv(maps[-1]))
-        return tuple(maps[1:])
-
-
 def watched(*, num_classes: int = 3) -> BTN:
     """BTN whose faces attend to those of all processes; each process notes how many attend to how many."""
     module = sys.modules["mien.nn.class_batch_attention"]
@@ -290,9 +274,7 @@ def watched(*, num_classes: int = 3) -> BTN:
         return attend(query, key, value, *stages)
 
     module.class_batch_attention = noting
-    sizes = {"dims": (4, 6, 8), "head_dim": 2, "key_strides": (4, 2, 1), "embed_dim": 8, "depth": 1, "num_heads": 2}
-    trunks = {"image": Levels(), "landmarks": Levels(), "freeze_landmarks": False}
-    return BTN(**trunks, **sizes, drop_path=(0.0, 0.0, 0.0), num_classes=num_classes, bt_gather=True)
+    return btn_mobile(num_classes=num_classes, bt_gather=True)
 
 
 def test_torchrun_trains_btn_with_attention_across_all_faces(tmp_path):
