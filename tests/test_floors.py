@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+
+import mien
 
 ROOT = Path(__file__).parents[1]
 READING = ["faces", "engines", "checkpoint", "classifier", "reader", "commands.read"]
@@ -81,3 +84,13 @@ assert "openvino_telemetry" not in sys.modules
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=home)
     assert run.returncode == 0, run.stderr
     assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
+def test_a_checkout_that_is_not_installed_has_no_version(monkeypatch):
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setitem(vars(mien), "__version__", "of before")
+    del vars(mien)["__version__"]
+    assert mien.__version__ == "unknown"

@@ -350,6 +350,7 @@ CUTS = {
         ("oversampled", 3, 5),
         ("gradual", 2, 3),
         ("steps", 2, 3),
+        ("steps", 3, 5),
         ("remembering", 2, 3),
     ],
 )
@@ -410,6 +411,7 @@ def cut_after(steps: int, monkeypatch, *arguments: str) -> None:
 
 def test_fresh_starts_anew(recipe, uncut, monkeypatch):
     first, _ = uncut("plain")
+    assert [row["epoch"] for row in table(first)] == list("000111")
     file = recipe()
     cut_after(4, monkeypatch, file)
     Tiny.seen.clear()
@@ -1329,18 +1331,18 @@ def test_waiting_for_faces_is_told_from_the_steps_and_from_validation(monkeypatc
 
 
 def test_the_table_of_a_resumed_run_drops_what_was_lost(tmp_path):
-    first = MetricsFile(tmp_path, resume=False)
+    first = MetricsFile(tmp_path, False, int)
     for step in range(4):
         first.log_metrics({"loss": float(step)}, step)
     first.log_metrics({"val_accuracy": 0.5}, 3)
-    second = MetricsFile(tmp_path, resume=True)
+    second = MetricsFile(tmp_path, True, int)
     second.log_metrics({"loss": 20.0}, 2)
     assert table(tmp_path) == [
         {"step": "0", "loss": "0.0", "val_accuracy": ""},
         {"step": "1", "loss": "1.0", "val_accuracy": ""},
         {"step": "2", "loss": "20.0", "val_accuracy": ""},
     ]
-    MetricsFile(tmp_path, resume=False).log_metrics({"loss": 0.0}, 0)
+    MetricsFile(tmp_path, False, int).log_metrics({"loss": 0.0}, 0)
     assert table(tmp_path) == [{"step": "0", "loss": "0.0"}]
 
 

@@ -58,7 +58,11 @@ def __getattr__(name: str) -> Any:
     if name in _TORCH:
         importlib.import_module("mien.errors").require("torch", "torch")
     if name == "__version__":
-        value = importlib.import_module("importlib.metadata").version("mien")
+        metadata = importlib.import_module("importlib.metadata")
+        try:
+            value = metadata.version("mien")
+        except metadata.PackageNotFoundError:  # of a checkout that is not installed
+            value = "unknown"
     elif name in _PACKAGES:
         value = importlib.import_module(f"{__name__}.{name}")
     elif name in _HOMES:

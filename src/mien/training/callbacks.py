@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -298,11 +298,13 @@ class MetricsFile(Logger):
     """`metrics.csv`, a row for each step that is logged; a run that is resumed goes on where its last one was cut.
 
     The row of the very step whose `resume.ckpt` was written may be missing: it comes after.
+
+    count_steps: gives the steps of an epoch. lightning's own count is behind in a run that goes on from an epoch's end.
     """
 
-    def __init__(self, folder: Path, resume: bool):
+    def __init__(self, folder: Path, resume: bool, count_steps: Callable[[], int]):
         super().__init__()
-        self.file = folder / "metrics.csv"
+        self.file, self.count_steps = folder / "metrics.csv", count_steps
         self.rows: dict[int, dict[str, Any]] = {}
         if resume and self.file.exists():
             with self.file.open(newline="") as file:
@@ -316,6 +318,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         self.rows = {at: row for at, row in self.rows.items() if at <= step}
+        if "epoch" in metrics:
+            metrics = metrics | {"epoch": step // self.count_steps()}
         self.rows.setdefault(step, {}).update({"step": step, **metrics})
         columns = dict.fromkeys(name for row in self.rows.values() for name in row)
         text = io.StringIO(newline="")

@@ -242,9 +242,12 @@ class Faces(LightningDataModule):
         """The epoch, and how many of its rows were seen."""
         if self.trainer is None:
             return 0, 0
-        every = self.trainer.accumulate_grad_batches
-        epoch, step = divmod(self.trainer.global_step, math.ceil(self.trainer.num_training_batches / every))
-        return epoch, step * every * self.batch_size
+        epoch, step = divmod(self.trainer.global_step, self.count_steps())
+        return epoch, step * self.trainer.accumulate_grad_batches * self.batch_size
+
+    def count_steps(self) -> int:
+        """The steps of an epoch, once training has begun."""
+        return math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
 
     def _share(self, rows: int) -> tuple[int, int]:
         """The number of this process, and of all that share the rows."""

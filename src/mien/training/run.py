@@ -80,8 +80,9 @@ def train(arguments: Sequence[str]) -> Path:
     if is_usual(handler) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, points.interrupt)
     try:
+        logger = MetricsFile(folder, resume, faces.count_steps)
         chosen |= {"use_distributed_sampler": False}  # Faces gives each process its share
-        trainer = Trainer(**chosen, logger=MetricsFile(folder, resume), callbacks=callbacks, default_root_dir=folder)
+        trainer = Trainer(**chosen, logger=logger, callbacks=callbacks, default_root_dir=folder)
         slow = trainer.strategy.root_device.type == "cpu" and not computes_bf16()
         if slow and str(trainer.precision).startswith("bf16") and trainer.is_global_zero:
             print(f"{config.name}: {_NO_BF16}", file=sys.stderr)
