@@ -2,11 +2,9 @@
 
 import json
 import signal
-import typing
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -26,15 +24,12 @@ try:  # of an export half of the time goes into reading the exporter's own sourc
 except (ImportError, AttributeError):
     pass  # another torch: slower, and as good
 
-try:  # what torch gathers anew for every export and every .pt2 that is opened is the same throughout a process
+try:  # what torch gathers anew for every export is the same throughout a process
     from torch._export import utils as export_utils
-    from torch._export.serde import serialize
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     export_utils._materialize_cpp_cia_ops = cache(export_utils._materialize_cpp_cia_ops)
     ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
-    known_hints = cache(lambda kind: typing.get_type_hints(kind, globalns=vars(serialize.schema)))
-    serialize.typing = SimpleNamespace(**vars(typing) | {"get_type_hints": lambda kind, globalns: known_hints(kind)})
 except (ImportError, AttributeError):
     pass
 
@@ -126,8 +121,8 @@ def exported_once():
 
     to_program, to_onnx, graphs = module.to_program, module.to_onnx, {}
 
-    def graph_of(told, names):
-        network, header = told
+    def graph_of(source, names):
+        network, header = source
         weights = b"".join(tensor.numpy().tobytes() for tensor in network.state_dict().values())
         key = (weights, json.dumps(header), *names)
         if key not in graphs:
@@ -137,7 +132,7 @@ def exported_once():
         return model
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "to_program", lambda *told: told)
+        patch.setattr(module, "to_program", lambda *source: source)
         patch.setattr(module, "to_onnx", graph_of)
         yield
 

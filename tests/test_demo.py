@@ -601,7 +601,7 @@ def test_a_film_recorded_in_the_page_is_followed_to_its_timeline(page, served):
     browser.wait(page, "#mien-drawn video")  # all of it is read
     said = browser.text_of(page, ".mien-timeline section", "Person 1")
     seconds = float(re.search(r"Seen for ([\d.]+) s", said)[1])
-    assert 0 < seconds < 30 and "happiness" in said  # how many frames a browser records is a matter of its processor
+    assert 0.5 < seconds < 30 and "happiness" in said
     until(page, "return document.querySelector('#mien-drawn video').readyState >= 2")
     assert not list((served[1] / "tmp").rglob("*.webm")), "kept on disk"
 
@@ -763,7 +763,7 @@ def test_all_text_stands_out_from_its_ground(page, served, group, tmp_path, sche
         contrasts = page.execute_script(browser.CONTRASTS)
         assert len(contrasts) > 5
         assert not [(text, ratio) for text, ratio in contrasts if ratio < 4.5], state
-        if scheme == "light" and state in ("the start", "many faces", "Inside another model", "a timeline"):
+        if state in ("the start", "many faces", "Inside another model", "a timeline"):
             assert browser.barriers(page) == [], state
 
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}

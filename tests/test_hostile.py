@@ -64,11 +64,11 @@ def test_hostile_recipes(tmp_path, capfd):
 
 
 def test_ctrl_c_at_any_moment(stand_in):
-    """At 6 moments, from the first import to the last: one line, and 130."""
+    """At 12 moments, from the first import to the last: one line, and 130."""
     words = ["read", HOPPER, "--model", str(stand_in)]
     total = moments.moments(words)
     assert total > 500
-    assert not [fault for moment in moments.spread(total, 6) if (fault := moments.fault(moment, words))]
+    assert not [fault for moment in moments.spread(total, 12) if (fault := moments.fault(moment, words))]
 
 
 def test_ctrl_c_in_other_commands():

@@ -443,8 +443,8 @@ EXPORTED_WITHIN = {  # another that is exported, too
     *("class attention", "class block", "levels, query", "levels, warm", "multi conv", "acmil pool"),
     *("group attention", "landmark pool", *(name for name in BRANCHES if name != "batch")),
     # in a ViT of every mixer, or in its network
-    *("talking heads", "moh", "cosine moh", "sparsifiner", "superlinear", "linear, delta", "pam", "cam", "axial"),
-    *("windows", "channels", "tic", "gate", "grassmann", "halo", "neighborhood", "maxvit block", "maxvit grid"),
+    *("talking heads", "linear, delta", "pam", "cam", "axial"),
+    *("windows", "channels", "tic", "gate", "grassmann", "halo", "maxvit block", "maxvit grid"),
     *("class pool", "acmil head", "guided head"),
 }
 

@@ -121,12 +121,10 @@ def test_calm_is_neutral(name, classifier):
 
 
 @needs_shared
-def test_validation_accuracy_is_what_it_was_for_the_card(classifier):
-    """On each fourth face; the card's 0.8646 is of all."""
+def test_validation_accuracy_is_what_the_card_says(classifier):
     rows = FERPlus(str(SHARED / "data/fer2013plus/train_validation.parquet"), check=False).rows("validation")
     assert len(rows) == 3509
-    rows = rows[::4]
     probs = classifier.predict_proba([row.image() for row in rows])
     accuracy = float((probs.argmax(1) == [row.label for row in rows]).mean())
-    assert accuracy == pytest.approx(0.8724, abs=0.003)
-    assert accuracy == pytest.approx(classifier.header["training"]["metrics"]["val_accuracy"], abs=0.02)
+    assert accuracy >= FLOOR
+    assert accuracy == pytest.approx(classifier.header["training"]["metrics"]["val_accuracy"], abs=0.003)

@@ -502,7 +502,7 @@ def test_the_same_data_elsewhere_goes_on(recipe, pictures, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "at, number, code", [(2, signal.SIGINT, 130), (3, signal.SIGINT, 130), (3, signal.SIGTERM, 143)]
+    "at, number, code", [(at, *end) for at in (2, 3) for end in ((signal.SIGINT, 130), (signal.SIGTERM, 143))]
 )
 def test_a_run_that_is_told_to_stop_goes_on_from_there(at, number, code, recipe, uncut, monkeypatch, capsys):
     """In the middle of an epoch, and in its last step, whose validation is waited for; `every` is far away."""

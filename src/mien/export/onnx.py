@@ -14,7 +14,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from mien.checkpoint import KEY, check_header, tensor_names
-from mien.export.program import BATCH, no_lines_of_code, to_program
+from mien.export.program import BATCH, to_program
 from mien.export.quantize import quantize
 from mien.files import whole
 
@@ -62,7 +62,7 @@ def make_onnx(
 
 def to_onnx(program: ExportedProgram, names: Sequence[str] = ("logits", "probs")) -> onnx.ModelProto:
     """A program of `to_program` as an ONNX model, its weights in fp32; names: what its outputs are called."""
-    with torch.no_grad(), no_lines_of_code():
+    with torch.no_grad():
         done = torch.onnx.export(
             program,
             dynamo=True,

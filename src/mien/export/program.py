@@ -40,7 +40,7 @@ def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = Fa
     size = header["preprocess"]["input_size"]
     module = deploy(network, header)
     faces = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    with torch.no_grad(), no_lines_of_code(), _not_in_place(module):
+    with torch.no_grad(), _not_in_place(module):
         program = torch.export.export(
             Halved(module) if half else module, (faces,), dynamic_shapes=({0: BATCH},), strict=False
         )
@@ -49,18 +49,6 @@ def to_program(network: nn.Module, header: Mapping[str, Any], *, half: bool = Fa
             _clean(part)
     program.example_inputs = None  # they would be pickled
     return program
-
-
-@contextmanager
-def no_lines_of_code() -> Iterator[None]:
-    """Nodes do not note the lines of code that they come from, which `_clean` would remove: a fifth less to do."""
-    config = torch.fx.config
-    before = getattr(config, "do_not_emit_stack_traces", False)
-    config.do_not_emit_stack_traces = True  # where torch is too old to know it, nothing changes
-    try:
-        yield
-    finally:
-        config.do_not_emit_stack_traces = before
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def train(arguments: Sequence[str]) -> Path:
     if rank_zero_only.rank == 0:
         if not resume:
             clear(folder)
-        _say_what(config.name, faces, learned)
+        _print_classes(config.name, faces, learned)
         if isinstance(faces.data, HeldOut):
             faces.data.write_list(folder / HELD_OUT)
         options.save(config, folder / "recipe.yaml", overwrite=True, skip_validation=True)
@@ -180,7 +180,7 @@ def _header(config: Namespace, network: Network, faces: Faces, heads: Mapping[st
 
 
 def _callbacks(config: Namespace, network: Network, chosen: Mapping[str, Any], folder: Path) -> list[Callback]:
-    """Those that an option asks for; chosen: options of the trainer."""
+    """The callbacks that options turn on; chosen: options of the trainer."""
     callbacks: list[Callback] = [_decay(network, chosen["max_epochs"])] if config.pooling == "gradual" else []
     callbacks += [Still()] if config.still_norms else []
     callbacks += [Still(config.rest)] if config.rest else []
@@ -196,7 +196,8 @@ def _is_learned(faces: Faces) -> bool:
     return any(id(row) in own for row in faces.data.rows(faces.validation_split))
 
 
-def _say_what(name: str, faces: Faces, learned: bool) -> None:
+def _print_classes(name: str, faces: Faces, learned: bool) -> None:
+    """How many faces of each class there are to learn from, and whether validation is among them, to stderr."""
     counts = zip(faces.data.labels, faces.data.class_counts(faces.train_split), strict=True)
     print(f"{name}: {faces.data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)
     if learned:
