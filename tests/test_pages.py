@@ -8,6 +8,7 @@ import argparse
 import ast
 import importlib.util
 import io
+import itertools
 import re
 import runpy
 import shlex
@@ -49,7 +50,7 @@ ELSEWHERE = re.compile(
       ^(0|-)$                                  # a camera, stdin
     | ^(rtsp|https?|s3):// | ^ray$             # somebody's server, a cluster
     | ^--(landmarker|robustness|intervene)$    # a file that is not here; and what has tests of its own, and takes long
-    | ^runs/pain | ^faces$ | ^my_model$        # test_finetune.py goes through that page; a model that was trained first
+    | ^runs/ | ^faces$ | ^my_model$            # made by a command before it; test_finetune.py goes through own_classes.md
     | RAF-DB$ | ^/?data/ | ^yours\.parquet$       # sets of others; audit.md has the same commands
     """,
     re.VERBOSE,
@@ -134,6 +135,20 @@ def test_commands_that_can_be_run(folder, call, monkeypatch):
     for words in run:
         code, out, err = call(*(NAMES.get(word, word) for word in words))
         assert code == 0 and (out or err), f"mien {shlex.join(words)}: {code} {err}"
+
+
+def test_a_run_that_is_read_was_made_by_a_command_before_it_on_its_page():
+    made, read = set(), 0
+    for page, words in ALL:
+        mine = ours(words)
+        if mine and mine[0] in {"train", "finetune"}:
+            options = dict(itertools.pairwise(mine))
+            made.add((page, options.get("--out", f"runs/{options.get('--name', Path(mine[1]).stem)}")))
+        for word in mine if mine and mine[0] in RUN else ():
+            if word.startswith("runs/"):
+                assert (page, Path(word).parent.as_posix()) in made, f"{page}: mien {shlex.join(mine)}"
+                read += 1
+    assert read >= 4
 
 
 def test_other_commands_are_taken_by_their_parsers(folder, call, monkeypatch):
