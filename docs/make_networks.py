@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import mien.networks
 from mien.catalogue import NETWORKS, Entry, list_networks
@@ -44,6 +45,34 @@ class Part(NamedTuple):
     parameters: int
     out: str  # "" where it did not run
     kind: str  # of `FILLS`
+    reads: bool = False  # whether it depends on what came out of the part before it
+
+
+class Origins(TorchFunctionMode):
+    """Has every tensor name the parts of a network that it was computed from: its attribute `origins`, a set."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        mark(out, origins((args, kwargs)))
+        return out
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | tuple | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from tensors(each)
+
+
+def origins(value: Any) -> set[str]:
+    return set().union(*(getattr(tensor, "origins", ()) for tensor in tensors(value)))
+
+
+def mark(value: Any, names: set[str]) -> None:
+    for tensor in tensors(value):
+        if not isinstance(tensor, nn.Parameter):
+            tensor.origins = getattr(tensor, "origins", set()) | names
 
 
 def members(network: nn.Module, prefix: str = "", place: str = "") -> Iterator[tuple[str, str, nn.Module]]:
@@ -88,21 +117,25 @@ def parts(network: nn.Module, images: Tensor) -> list[Part]:
     """The parts in the order in which they ran, neighbours of one kind in a list as one; last, what did not run."""
     found = list(members(network.eval()))
     outs: dict[str, str] = {}
+    read: dict[str, set[str]] = {}  # of each part that ran
 
     def note(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, out: Any) -> None:
+        def hook(_module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             outs[name] = shape(out)
+            read[name] = read.get(name, set()) | origins((args, kwargs))
+            mark(out, {name})
 
         return hook
 
-    hooks = [part.register_forward_hook(note(name)) for _, name, part in found]
-    with torch.no_grad():
+    hooks = [part.register_forward_hook(note(name), with_kwargs=True) for _, name, part in found]
+    images.origins = {"images"}
+    with torch.no_grad(), Origins():
         network(images)
     for hook in hooks:
         hook.remove()
     order = {name: i for i, name in enumerate(outs)}
     found.sort(key=lambda each: order.get(each[1], len(order)))
-    made = []
+    made, before = [], {"images"}
     for (place, what, _), group in itertools.groupby(
         found, lambda each: (each[0] or each[1], described(each[2]), each[1] in outs)
     ):
@@ -118,7 +151,9 @@ def parts(network: nn.Module, images: Tensor) -> list[Part]:
         whole = len(names) == sum(each[0] == place for each in found) and len(names) > 1
         count = f"{len(items)} × " if len(items) > 1 else ""
         weights = sum(p.numel() for item in items for p in item.parameters())
-        made.append(Part(place if whole else numbers, count + what, weights, outs.get(names[-1], ""), kind))
+        reads = any(before & read.get(name, set()) for name in names)
+        made.append(Part(place if whole else numbers, count + what, weights, outs.get(names[-1], ""), kind, reads))
+        before = set(names)
     return made
 
 
@@ -154,7 +189,7 @@ def draw(network: nn.Module, images: Tensor) -> str:
             if text:
                 style = f'fill="{colour}" font-weight="{weight}"{fit}'
                 lines.append(f'<text x="{x + 8}" y="{y + down}" {style}>{escape(text)}</text>')
-        if i and i % A_ROW and box.kind != "idle":
+        if i % A_ROW and box.reads:
             middle = y + HEIGHT / 2
             ends = f'x1="{x - GAP}" y1="{middle}" x2="{x - 1}" y2="{middle}"'
             lines.append(f'<line {ends} stroke="{LINE}" marker-end="url(#tip)"/>')
@@ -178,8 +213,8 @@ def page(name: str, folder: Path) -> None:
         f"![the parts of the network]({name}.svg)",
         prose("""
             Its parts in the order in which they run, from left to right and row by row, what comes out of each for one
-            face, and its parameters; blue: attention is formed in it, dashed: it did not run itself: it has a
-            share in training alone, or others read its parameters.
+            face, and its parameters. An arrow: it depends on what came out of the part on its left. Blue: attention is
+            formed in it. Dashed: it did not run itself; it is for training alone, or others read its parameters.
         """),
         f"## {type(network).__name__}",
         *(links(p) for p in said),
@@ -220,15 +255,8 @@ def figures(known: Entry) -> list[str]:
 def links(paragraph: str) -> str:
     """Prose in which mechanisms lead to their pages."""
     names = {file.stem for file in (HERE.parent / "mechanisms").glob("*.md")} - {"README"}
-    text = linked(paragraph, names).replace("`mien.nn.", "`")
-    text = linked(text, names) if not paragraph.startswith("    ") else text
-    return text.replace(".md)", ".md)") if paragraph.startswith("    ") else to_mechanisms(text, names)
-
-
-def to_mechanisms(text: str, names: set[str]) -> str:
-    for name in names:
-        text = text.replace(f"]({name}.md)", f"](../mechanisms/{name}.md)")
-    return text
+    text = linked(paragraph.replace("`mien.nn.", "`"), names)
+    return re.sub(r"\]\((\w+\.md)\)", r"](../mechanisms/\1)", text)
 
 
 def index() -> str:

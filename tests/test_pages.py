@@ -50,7 +50,7 @@ ELSEWHERE = re.compile(
       ^(0|-)$                                  # a camera, stdin
     | ^(rtsp|https?|s3):// | ^ray$             # somebody's server, a cluster
     | ^--(landmarker|robustness|intervene)$    # a file that is not here; and what has tests of its own, and takes long
-    | ^runs/ | ^faces$ | ^my_model$            # made by a command before it; test_finetune.py goes through own_classes.md
+    | ^runs/ | ^faces$ | ^my_model$            # made by another command; test_finetune.py goes through own_classes.md
     | RAF-DB$ | ^/?data/ | ^yours\.parquet$       # sets of others; audit.md has the same commands
     """,
     re.VERBOSE,

@@ -450,11 +450,28 @@ def test_every_network_has_its_page(pages, tmp_path):
         text = (folder / f"{name}.md").read_text() if (folder / f"{name}.md").exists() else ""
         assert f"| {known.parameters:,} | {known.gmac:.3f} |" in text, f"run docs/make_networks.py: {name}"
         assert f"[{name}]({name}.md)" in index and (folder / f"{name}.svg").exists()
+        assert ")](" not in text, f"{name}: a link within a link"
     for name in ("tic_mobile", "axial"):
         pages.page(name, tmp_path)
         for kind in ("md", "svg"):
             made = (tmp_path / f"{name}.{kind}").read_text()
             assert made == (folder / f"{name}.{kind}").read_text(), f"run docs/make_networks.py: {name}"
+
+
+def test_an_arrow_leads_to_what_depends_on_the_part_before_it(pages):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right, self.head = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, images):
+            left, right = self.left(images), self.right(images)
+            return self.head(input=torch.cat([left, right.exp()]).relu_())
+
+    drawn = pages.parts(network := Branches(), torch.rand(1, 4))
+    assert [(part.name, part.reads) for part in drawn] == [("left", True), ("right", False), ("head", True)]
+    root = ElementTree.fromstring(pages.draw(network, torch.rand(1, 4)))
+    assert [float(each.get("x2")) for each in root if each.tag.endswith("line")] == [219.0, 615.0]
 
 
 def test_a_drawing_shows_what_ran_in_its_order(pages):
