@@ -353,8 +353,8 @@ def awake_pose() -> GroupPose:
     """One whose boxes and points move, as they do not before it has learned anything."""
     torch.manual_seed(0)
     network = GroupPose(**POSE)
-    for teller in (network.propose, *network.tellers):
-        for last in (teller.box[2], teller.point[2]):
+    for head in (network.propose, *network.predictors):
+        for last in (head.box[2], head.point[2]):
             nn.init.normal_(last.weight, std=0.3)
     return network
 
@@ -383,24 +383,24 @@ def test_group_pose_learns_every_part_and_keeps_pictures_apart():
 
 
 def test_the_loss_of_a_set_does_not_mind_its_order():
-    """And is the least where what is told is true, each face told once."""
+    """And is the least where predictions are true, one for each face."""
     network = awake_pose().eval()
-    told = network(torch.rand(3, 3, 64, 64))
+    found = network(torch.rand(3, 3, 64, 64))
     boxes, points = some_faces()
-    before = set_loss(told, boxes, points)
-    turned = type(told)(*(each.flip(1) for each in told))
+    before = set_loss(found, boxes, points)
+    turned = type(found)(*(each.flip(1) for each in found))
     after = set_loss(turned, [b.flip(0) for b in boxes], [p.flip(0) for p in points])
     torch.testing.assert_close(before, after)
-    told.boxes[1, 3], told.boxes[1, 5] = boxes[1][0], boxes[1][1]
-    told.points[1, 3], told.points[1, 5] = points[1][0], points[1][1]
-    told.boxes[2, 0], told.points[2, 0] = boxes[2][0], points[2][0]
-    logits = torch.full_like(told.logits, -12)
+    found.boxes[1, 3], found.boxes[1, 5] = boxes[1][0], boxes[1][1]
+    found.points[1, 3], found.points[1, 5] = points[1][0], points[1][1]
+    found.boxes[2, 0], found.points[2, 0] = boxes[2][0], points[2][0]
+    logits = torch.full_like(found.logits, -12)
     logits[1, [3, 5]], logits[2, 0] = 12, 12
-    right = set_loss(told._replace(logits=logits), boxes, points)
+    right = set_loss(found._replace(logits=logits), boxes, points)
     assert max(part.abs().item() for part in right.values()) < 1e-4
     twice = logits.clone()
     twice[1, 4] = 12
-    assert set_loss(told._replace(logits=twice), boxes, points)["logits"] > 1
+    assert set_loss(found._replace(logits=twice), boxes, points)["logits"] > 1
 
 
 def test_generalised_iou():
@@ -410,7 +410,7 @@ def test_generalised_iou():
 
 
 def test_group_pose_finds_faces_in_pixels_of_the_picture():
-    """Whatever its shape: a box told in the middle of what the network sees lies there in the picture."""
+    """Whatever its shape: a box in the middle of what the network sees lies there in the picture."""
     network = awake_pose()
     for height, width in ((64, 64), (30, 90), (300, 100)):
         picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -426,11 +426,11 @@ def test_group_pose_finds_faces_in_pixels_of_the_picture():
         seen = torch.zeros(1, 3, 64, 64)
         seen[:, :, : small.shape[2], : small.shape[3]] = small
         with torch.no_grad():
-            told = network.eval()(normalized(seen))
-        best = told.logits[0].argmax()
-        np.testing.assert_allclose(found[0].landmarks, told.points[0, best] * scale, rtol=0.05, atol=0.05)
+            predicted = network.eval()(normalized(seen))
+        best = predicted.logits[0].argmax()
+        np.testing.assert_allclose(found[0].landmarks, predicted.points[0, best] * scale, rtol=0.05, atol=0.05)
         middle = found[0].box[:2] + found[0].box[2:] / 2
-        np.testing.assert_allclose(middle, told.boxes[0, best, :2] * scale, rtol=0.05, atol=0.05)
+        np.testing.assert_allclose(middle, predicted.boxes[0, best, :2] * scale, rtol=0.05, atol=0.05)
         assert network.find(picture, threshold=1.0) == []
     with pytest.raises(ValueError, match=r"a picture is \(H, W, 3\) uint8"):
         network.find(np.zeros((4, 4), np.uint8))

@@ -78,8 +78,8 @@ class Patches(APViT):
         nn.init.normal_(self.head.weight)
 
 
-class Told(nn.Module):
-    """A mixer of the user's own, that keeps the grids it was told."""
+class Gridded(nn.Module):
+    """A mixer of the user's own, that keeps the grids that it was given."""
 
     needs_grid = True
 
@@ -180,10 +180,10 @@ def test_a_vit_of_each_is_exported_for_any_batch():
 def test_one_a_block():
     network = Tiny(mixer=[TalkingHeads, SelfAttention])
     assert [type(b.attn) for b in network.vit.blocks] == [TalkingHeads, SelfAttention]
-    patches = Patches(mixer=[Told] * 2 + [SelfAttention] * 2)
-    assert [type(b.attn) for b in patches.vit.blocks] == [Told, Told, SelfAttention, SelfAttention]
-    cait = CaiT(num_classes=3, img_size=32, embed_dim=16, depth=2, num_heads=2, mixer=(Told, TalkingHeads))
-    assert [type(b.attn) for b in cait.blocks] == [Told, TalkingHeads]
+    patches = Patches(mixer=[Gridded] * 2 + [SelfAttention] * 2)
+    assert [type(b.attn) for b in patches.vit.blocks] == [Gridded, Gridded, SelfAttention, SelfAttention]
+    cait = CaiT(num_classes=3, img_size=32, embed_dim=16, depth=2, num_heads=2, mixer=(Gridded, TalkingHeads))
+    assert [type(b.attn) for b in cait.blocks] == [Gridded, TalkingHeads]
     assert cait(torch.randn(2, 3, 32, 32)).shape == (2, 3) and cait.blocks[0].attn.grids == [(2, 2)]
 
 
@@ -203,7 +203,7 @@ def test_without_a_mixer_networks_are_what_they_were():
     cait = CaiT(num_classes=3, embed_dim=16, depth=1, num_heads=2, qkv_bias=False)
     assert type(cait.blocks[0].attn) is TalkingHeads and cait.blocks[0].attn.qkv.bias is None
     with pytest.raises(ValueError, match="qk_scale is self-attention's"):
-        Patches(mixer=Told, qk_scale=0.1)
+        Patches(mixer=Gridded, qk_scale=0.1)
 
 
 # the grid
@@ -211,40 +211,40 @@ def test_without_a_mixer_networks_are_what_they_were():
 
 def test_mixers_are_told_the_grid():
     for options, tokens in ({}, 147), ({"vit_tokens": "fused49"}, 49):
-        network = Tiny(mixer=Told, **options).eval()
+        network = Tiny(mixer=Gridded, **options).eval()
         network(faces(1))
         assert network.vit.pos_embed.shape[1] == tokens + 1
         assert [b.attn.grids for b in network.vit.blocks] == [[(7, 7)], [(7, 7)]]
-    patches = Patches(mixer=Told).eval()
+    patches = Patches(mixer=Gridded).eval()
     patches(faces(1))
     assert [b.attn.grids for b in patches.vit.blocks] == [[(14, 14)]] * 4
-    vit = ViT(num_tokens=15, grid=[3, 5], embed_dim=16, depth=1, num_heads=2, mixer=Told)
+    vit = ViT(num_tokens=15, grid=[3, 5], embed_dim=16, depth=1, num_heads=2, mixer=Gridded)
     vit(torch.randn(1, 15, 16))
     assert vit.blocks[0].attn.grids == [(3, 5)]
-    with pytest.raises(ValueError, match="Told needs a grid, and 148 tokens are no planes of 7×7"):
-        ViT(num_tokens=148, mixer=Told)
-    with pytest.raises(ValueError, match="Told needs a grid, and there is none"):
-        ViT(grid=None, mixer=Told)
+    with pytest.raises(ValueError, match="Gridded needs a grid, and 148 tokens are no planes of 7×7"):
+        ViT(num_tokens=148, mixer=Gridded)
+    with pytest.raises(ValueError, match="Gridded needs a grid, and there is none"):
+        ViT(grid=None, mixer=Gridded)
     assert ViT(num_tokens=5, embed_dim=16, depth=1, num_heads=2).grid is None
 
 
 def test_where_the_grid_is_gone_a_grid_mixer_is_refused():
-    for options in ({"keep_patches": 160}, {"keep_patches": 195, "mixer": [SelfAttention] * 3 + [Told]}):
-        with pytest.raises(ValueError, match=r"Told needs a grid, of which only \d+ patches would be kept"):
-            Patches(**{"mixer": Told} | options)
+    for options in ({"keep_patches": 160}, {"keep_patches": 195, "mixer": [SelfAttention] * 3 + [Gridded]}):
+        with pytest.raises(ValueError, match=r"Gridded needs a grid, of which only \d+ patches would be kept"):
+            Patches(**{"mixer": Gridded} | options)
     with pytest.raises(
-        ValueError, match=r"Told needs a grid, and stands behind a block that drops tokens \(number 1\)"
+        ValueError, match=r"Gridded needs a grid, and stands behind a block that drops tokens \(number 1\)"
     ):
-        Patches(mixer=[SelfAttention] * 3 + [Told], keep_rate=[1.0, 0.9, 1.0, 1.0])
+        Patches(mixer=[SelfAttention] * 3 + [Gridded], keep_rate=[1.0, 0.9, 1.0, 1.0])
     with pytest.raises(ValueError, match="Scored needs a grid, and stands behind"):
         Patches(mixer=Scored, keep_rate=0.9)
-    with pytest.raises(ValueError, match="Told has no class scores by which tokens could be selected"):
-        Patches(mixer=[SelfAttention] * 3 + [Told], keep_rate=[1.0, 1.0, 1.0, 0.9])
-    before = Patches(mixer=[Told] * 2 + [Scored] + [SelfAttention], keep_rate=[1.0, 1.0, 0.9, 0.5], keep_patches=196)
+    with pytest.raises(ValueError, match="Gridded has no class scores by which tokens could be selected"):
+        Patches(mixer=[SelfAttention] * 3 + [Gridded], keep_rate=[1.0, 1.0, 1.0, 0.9])
+    before = Patches(mixer=[Gridded] * 2 + [Scored] + [SelfAttention], keep_rate=[1.0, 1.0, 0.9, 0.5], keep_patches=196)
     assert before.eval()(faces(2)).isfinite().all()
     assert [b.attn.grids for b in before.vit.blocks[:2]] == [[(14, 14)]] * 2
 
-    network = Patches(mixer=[SelfAttention] * 3 + [Told]).eval()
+    network = Patches(mixer=[SelfAttention] * 3 + [Gridded]).eval()
     with pytest.raises(ValueError, match="only 120 patches"):
         network.keep_patches = 120
     with pytest.raises(ValueError, match="number 2"):
@@ -253,7 +253,7 @@ def test_where_the_grid_is_gone_a_grid_mixer_is_refused():
 
 
 def test_a_trace_passes_mixers_without_scores():
-    network = stir(Patches(mixer=[Told, SelfAttention, SelfAttention, SelfAttention], keep_rate=0.9)).eval()
+    network = stir(Patches(mixer=[Gridded, SelfAttention, SelfAttention, SelfAttention], keep_rate=0.9)).eval()
     trace = network.trace(faces(2))
     torch.testing.assert_close(trace.logits, network(faces(2)))
     first, *others = trace.blocks
@@ -267,7 +267,7 @@ BY_NAME = {
     "a name": "mien.nn.TalkingHeads",
     "a block": {"class_path": "mien.nn.TalkingHeads", "init_args": {"attn_drop": 0.25}},
     "a list": ["mien.nn.TalkingHeads", {"class_path": "mien.nn.SelfAttention", "init_args": {"qkv_bias": False}}],
-    "one's own": {"class_path": f"{__name__}.Told", "init_args": {"share": 0.25}},
+    "one's own": {"class_path": f"{__name__}.Gridded", "init_args": {"share": 0.25}},
     "none": None,
 }
 
@@ -302,11 +302,11 @@ def test_in_recipes_and_headers(name, path, tmp_path):
             assert [type(m) for m in mixed] == [TalkingHeads, SelfAttention][: len(mixed)]
             assert all(m.qkv.bias is None for m in mixed[1:])
         elif name == "one's own":
-            assert all(type(m) is Told and m.share == 0.25 for m in mixed)
+            assert all(type(m) is Gridded and m.share == 0.25 for m in mixed)
         else:
             assert all(type(m) is SelfAttention for m in mixed)
     if name == "one's own" and path.startswith("mien."):
-        with pytest.raises(CheckpointError, match=r"Told is not one of mien's networks: trust=True"):
+        with pytest.raises(CheckpointError, match=r"Gridded is not one of mien's networks: trust=True"):
             build(kept)
 
 
@@ -399,8 +399,8 @@ def test_timms_attention_swapped_for_the_same_is_the_same(qkv_bias):
 def test_other_mixers_in_timms_vit():
     vit, images = TimmViT().double(), torch.randn(2, 3, 24, 24, dtype=torch.float64)
     qkv = vit.blocks[0].attn.qkv.weight.detach().clone()
-    swap_attention(vit, [TalkingHeads, Told, TimmAttentionFree])
-    assert [type(b.attn) for b in vit.blocks] == [TalkingHeads, Told, TimmAttentionFree]
+    swap_attention(vit, [TalkingHeads, Gridded, TimmAttentionFree])
+    assert [type(b.attn) for b in vit.blocks] == [TalkingHeads, Gridded, TimmAttentionFree]
     assert torch.equal(vit.blocks[0].attn.qkv.weight, qkv)
     vit(images).sum().backward()
     assert vit.blocks[1].attn.grids == [(3, 3)] and vit.blocks[0].attn.proj_l.weight.grad.dtype == torch.float64
@@ -422,10 +422,10 @@ def test_what_cannot_be_swapped_is_left_alone():
     with pytest.raises(ValueError, match="mixer is a list of 3 for 2 blocks"):
         swap_attention(vit, [SelfAttention] * 3)
     del vit.patch_embed.grid_size
-    with pytest.raises(ValueError, match="Told needs a grid, and TimmViT has no patch_embed.grid_size"):
-        swap_attention(vit, [SelfAttention, Told])
+    with pytest.raises(ValueError, match="Gridded needs a grid, and TimmViT has no patch_embed.grid_size"):
+        swap_attention(vit, [SelfAttention, Gridded])
     assert [b.attn for b in vit.blocks] == before
-    swap_attention(vit, Told, grid=(3, 3))
+    swap_attention(vit, Gridded, grid=(3, 3))
     with pytest.raises(ValueError, match=r"blocks\[0\].attn has no qkv, proj and num_heads"):
         swap_attention(vit, SelfAttention)
     with pytest.raises(ValueError, match="Linear has no blocks"):
@@ -464,7 +464,7 @@ def test_attention_that_is_more_than_plain_is_refused_at_once():
     assert "hybrid stem" in refused(lambda vit: setattr(vit.patch_embed, "backbone", nn.Module()))
     hybrid = TimmViT()
     hybrid.patch_embed.backbone = nn.Identity()
-    swap_attention(hybrid, Told, grid=(3, 3))
+    swap_attention(hybrid, Gridded, grid=(3, 3))
     assert hybrid(torch.randn(1, 3, 24, 24)).shape == (1, 16)
 
 
@@ -487,7 +487,7 @@ def test_beits_separate_biases_are_kept_or_refused():
 
 def test_poster_takes_a_mixer():
     sizes = {"dims": (8, 8, 8), "head_dim": 4, "embed_dim": 16, "num_heads": 4}
-    network = Poster(image=Trunk(), landmarks=Trunk(), num_classes=3, mixer=Told, **sizes)
+    network = Poster(image=Trunk(), landmarks=Trunk(), num_classes=3, mixer=Gridded, **sizes)
     assert network.eval()(faces(1)).shape == (1, 3) and network.vit.blocks[0].attn.grids == [(7, 7)]
 
 

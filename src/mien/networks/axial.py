@@ -66,7 +66,7 @@ def lines(dim: int, num_heads: int, axis: int, causal: bool = False) -> Lines:
 class AxialTransformer(nn.Module):
     """Images of whole numbers (B, channels, H, W) -> logits (B, channels, H, W, levels) of every value.
 
-    The value at (c, y, x) is told from the channels before c, the rows of c above y, and what is left of x in y:
+    The value at (c, y, x) is predicted from the channels before c, the rows of c above y, and what is left of x in y:
 
         seen  = encoder(Σ_{c' < c} embed_c'(image_c') + positions)     rows and columns; none for a single channel
         above = outer(shift_down(embed_c(image_c)) + seen + positions) rows, and columns where nothing below is seen

@@ -1,4 +1,4 @@
-"""Group Pose on faces: boxes and five landmarks of all faces of a picture, each told once."""
+"""Group Pose on faces: boxes and five landmarks of all faces of a picture, each found once."""
 
 import math
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ LANDMARKS = 5
 """Eyes, nose and corners of the mouth, in the order of `mien.faces.ARCFACE112`."""
 
 
-class Told(NamedTuple):
-    """What is said of n instances in each of B pictures; places are fractions of the picture's sides."""
+class Prediction(NamedTuple):
+    """Of n instances in each of B pictures; places are fractions of the picture's sides."""
 
     logits: Tensor  # (B, n), of there being a face
     boxes: Tensor  # (B, n, 4), x and y of the middle, width, height
@@ -35,18 +35,18 @@ class FacePose(NamedTuple):
 
 
 class GroupPose(nn.Module):
-    """Images (B, 3, S, S) -> `Told` of n faces: a trunk, proposals of its map's cells, and Group Pose's decoder.
+    """Images (B, 3, S, S) -> `Prediction` of n faces: a trunk, proposals of its map's cells, and Group Pose's decoder.
 
         maps      = project(trunk(images))                               strides 4 and 8, `dim` channels each
-        told_0    = propose(maps[-1]);   the n cells of the highest logits are the instances
+        found_0   = propose(maps[-1]);   the n cells of the highest logits are the instances
         queries   = [instance(cell); cell + kind_k]                      (B, n, 1 + 5, dim)
         queries   = layer(queries, mlp(sine(points)), reference, maps)   `mien.nn.GroupPoseLayer`, `depth` times
-        told_l    = boxes and points of layer l - 1, moved by what the queries say; logits of the instance queries
+        found_l   = boxes and points of layer l - 1, moved by what the queries say; logits of the instance queries
 
-    Queries sample the maps around the box's middle, those of a point around the point, as the layer before tells them,
-    without a gradient, as published. Loss: in each told_l the faces of a picture are matched to instances so that the
-    sum of costs is least (`mien.networks.matching`); then focal loss of logits, L1 and generalised IoU of boxes, L1 of
-    points relative to the box's size (ours; published: OKS, and L1 of the picture's).
+    Queries sample the maps around the box's middle, those of a point around the point, as the layer before predicts
+    them, without a gradient, as published. Loss: in each found_l the faces of a picture are matched to instances so
+    that the sum of costs is least (`mien.networks.matching`); then focal loss of logits, L1 and generalised IoU of
+    boxes, L1 of points relative to the box's size (ours; published: OKS, and L1 of the picture's).
 
     Departures: no transformer encoder stands between trunk and decoder, and proposals are of one map; both for size.
 
@@ -80,7 +80,7 @@ class GroupPose(nn.Module):
         self.image = MobileFaceNet("relu6", num_levels=2)
         self.project = nn.ModuleList(nn.Conv2d(width, dim, 1) for width, _ in self.image.levels)
         self.cell_norm = nn.LayerNorm(dim)
-        self.propose = Teller(dim)
+        self.propose = PredictionHead(dim)
         self.instance = nn.Linear(dim, dim)
         self.kinds = nn.Parameter(0.5 * torch.randn(LANDMARKS, dim))
         self.place = nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim))
@@ -88,10 +88,10 @@ class GroupPose(nn.Module):
             GroupPoseLayer(dim, num_heads, DeformableAttention(dim, num_heads, num_points, 2), hidden)
             for _ in range(depth)
         )
-        self.tellers = nn.ModuleList(Teller(dim) for _ in range(depth))
+        self.predictors = nn.ModuleList(PredictionHead(dim) for _ in range(depth))
 
-    def told(self, images: Tensor) -> list[Told]:
-        """What is said before the decoder, of every cell, and by each of its layers: the last is the answer."""
+    def predictions(self, images: Tensor) -> list[Prediction]:
+        """Those before the decoder, of every cell, and of each of its layers: the last is the answer."""
         if images.shape[2] != self.img_size or images.shape[3] != self.img_size:
             raise ValueError(
                 f"images are {images.shape[2]}×{images.shape[3]} pixels, and the network is for "
@@ -115,30 +115,32 @@ class GroupPose(nn.Module):
         cells = chosen(cells)
         queries = torch.cat([self.instance(cells)[:, :, None], cells[:, :, None] + self.kinds], 2)
         boxes, points = chosen(found[0].boxes), chosen(found[0].points)
-        for layer, teller in zip(self.layers, self.tellers, strict=True):
+        for layer, predict in zip(self.layers, self.predictors, strict=True):
             boxes, points = boxes.detach(), points.detach()
             reference = torch.cat([boxes[:, :, None, :2], points], 2).flatten(1, 2)  # (B, n · 6, 2)
             queries = layer(queries, self.place(sine(points, self.dim)), reference, maps)
-            found.append(teller(queries, boxes, points))
+            found.append(predict(queries, boxes, points))
             boxes, points = found[-1].boxes, found[-1].points
         return found
 
-    def forward(self, images: Tensor) -> Told:
-        return self.told(images)[-1]
+    def forward(self, images: Tensor) -> Prediction:
+        return self.predictions(images)[-1]
 
     def losses(self, images: Tensor, boxes: Sequence[Tensor], points: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The sum over all that is told, by part: of pictures with faces (F, 4) and (F, 5, 2), F any number of each."""
+        """The sum over all predictions, by part: of pictures with faces (F, 4) and (F, 5, 2), F any number of each."""
         if len(boxes) != len(images) or len(points) != len(images):
             raise ValueError(f"{len(images)} pictures have {len(boxes)} sets of boxes and {len(points)} of points")
         total: dict[str, Tensor] = {}
-        for told in self.told(images):
-            for name, part in set_loss(told, boxes, points).items():
+        for found in self.predictions(images):
+            for name, part in set_loss(found, boxes, points).items():
                 total[name] = total.get(name, torch.zeros(())) + part
         return total
 
     def training_logits(self, images: Tensor) -> dict[str, Tensor]:
-        """All that is told, for whoever measures a training pass."""
-        return {f"{i}.{name}": x for i, told in enumerate(self.told(images)) for name, x in told._asdict().items()}
+        """All predictions, for whoever measures a training pass."""
+        return {
+            f"{i}.{name}": x for i, found in enumerate(self.predictions(images)) for name, x in found._asdict().items()
+        }
 
     @torch.no_grad()
     def find(self, image: np.ndarray, threshold: float = 0.5) -> list[FacePose]:
@@ -168,8 +170,8 @@ class GroupPose(nn.Module):
         return found
 
 
-class Teller(nn.Module):
-    """Queries (B, n, 1 + 5, dim), and boxes and points that they move -> `Told`.
+class PredictionHead(nn.Module):
+    """Queries (B, n, 1 + 5, dim), and boxes and points that they move -> `Prediction`.
 
     Middle and points are moved by fractions of the box's size, its sides multiplied; logits start at those of 1 in 100.
     """
@@ -184,13 +186,13 @@ class Teller(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
-    def forward(self, queries: Tensor, boxes: Tensor, points: Tensor) -> Told:
+    def forward(self, queries: Tensor, boxes: Tensor, points: Tensor) -> Prediction:
         moves = self.box(queries[:, :, 0])
         middle = boxes[..., :2] + moves[..., :2] * boxes[..., 2:]
         size = boxes[..., 2:] * moves[..., 2:].clamp(-3, 3).exp()
         steps = self.point(queries[:, :, 1:]).unflatten(-1, (LANDMARKS, 2))  # each query has a move for each kind
         own = torch.diagonal(steps, dim1=2, dim2=3).movedim(-1, 2)  # and its own is taken
-        return Told(
+        return Prediction(
             self.logit(queries[:, :, 0])[..., 0], torch.cat([middle, size], -1), points + own * boxes[..., None, 2:]
         )
 
@@ -223,33 +225,33 @@ def generalised_iou(a: Tensor, b: Tensor) -> Tensor:
     return both / union.clamp(min=1e-9) - (hull - union) / hull
 
 
-def set_loss(told: Told, boxes: Sequence[Tensor], points: Sequence[Tensor]) -> dict[str, Tensor]:
+def set_loss(found: Prediction, boxes: Sequence[Tensor], points: Sequence[Tensor]) -> dict[str, Tensor]:
     """Focal loss of logits, and of matched pairs L1 and 1 - GIoU of boxes and L1 of points in units of the box's size.
 
     Sums divided by the number of faces in the batch, at least 1; weights 2, 5, 2 and 10 as DETR's kin have them, ours
     for points.
     """
-    truth, pairs = torch.zeros_like(told.logits), []
+    truth, pairs = torch.zeros_like(found.logits), []
     for i, (box, point) in enumerate(zip(boxes, points, strict=True)):
         if len(box):
             with torch.no_grad():
-                cost = 5 * (box[:, None] - told.boxes[i]).abs().sum(-1) - 2 * generalised_iou(
-                    box[:, None], told.boxes[i]
+                cost = 5 * (box[:, None] - found.boxes[i]).abs().sum(-1) - 2 * generalised_iou(
+                    box[:, None], found.boxes[i]
                 )
                 unit = box[:, None, None, 2:]
-                cost += 2 * ((point[:, None] - told.points[i]).abs() / unit).mean((2, 3))
-                cost -= 2 * told.logits[i].sigmoid()
+                cost += 2 * ((point[:, None] - found.points[i]).abs() / unit).mean((2, 3))
+                cost -= 2 * found.logits[i].sigmoid()
                 own = torch.from_numpy(cheapest_pairs(cost.double().cpu().numpy())).to(box.device)
             truth[i, own] = 1
-            pairs.append((told.boxes[i, own], box, told.points[i, own], point))
+            pairs.append((found.boxes[i, own], box, found.points[i, own], point))
     count = max(1, sum(map(len, boxes)))
-    probability = told.logits.sigmoid()
+    probability = found.logits.sigmoid()
     wrong = truth * (1 - probability) + (1 - truth) * probability
     balance = 0.25 * truth + 0.75 * (1 - truth)
-    focal = balance * wrong**2 * F.binary_cross_entropy_with_logits(told.logits, truth, reduction="none")
+    focal = balance * wrong**2 * F.binary_cross_entropy_with_logits(found.logits, truth, reduction="none")
     losses = {"logits": 2 * focal.sum() / count}
     if not pairs:
-        return losses | dict.fromkeys(("boxes", "giou", "points"), 0 * (told.boxes.sum() + told.points.sum()))
+        return losses | dict.fromkeys(("boxes", "giou", "points"), 0 * (found.boxes.sum() + found.points.sum()))
     box, true_box, point, true_point = (torch.cat(each) for each in zip(*pairs, strict=True))
     return losses | {
         "boxes": 5 * (box - true_box).abs().sum() / count,
