@@ -22,7 +22,7 @@ from mien.networks.deploy import to_float
 from mien.networks.plain import PlainClassifier
 from mien.nn import BatchTransformer
 from mien.training.crops import GREY48, Crops
-from mien.training.faces import Faces
+from mien.training.faces import FaceData
 from mien.training.in_memory import InMemory
 from mien.training.teachers import Teachers
 from mien.training.vouching import examples, measure_vouching
@@ -238,7 +238,7 @@ def test_teachers_probabilities_can_be_computed_once(recipe, tmp_path, capsys):
     file = tmp_path / "runs/teacher/last.safetensors"
     taught = {"teachers": [str(file)], "teachers_once": True, "task__teach": 0.25, "trust": True, "cache": False}
     assert main(["train", recipe("SmallPlain", name="taught", rest=[], faces__in_memory=True, **taught)]) == 0
-    faces = Faces(Folder(path="faces"), aligned=0.0, in_memory=True)
+    faces = FaceData(Folder(path="faces"), aligned=0.0, in_memory=True)
     faces.teach_once(Teachers([file], LABELS, GREY48, trust=True), 0.25)
     faces.setup()
     shown, target, label = faces.train_faces.__getitems__([0, 23])

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -120,3 +121,14 @@ def test_public_callables_list_their_arguments():
             if len(taken) > 2 and (unlisted := set(taken).difference(listed)):
                 missing[f"{package}.{name}"] = unlisted
     assert count > 250 and missing == {}
+
+
+def test_a_class_name_means_one_thing():
+    defined = Counter(
+        node.name
+        for path in SOURCE.glob("mien/**/*.py")
+        for node in ast.parse(path.read_bytes()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    twice = {name for name, count in defined.items() if count > 1}
+    assert twice == {"Findings", "Measured"}  # public both: of a data set and a study, of expressions and heads

@@ -316,11 +316,11 @@ def test_groups_are_kept(tmp_path, mien):
 
 
 def test_prepared_faces_go_into_training(tmp_path, mien):
-    from mien.training.faces import Faces
+    from mien.training.faces import FaceData
 
     root = write_folder(tmp_path / "set")
     assert mien("prepare", "folder", root, "faces", "--align", "as-is")[0] == 0
-    faces = Faces(open_dataset("faces"), batch_size=4, aligned=0.0)
+    faces = FaceData(open_dataset("faces"), batch_size=4, aligned=0.0)
     faces.setup()
     images, targets, labels = faces.train_faces[1]
     assert images.shape == (112, 112, 3)

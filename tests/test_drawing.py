@@ -17,7 +17,7 @@ from conftest import COLOURS, HEADER, write_stand_in
 from PIL import Image
 
 import mien
-from mien.commands.terminal import Progress, Table
+from mien.commands.terminal import Progress, TerminalTable
 from mien.demo import show
 from mien.errors import MienError, MissingExtra, ReadError
 from mien.faces import Face, Faces, open_picture
@@ -347,7 +347,7 @@ def test_doubtful_answers_are_marked(tmp_path):
 
 
 def test_doubtful_answers_are_marked_in_tables(capsys):
-    table = Table(Progress(1), ["a.jpg"], [expression_output(EXPRESSIONS)], doubt=0.5)
+    table = TerminalTable(Progress(1), ["a.jpg"], [expression_output(EXPRESSIONS)], doubt=0.5)
     for probability in (0.49, 0.51):
         table.write({"source": "a.jpg", "face": 0, **face(probability=probability).to_dict()})
     _, unsure, sure = capsys.readouterr().out.splitlines()

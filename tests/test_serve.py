@@ -46,7 +46,7 @@ from mien.service.bodies import pictures_in  # noqa: E402
 from mien.service.dispatch import Dispatcher, Worker  # noqa: E402
 from mien.service.limits import busy  # noqa: E402
 from mien.service.schema import Labels, Question, answers, example  # noqa: E402
-from mien.service.worker import Answer, Job, JobReader, Request, Slow, Threads  # noqa: E402
+from mien.service.worker import Answer, JobReader, ReadJob, Request, Slow, Threads  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 OUTPUTS = (expression_output(EXPRESSIONS),)
@@ -587,7 +587,7 @@ def dispatched(monkeypatch, names, answer=None, later=(), **options):
 
     async def submit(name):
         try:
-            return (await dispatcher.submit(Job([(name, b"")], False, time.monotonic() + 30))).body.decode()
+            return (await dispatcher.submit(ReadJob([(name, b"")], False, time.monotonic() + 30))).body.decode()
         except Refused as refused:
             return refused.status, refused.code
 
@@ -714,12 +714,12 @@ def test_nothing_is_kept_of_those_who_wait_no_longer():
     async def run():
         for _ in range(2):
             with pytest.raises(Refused, match="timeout"):
-                await dispatcher.submit(Job([("a", b"")], False, time.monotonic() + 0.01))
+                await dispatcher.submit(ReadJob([("a", b"")], False, time.monotonic() + 0.01))
             assert dispatcher.waiting == 0
-        full = asyncio.create_task(dispatcher.submit(Job([], False, time.monotonic() + 30)))
+        full = asyncio.create_task(dispatcher.submit(ReadJob([], False, time.monotonic() + 30)))
         await asyncio.sleep(0)
         with pytest.raises(Refused, match="queue_full"):
-            await dispatcher.submit(Job([], False, time.monotonic() + 30))
+            await dispatcher.submit(ReadJob([], False, time.monotonic() + 30))
         full.cancel()
 
     asyncio.run(run())
@@ -906,7 +906,7 @@ def job_reader(read, limits=None):
 
 
 def in_an_hour(*pictures, aligned=False):
-    return Job([(str(number), data) for number, data in enumerate(pictures)], aligned, time.monotonic() + 3600)
+    return ReadJob([(str(number), data) for number, data in enumerate(pictures)], aligned, time.monotonic() + 3600)
 
 
 def test_a_job_that_breaks_the_reader_harms_no_other():

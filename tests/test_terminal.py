@@ -7,7 +7,7 @@ import pytest
 
 import mien.commands.doctor as doctor
 from mien.__main__ import COMMANDS, GROUPS, main
-from mien.commands.terminal import Progress, Table
+from mien.commands.terminal import Progress, TerminalTable
 from mien.labels import EXPRESSIONS
 from mien.outputs import Output, expression_output
 
@@ -48,7 +48,7 @@ def lines(monkeypatch, capsys, terminal=True, columns=100) -> list[str]:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     outputs = [expression_output(EXPRESSIONS), Output("not_a_face", "binary", ("not_a_face",))]
-    table = Table(Progress(1), ["a.jpg"], outputs)
+    table = TerminalTable(Progress(1), ["a.jpg"], outputs)
     for expression, source, doubt in (("happiness", "a.jpg", 0.02), ("uncertain", "\x1b[31mb.jpg", 0.9)):
         face = {"face": 0, "box": [4, 3, 20, 30], "expression": expression, "probability": 0.62, "probabilities": PROBS}
         table.write({"source": source, **face, "not_a_face": doubt})

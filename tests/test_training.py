@@ -39,7 +39,7 @@ from mien.nn.grid import to_tokens
 from mien.training.augment import APViTAugment, Augment, Erase, Jpeg, Resample, Tint, mix_up
 from mien.training.callbacks import Average, MetricsFile, Waiting
 from mien.training.crops import GREY48, Crops
-from mien.training.faces import Batches, Faces, Order, count_repeats, weigh_classes
+from mien.training.faces import Batches, FaceData, Order, count_repeats, weigh_classes
 from mien.training.run import parser, start_from, train
 from mien.training.sam import SAM
 from mien.training.task import Task, learning_rate
@@ -1008,7 +1008,7 @@ def test_landmarks_are_found_once(tmp_path, monkeypatch):
         Image.open(ROOT / "examples" / "hopper.jpg").save(root / split / "neutral" / "face.png")
         Image.new("RGB", (64, 64), "grey").save(root / split / "neutral" / "nobody.png")
     cache = tmp_path / "new" / "landmarks.npy"
-    faces = Faces(Folder(str(root)), aligned=1.0, landmarks_cache=str(cache))
+    faces = FaceData(Folder(str(root)), aligned=1.0, landmarks_cache=str(cache))
     faces.setup()
     assert faces.preprocess["trained_on"] == ["arcface112"]
     found = np.load(cache)
@@ -1024,11 +1024,13 @@ def test_landmarks_are_found_once(tmp_path, monkeypatch):
     assert np.array_equal(faces.validation_faces[0][0], crop(picture, GREY48))
 
     monkeypatch.setattr("mien.training.faces.YuNet", lambda **_: pytest.fail("the cache was not used"))
-    Faces(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache)).setup()
+    FaceData(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache)).setup()
     np.save(cache, found[:1])
     with pytest.raises(MienError, match="landmarks of 1 rows, but the data has 2; remove it"):
-        Faces(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache)).setup()
-    Faces(Folder(str(root)), GREY48 | {"align": "none"}, aligned=0.5).setup()  # nothing to align, nothing to look for
+        FaceData(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache)).setup()
+    FaceData(
+        Folder(str(root)), GREY48 | {"align": "none"}, aligned=0.5
+    ).setup()  # nothing to align, nothing to look for
 
 
 @pytest.mark.parametrize(
@@ -1041,14 +1043,14 @@ def test_landmarks_are_found_once(tmp_path, monkeypatch):
     ],
 )
 def test_preprocess_says_what_was_shown(aligned, align, trained_on, pictures):
-    faces = Faces(Folder(str(pictures)), GREY48 | {"align": align}, aligned=aligned)
+    faces = FaceData(Folder(str(pictures)), GREY48 | {"align": align}, aligned=aligned)
     assert faces.preprocess["trained_on"] == trained_on
     assert GREY48["trained_on"] == ["as is", "arcface112"]
 
 
 def test_subset_is_the_same_rows_every_time(pictures):
     def chosen():
-        faces = Faces(Folder(str(pictures)), aligned=0.0, subset=5)
+        faces = FaceData(Folder(str(pictures)), aligned=0.0, subset=5)
         faces.setup()
         return [row.name for row in faces.train_faces.rows]
 
@@ -1076,7 +1078,7 @@ def test_balance_draws_classes_alike(pictures):
             return [Row(np.zeros((2, 2, 3), np.uint8), target[int(i >= 900)], split) for i in range(1000)]
 
     def counts(balance):
-        faces = Faces(Lopsided(), aligned=0.0, balance=balance, batch_size=10)
+        faces = FaceData(Lopsided(), aligned=0.0, balance=balance, batch_size=10)
         faces.setup()
         drawn = [i for i, _ in faces.train_dataloader().sampler]
         assert len(drawn) == 1000
@@ -1130,7 +1132,7 @@ def test_processes_share_what_they_are_judged_by(pictures):
     """Every face once, though there are not as many for each."""
     seen = []
     for rank in range(4):
-        faces = Faces(Folder(str(pictures)), aligned=0.0, batch_size=4)
+        faces = FaceData(Folder(str(pictures)), aligned=0.0, batch_size=4)
         faces.trainer = SimpleNamespace(global_rank=rank, world_size=4)
         faces.setup()
         seen += [label for batch in faces.val_dataloader() for label in batch[2].tolist()]
@@ -1141,7 +1143,7 @@ def test_processes_share_what_they_are_judged_by(pictures):
 
 
 def test_landmarks_are_looked_for_by_one_process(tmp_path, pictures, monkeypatch):
-    faces = Faces(Folder(str(pictures)), aligned=1.0, landmarks_cache=str(tmp_path / "landmarks.npy"))
+    faces = FaceData(Folder(str(pictures)), aligned=1.0, landmarks_cache=str(tmp_path / "landmarks.npy"))
     faces.prepare_data()
     monkeypatch.setattr("mien.training.faces.YuNet", lambda **_: pytest.fail("the cache was not used"))
     faces.setup()
@@ -1176,7 +1178,7 @@ def test_classes_weigh_by_their_counts():
             return [Row(np.zeros((2, 2, 3), np.uint8), np.array([0.75, 0.25], np.float32), split)] * 4
 
     for targets, expected in (("votes", [2 / 3, 2]), ("label", [1, 0])):
-        faces = Faces(Votes(), aligned=0.0, targets=targets)
+        faces = FaceData(Votes(), aligned=0.0, targets=targets)
         faces.setup()
         np.testing.assert_allclose(faces.class_weights(1.0), expected)
 
@@ -1208,11 +1210,11 @@ def test_a_run_with_class_weights(how, recipe):
 
 def test_balance_and_oversampling_exclude_each_other(pictures):
     with pytest.raises(MienError, match="not both"):
-        Faces(Folder(str(pictures)), balance=1.0, oversample="sqrt")
+        FaceData(Folder(str(pictures)), balance=1.0, oversample="sqrt")
 
 
 def test_training_faces_come_larger_than_the_input(pictures):
-    faces = Faces(Folder(str(pictures)), GREY48 | {"align": "none"}, oversample="sqrt", train_size=40, batch_size=5)
+    faces = FaceData(Folder(str(pictures)), GREY48 | {"align": "none"}, oversample="sqrt", train_size=40, batch_size=5)
     faces.setup()
     (images, *_), *rest = faces.train_dataloader()
     assert images.shape == (5, 40, 40, 3) and len(rest) == 1
@@ -1222,7 +1224,7 @@ def test_training_faces_come_larger_than_the_input(pictures):
 
 def test_last_batch_is_left_out_unless_it_is_the_only_one(pictures):
     for size, batches in ((5, 2), (4, 3), (12, 1), (50, 1)):
-        faces = Faces(Folder(str(pictures)), aligned=0.0, batch_size=size)
+        faces = FaceData(Folder(str(pictures)), aligned=0.0, batch_size=size)
         faces.setup()
         assert len(faces.train_dataloader()) == batches == len(list(faces.train_dataloader()))
         assert isinstance(faces.train_dataloader(), Batches)

@@ -14,7 +14,7 @@ from typing import Any
 from mien.commands.reference import Reference
 from mien.commands.rows import Writer
 from mien.commands.terminal import Progress, counted, people_table
-from mien.commands.window import Window
+from mien.commands.window import ViewWindow
 from mien.console import interrupted, printable
 from mien.errors import ReadError
 from mien.files import whole
@@ -39,7 +39,7 @@ class Films:
         bar: Progress,
         counts: Counter[str],
         reference: Reference | None = None,
-        window: Window | None = None,
+        window: ViewWindow | None = None,
     ):
         self._window = window
         self._args, self._reader, self._bar, self._counts = args, reader, bar, counts

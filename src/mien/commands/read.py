@@ -28,8 +28,8 @@ from mien.commands.options import (
 )
 from mien.commands.reference import Reference, say_by
 from mien.commands.rows import WRITERS, JsonLinesWriter, Writer
-from mien.commands.terminal import Changes, Progress, Table, counted
-from mien.commands.window import Window
+from mien.commands.terminal import Changes, Progress, TerminalTable, counted
+from mien.commands.window import ViewWindow
 from mien.console import printable
 from mien.errors import ReadError, require
 from mien.faces import VIDEO_SUFFIXES, find_pictures, is_video
@@ -156,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         if args.summary:
             require("matplotlib.figure", "video")
     _check(args, moving)
-    window = Window() if args.show else None
+    window = ViewWindow() if args.show else None
     written = {"summary": [args.summary, args.summary.with_suffix(".png")] if args.summary else []}
     written["events"] = [args.events] if args.events else []
     for option, files in written.items():
@@ -187,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
             options = {"raw": args.raw, "change": reference is not None}
             writer = WRITERS[args.output.suffix](stack.enter_context(whole(args.output)), outputs, moving, **options)
         elif sys.stdout.isatty():
-            writer = (Changes if moving else Table)(bar, sources, outputs, reader.doubt)
+            writer = (Changes if moving else TerminalTable)(bar, sources, outputs, reader.doubt)
         else:
             writer = JsonLinesWriter(sys.stdout.buffer, outputs)
         if reference:
@@ -207,7 +207,7 @@ def run(args: argparse.Namespace) -> int:
             reels.summarise()
     if args.output:
         print(f"{args.output}: {counted(counts['face'], 'face')} in {_read_text(counts)}")
-    elif isinstance(writer, Table) and not moving and len(sources) > 1:
+    elif isinstance(writer, TerminalTable) and not moving and len(sources) > 1:
         shown = f": {writer.totals()}" if counts["face"] else ""
         print(f"{counted(counts['face'], 'face')} in {_read_text(counts)}{shown}")
     if args.output or sys.stdout.isatty():

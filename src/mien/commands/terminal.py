@@ -31,7 +31,7 @@ def coloured() -> bool:
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-class Table:
+class TerminalTable:
     """Prints records of pictures as a person reads them, with the second likeliest expression where it has room.
 
     doubt: the probability below which an expression is marked "?".
@@ -126,7 +126,7 @@ def _brief(output: Output, answer: Any) -> str:
     return " ".join(f"{label} {value:.{digits}f}" for label, value in answer.items())
 
 
-class Changes(Table):
+class Changes(TerminalTable):
     """Prints records of videos as a person reads them: those where somebody's expression changes."""
 
     first, time = "source", 12

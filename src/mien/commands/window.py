@@ -13,7 +13,7 @@ _ROOM = 0.9  # of the screen that the window takes at most
 _LOOK = 0.02  # seconds between two looks at what the person presses
 
 
-class Window:
+class ViewWindow:
     """Shows frames until it is closed, or q or Escape is pressed in it: `closed` then is true.
 
     Raises MienError where there is no display, or no tkinter.

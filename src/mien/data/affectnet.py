@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from mien.data.listing import Entry, Listing, find, read_text
+from mien.data.listing import ListedPicture, Listing, find, read_text
 from mien.errors import MienError
 from mien.labels import ORDERS
 from mien.outputs import VALENCE_AROUSAL
@@ -69,7 +69,7 @@ class AffectNet(Listing):
     def lines(self, split: str) -> Iterable[tuple[str, dict[str, str] | Path]]:
         return self._csv(self.lists[split]) if self.lists else self._folder(self.folders[split])
 
-    def parse(self, line: dict[str, str] | Path, split: str) -> Entry | None:
+    def parse(self, line: dict[str, str] | Path, split: str) -> ListedPicture | None:
         return self._row(line) if isinstance(line, dict) else self._annotated(line)
 
     def _label(self, word: str) -> int | None:
@@ -94,7 +94,7 @@ class AffectNet(Listing):
         except csv.Error as error:  # a quotation mark that is never closed
             raise MienError(f"{file}:{table.line_num}: {error}") from error
 
-    def _row(self, line: dict[str, str]) -> Entry | None:
+    def _row(self, line: dict[str, str]) -> ListedPicture | None:
         if "expression" not in line:
             raise ValueError("the line ends before its label")
         label = self._label(line["expression"])
@@ -109,7 +109,7 @@ class AffectNet(Listing):
             raise ValueError(f"the box of {width}×{height} is empty")
         name = line["subDirectory_filePath"]
         box = (x, y, width, height)
-        return Entry(self.pictures / name, -1 if label is None else label, name, box, targets=targets)
+        return ListedPicture(self.pictures / name, -1 if label is None else label, name, box, targets=targets)
 
     def _targets(self, word: Callable[[str], str]) -> dict[str, np.ndarray]:
         """The values of "valence" and "arousal", where they are wanted and somebody gave them."""
@@ -134,7 +134,7 @@ class AffectNet(Listing):
             file = folder / "annotations" / f"{name}_exp.npy"
             yield str(file), file
 
-    def _annotated(self, file: Path) -> Entry | None:
+    def _annotated(self, file: Path) -> ListedPicture | None:
         name = file.name.removesuffix("_exp.npy")
 
         def word(kind: str) -> str:
@@ -150,4 +150,4 @@ class AffectNet(Listing):
         if label is None and not targets:
             return None
         picture = file.parents[1] / "images" / f"{name}.jpg"
-        return Entry(picture, -1 if label is None else label, name, targets=targets)
+        return ListedPicture(picture, -1 if label is None else label, name, targets=targets)

@@ -22,7 +22,7 @@ _WHERE = re.compile(r"(?P<file>.+?)(?::| line | row | picture | frame )(?P<line>
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class DataProblem:
     """What makes a set wrong.
 
     kind: "row" is one that says what cannot be; "picture" one that cannot be read, or whose box lies outside of it;
@@ -66,7 +66,7 @@ class Checked:
     counts: dict[str, np.ndarray] = field(default_factory=dict)
     unlabelled: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[DataProblem] = field(default_factory=list)
     repeated: dict[str, list[tuple[str, str, bool]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     tiles: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict)
@@ -105,28 +105,28 @@ def check(data: DataSet, *, workers: int | None = None, shown: int = 24, progres
                     reported.add((row.source, row.reason))
                     checked.left_out[split] += row.rows
                     reason = str(row).removeprefix(f"{row.source}: ")
-                    checked.problems.append(Problem("row", split, row.source, reason))
+                    checked.problems.append(DataProblem("row", split, row.source, reason))
             shows = _spread(rows, shown)
             subjects[split] = {row.subject for row in rows if row.subject is not None}
             looked = _look(pool, rows, shows, split if progress else None)
             for row, seen in zip(rows, looked, strict=True):
                 if isinstance(seen, ReadError):
                     checked.left_out[split] += 1
-                    checked.problems.append(Problem("picture", split, seen.source, seen.reason))
+                    checked.problems.append(DataProblem("picture", split, seen.source, seen.reason))
                 else:
                     _count(checked, row, *seen, first)
             if not checked.counts[split].any() and not checked.unlabelled[split]:
-                checked.problems.append(Problem("split", split, str(data), f"no usable row in {split!r}"))
+                checked.problems.append(DataProblem("split", split, str(data), f"no usable row in {split!r}"))
             data.compare(repr(split), checked.counts[split].tolist(), data.published.get(split, ()))
     checked.warnings = [*data.warnings, *_warnings(checked, subjects)]
     return checked
 
 
-def _read(data: DataSet, split: str, problems: list[Problem]) -> Iterator[Row | ReadError]:
+def _read(data: DataSet, split: str, problems: list[DataProblem]) -> Iterator[Row | ReadError]:
     try:
         yield from data.read(split)
     except MienError as error:
-        problems.append(Problem("split", split, str(data), str(error).removeprefix(f"{data}: ")))
+        problems.append(DataProblem("split", split, str(data), str(error).removeprefix(f"{data}: ")))
 
 
 def _spread(rows: Sequence[Row], shown: int) -> set[int]:
@@ -173,7 +173,7 @@ def _count(checked: Checked, row: Row, digest: bytes, tile: np.ndarray | None, f
         checked.repeated[split].append((row.name, name, row.label == label))
     else:
         reason = f"the same picture as {name}, which is in {split!r}"
-        checked.problems.append(Problem("shared", row.split, row.name, reason))
+        checked.problems.append(DataProblem("shared", row.split, row.name, reason))
 
 
 def _warnings(checked: Checked, subjects: dict[str, set[str]]) -> Iterable[str]:

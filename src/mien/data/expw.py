@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mien.data.listing import Entry, Listing, find, words
+from mien.data.listing import ListedPicture, Listing, find, words
 from mien.labels import ORDERS
 
 _PUBLISHED = (3671, 3995, 1088, 30537, 10559, 7060, 34883)  # 91,793 in all
@@ -52,7 +52,7 @@ class ExpW(Listing):
     def lines(self, split: str) -> Iterable[tuple[str, list[str]]]:
         return words(self.list)
 
-    def parse(self, line: list[str], split: str) -> Entry | None:
+    def parse(self, line: list[str], split: str) -> ListedPicture | None:
         name, *rest = line
         if self.split_of[name] != split:
             return None
@@ -65,4 +65,4 @@ class ExpW(Listing):
             ) from error
         if x_end <= x or y_end <= y:
             raise ValueError(f"the box of {left} to {right}, {top} to {bottom} is empty")
-        return Entry(self.pictures / name, self.number(label), f"{name} {face}", (x, y, x_end - x, y_end - y))
+        return ListedPicture(self.pictures / name, self.number(label), f"{name} {face}", (x, y, x_end - x, y_end - y))

@@ -12,7 +12,7 @@ from mien.data.row import Row
 from mien.errors import MienError, ReadError
 
 
-class Entry(NamedTuple):
+class ListedPicture(NamedTuple):
     """What a line says.
 
     picture: the file.
@@ -39,7 +39,7 @@ class Listing(DataSet):
         """Where each line stands, "label.lst:3", and what stands there."""
 
     @abstractmethod
-    def parse(self, line: Any, split: str) -> Entry | None:
+    def parse(self, line: Any, split: str) -> ListedPicture | None:
         """The row of a line, None where it is of another split or of no class; ValueError says why it is none."""
 
     def read(self, split: str) -> Iterator[Row | ReadError]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from mien.data.listing import Entry, Listing, find, read_text, words
+from mien.data.listing import ListedPicture, Listing, find, read_text, words
 from mien.errors import MienError
 from mien.labels import ORDERS
 
@@ -54,7 +54,7 @@ class RAFDB(Listing):
     def lines(self, split: str) -> Iterable[tuple[str, list[str]]]:
         return words(self.list)
 
-    def parse(self, line: list[str], split: str) -> Entry | None:
+    def parse(self, line: list[str], split: str) -> ListedPicture | None:
         name, *rest = line
         if not name.startswith(tuple(f"{each}_" for each in self.splits)) or len(rest) != 1:
             raise ValueError(f"{' '.join(line)!r} is not the name of a picture and its label")
@@ -63,7 +63,7 @@ class RAFDB(Listing):
         label = self.number(rest[0], first=1)
         aligned = self.pictures / f"{Path(name).stem}_aligned{Path(name).suffix}"
         picture = aligned if aligned.exists() else self.pictures / name
-        return Entry(picture, label, name, groups=self._attributes(Path(name).stem) if self.groups else {})
+        return ListedPicture(picture, label, name, groups=self._attributes(Path(name).stem) if self.groups else {})
 
     def _attributes(self, name: str) -> dict[str, str]:
         file = self.attributes / f"{name}_manu_attri.txt"

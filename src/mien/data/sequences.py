@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Track(NamedTuple):
+class SyntheticTrack(NamedTuple):
     """A made-up track.
 
     times: (T,) float32, seconds, rising.
@@ -59,7 +59,7 @@ class FaceSequences:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, i: int) -> Track:
+    def __getitem__(self, i: int) -> SyntheticTrack:
         if not 0 <= i < self.count:
             raise IndexError(i)
         chance = np.random.default_rng([self.seed, i])
@@ -73,7 +73,7 @@ class FaceSequences:
         shown = np.where(wrong, strangers, faces)
         part = np.where(wrong, 1.0, share).astype(np.float32)[:, None]
         values = part * self.features[shown, views] + (1 - part) * self.features[before, views]
-        return Track(times, values.astype(np.float32), target, faces)
+        return SyntheticTrack(times, values.astype(np.float32), target, faces)
 
     def _times(self, chance: np.random.Generator) -> np.ndarray:
         rate = float(np.exp(chance.uniform(np.log(5), np.log(30))))

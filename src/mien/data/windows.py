@@ -10,7 +10,7 @@ from mien.errors import MienError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Window:
+class FrameWindow:
     """Some frames of one subject, in order.
 
     subject: whose they are.
@@ -30,7 +30,7 @@ def windows(
     stride: int | None = None,
     rate: float | Mapping[str, float] = 30.0,
     gap: float = 1.0,
-) -> list[Window]:
+) -> list[FrameWindow]:
     """The stretches of the rows of each subject, which have numbers (as those of `AffWild2` have: that of the frame).
 
     rows: in whatever order; their labels, action units, valence and arousal stay where they are.
@@ -64,5 +64,5 @@ def windows(
             for start in range(0, max(1, len(stretch) - length + (stride or length)), stride or length):
                 part = stretch[start : start + length]
                 if len(part):
-                    found.append(Window(subject, indices[part], (numbers[part] / fps).astype(np.float32)))
+                    found.append(FrameWindow(subject, indices[part], (numbers[part] / fps).astype(np.float32)))
     return found

@@ -36,7 +36,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class JointLook:
     """What both halves together say of what the other half of each chose.
 
     chosen: by the half that judged, the name of the model. temperature: likewise, fitted on the half that chose.
@@ -95,7 +95,7 @@ def look(
     half: np.ndarray,
     labels: Sequence[str],
     against: np.ndarray | None = None,
-) -> Look:
+) -> JointLook:
     """Each half judges the model, and the temperature, that the other one chose; figures are of both together.
 
     probs, targets: as `candidates` takes them. half: (N,), of `halves`. against: (N, C), answers to compare with.
@@ -117,10 +117,10 @@ def look(
         reports[rule] = classification_report(answers[counts], target[counts], labels)
         if against is not None:
             differences[rule] = compare(against[counts], answers[counts], target[counts])
-    return Look(chosen, temperature, reports, differences)
+    return JointLook(chosen, temperature, reports, differences)
 
 
-def log_look(file: Path, what: str, found: Look, against: str = "") -> int:
+def log_look(file: Path, what: str, found: JointLook, against: str = "") -> int:
     """Append a row a rule to the table of looks at the end of a Markdown page; the number of the look, from 1.
 
     Looks are counted over the rows that the table has. A page without that table gets one.

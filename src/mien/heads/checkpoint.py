@@ -24,7 +24,7 @@ NETWORK = "mien.networks.directmhp.DirectMHP"
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as the trunk's weights know pictures
 
 
-class Deployed(nn.Module):
+class DeployedHeads(nn.Module):
     """Pictures uint8 (B, S, S, 3) RGB -> scores (B, N), boxes (B, N, 4) in pixels, encoded angles (B, N, 3)."""
 
     def __init__(self, network: nn.Module, mean: list[float], std: list[float]):
@@ -67,7 +67,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Callable[[np.ndarray], dict
 
 def runner(network: DirectMHP, header: Mapping[str, Any]) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """A network as `HeadDetector` runs it."""
-    module = Deployed(network, header["mean"], header["std"]).eval()
+    module = DeployedHeads(network, header["mean"], header["std"]).eval()
 
     def run(pictures: np.ndarray) -> dict[str, np.ndarray]:
         with torch.inference_mode():
@@ -77,7 +77,7 @@ def runner(network: DirectMHP, header: Mapping[str, Any]) -> Callable[[np.ndarra
 
 
 def export_heads(source: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """Write a checkpoint as ONNX: `faces` uint8 (batch, S, S, 3) -> scores, boxes, angles, as `Deployed` gives them.
+    """Write a checkpoint as ONNX: `faces` uint8 (batch, S, S, 3) -> scores, boxes, angles, those of `DeployedHeads`.
 
     Raises CheckpointError for a file that is no head detector, MissingExtra without the extra [export].
     """
@@ -93,7 +93,7 @@ def export_heads(source: str | os.PathLike[str], out: str | os.PathLike[str]) ->
         raise CheckpointError(f"{out}: a head detector is exported to a .onnx file")
     network, header = load_heads(source)
     size = header["input_size"]
-    module = Deployed(network, header["mean"], header["std"]).eval()
+    module = DeployedHeads(network, header["mean"], header["std"]).eval()
     pictures = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     with torch.no_grad():
         program = torch.export.export(module, (pictures,), dynamic_shapes=({0: BATCH},), strict=False)

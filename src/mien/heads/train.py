@@ -13,7 +13,7 @@ from mien.errors import MienError, ReadError
 from mien.faces import open_picture
 from mien.heads.angles import encode
 from mien.heads.annotations import Picture, read_annotations
-from mien.heads.checkpoint import MEAN, NETWORK, STD, Deployed, runner, save_heads
+from mien.heads.checkpoint import MEAN, NETWORK, STD, DeployedHeads, runner, save_heads
 from mien.heads.detector import HeadDetector
 from mien.heads.loss import WEIGHTS, directmhp_loss
 from mien.heads.measure import LEAST, Measured, measure_detector, summary
@@ -120,7 +120,7 @@ def train_heads(
         [(torch.from_numpy(one), torch.from_numpy(other)) for one, other in zip(boxes, angles, strict=True)],
         [(torch.from_numpy(one), torch.from_numpy(other)) for _, one, other in mirrored],
     ]
-    deployed = Deployed(model, MEAN, STD)
+    deployed = DeployedHeads(model, MEAN, STD)
 
     def front(batch: Sequence[tuple[int, int]]) -> torch.Tensor:
         shown = np.stack([mirrored[i][0] if m else images[i] for i, m in batch])

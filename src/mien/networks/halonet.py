@@ -58,7 +58,7 @@ class HalvingHalo(Halo):
         return merge_heads(self.attend.gather(scores, v, layout, padding=(rest[:, :, asking, None], None)))
 
 
-class Unit(nn.Module):
+class ConvUnit(nn.Module):
     """A convolution without a bias, batch norm, and what follows it."""
 
     def __init__(self, channels: int, out: int, size: int = 1, stride: int = 1, act: nn.Module | None = None):
@@ -88,12 +88,12 @@ class Bottleneck(nn.Module):
     ):
         super().__init__()
         mid = out // 4
-        self.shortcut = Unit(channels, out, 1, stride) if channels != out or stride > 1 else nn.Identity()
-        self.conv1_1x1 = Unit(channels, mid, act=act)
-        self.conv2_kxk = Unit(mid, mid, 3, stride, act) if attn is None else None
+        self.shortcut = ConvUnit(channels, out, 1, stride) if channels != out or stride > 1 else nn.Identity()
+        self.conv1_1x1 = ConvUnit(channels, mid, act=act)
+        self.conv2_kxk = ConvUnit(mid, mid, 3, stride, act) if attn is None else None
         self.attn, self.stride = attn, stride
         self.post_attn = None if attn is None else nn.BatchNorm2d(mid)
-        self.conv3_1x1 = Unit(mid, out)
+        self.conv3_1x1 = ConvUnit(mid, out)
         self.drop_path, self.act = DropPath(drop_path), act
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class HaloNet(Network):
         widths = (3, 3 * stem // 8, stem // 2, stem)
         self.stem = nn.Sequential()
         for i in range(3):
-            self.stem.add_module(f"conv{i + 1}", Unit(widths[i], widths[i + 1], 3, 1 if i else 2, kind()))
+            self.stem.add_module(f"conv{i + 1}", ConvUnit(widths[i], widths[i + 1], 3, 1 if i else 2, kind()))
         self.stem.add_module("pool", nn.MaxPool2d(3, 2, 1))
         options = {"block_size": block_size, "halo_size": halo_size, "mask_padding": mask_padding, "proj": False}
         halves = [i > 0 and j == 0 for i, blocks in enumerate(plan) for j, one in enumerate(blocks) if one == "a"]

@@ -13,7 +13,7 @@ from mien.nn.observe import Layout, Stages
 LAYOUT = Layout("class")
 
 
-class Gather(nn.Module):
+class TokenGather(nn.Module):
     """Makes one vector a face of tokens (B, N, dim) and attn (B, heads, N): (B, dim)."""
 
     def heads(self, tokens: Tensor, attn: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ class Gather(nn.Module):
         return self.join(self.heads(tokens, attn))
 
 
-class WeightedSum(Gather):
+class WeightedSum(TokenGather):
     """`Σ_n attn[n] tokens[n]`: tokens (B, N, dim), attn (B, 1, N) -> (B, dim)."""
 
     def heads(self, tokens: Tensor, attn: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class WeightedSum(Gather):
         return heads[:, 0]
 
 
-class ProjectedSum(Gather):
+class ProjectedSum(TokenGather):
     """`norm(proj(Σ_n attn[n] v(tokens[n])))`, a sum a head: tokens (B, N, dim), attn (B, heads, N) -> (B, dim)."""
 
     def __init__(self, dim: int, num_heads: int, dropout: float):
@@ -71,7 +71,7 @@ class BranchPool(OwnLoss):
     dazhangyu123/ACMIL, e53d19c.
     """
 
-    gather: Gather
+    gather: TokenGather
 
     def __init__(self, num_branches: int, top_k: int, mask_ratio: float):
         super().__init__()
@@ -86,7 +86,7 @@ class BranchPool(OwnLoss):
         """(B, N, dim) -> (B, heads, M, N)."""
         raise NotImplementedError
 
-    def make_gather(self) -> Gather:
+    def make_gather(self) -> TokenGather:
         """Builds what makes a vector of the tokens: one for the pool, and in a head one for each branch."""
         raise NotImplementedError
 
@@ -141,7 +141,7 @@ class ACMILPool(BranchPool):
     def scores(self, tokens: Tensor) -> Tensor:
         return self.score(self.gate_v(tokens).tanh() * self.gate_u(tokens).sigmoid()).mT[:, None]
 
-    def make_gather(self) -> Gather:
+    def make_gather(self) -> TokenGather:
         return WeightedSum()
 
 
@@ -179,7 +179,7 @@ class ACMILQueryPool(BranchPool):
     def scores(self, tokens: Tensor) -> Tensor:
         return self.score(tokens).mT.unflatten(1, (self.num_heads, self.num_branches))
 
-    def make_gather(self) -> Gather:
+    def make_gather(self) -> TokenGather:
         return ProjectedSum(self.dim, self.num_heads, self.dropout)
 
 

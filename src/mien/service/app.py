@@ -15,12 +15,12 @@ from mien.outputs import Output
 from mien.service.apidocs import page
 from mien.service.bodies import pictures_in
 from mien.service.dispatch import Dispatcher
-from mien.service.gate import GUARDED, Gate
+from mien.service.gate import GUARDED, RequestGate
 from mien.service.keys import Keys
 from mien.service.limits import Limits, Refused
 from mien.service.metrics import Metrics
 from mien.service.schema import Health, Labels, Problem, Upload, answers, example
-from mien.service.worker import Job
+from mien.service.worker import ReadJob
 
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -62,7 +62,7 @@ _UPLOAD = {
 
 def make_app(
     dispatcher: Dispatcher, *, limits: Limits, keys: Keys, labels: Labels, outputs: Sequence[Output], version: str
-) -> Gate:
+) -> RequestGate:
     """The application behind its gate."""
     metrics = Metrics()
     reading, unreadable = answers(outputs)
@@ -75,7 +75,7 @@ def make_app(
         deadline = time.monotonic() + limits.seconds
         kind = request.headers.get("content-type", "")
         pictures = await asyncio.to_thread(pictures_in, request.state.body, kind, limits.pictures)
-        answered = await dispatcher.submit(Job(pictures, aligned, deadline))
+        answered = await dispatcher.submit(ReadJob(pictures, aligned, deadline))
         metrics.count(answered)
         return Response(answered.body, answered.status, media_type="application/json")
 
@@ -149,7 +149,7 @@ def make_app(
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
-    gate = Gate(app, dispatcher=dispatcher, limits=limits, keys=keys, metrics=metrics)
+    gate = RequestGate(app, dispatcher=dispatcher, limits=limits, keys=keys, metrics=metrics)
     metrics.gauge("queue_depth", "Requests that no worker has begun with.", lambda: dispatcher.waiting)
     metrics.gauge("requests_working", "Requests that a worker has begun with.", lambda: dispatcher.working)
     metrics.gauge("held_bytes", "Bytes of the requests that are being received or worked on.", lambda: gate.held)

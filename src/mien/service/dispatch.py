@@ -16,7 +16,7 @@ from typing import Any
 
 from mien.errors import MienError
 from mien.service.limits import Limits, Refused, busy
-from mien.service.worker import Answer, Job, Slow, send
+from mien.service.worker import Answer, ReadJob, Slow, send
 
 PATIENCE = 1.0
 """Seconds after which a thread without requests looks whether its worker is still there."""
@@ -55,7 +55,7 @@ class Worker:
         """Whether it has opened the model, and lives."""
         return self._ready and self._process.poll() is None
 
-    def ask(self, jobs: Sequence[Job]) -> list[Answer | int] | Slow:
+    def ask(self, jobs: Sequence[ReadJob]) -> list[Answer | int] | Slow:
         """The answers of `JobReader`. Raises EOFError or OSError where the worker has died or hangs."""
         send(self._stream, jobs)
         return pickle.load(self._stream)
@@ -94,7 +94,7 @@ class _Entry:
     pixels: of its pictures, where the worker put it off because of them.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, job: ReadJob):
         self.job, self.begun, self.died, self.pixels = job, False, False, 0
         self.future: Future[Answer] = Future()
 
@@ -161,7 +161,7 @@ class Dispatcher:
         for worker in self._workers:
             worker.end(max(0.5, until - time.monotonic()) if self._threads else 0.0)
 
-    async def submit(self, job: Job) -> Answer:
+    async def submit(self, job: ReadJob) -> Answer:
         """Raises Refused: 429 if too many are waiting; 503 if no answer came in time or the worker died twice; 422."""
         if self.full:
             raise busy("queue_full", f"{len(self._open)} requests are waiting already")

@@ -23,7 +23,7 @@ ROUTES = (*GUARDED, "/healthz", "/docs", "/openapi.json", "/")
 _HEADERS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 
 
-class Gate:
+class RequestGate:
     """ASGI around the application, which gets only requests that are allowed, their bodies whole and in memory."""
 
     def __init__(self, app: Any, *, dispatcher: Dispatcher, limits: Limits, keys: Keys, metrics: Metrics):

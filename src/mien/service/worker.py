@@ -28,7 +28,7 @@ FACES = 32
 """Faces that the network reads at a time."""
 
 
-class Job(NamedTuple):
+class ReadJob(NamedTuple):
     """One request: pictures by name, `aligned` where they are face crops, and until when somebody waits for it."""
 
     pictures: Sequence[tuple[str, bytes]]
@@ -57,7 +57,7 @@ class Slow(NamedTuple):
     number: int
 
 
-class Picture(bytes):
+class RequestPicture(bytes):
     """A picture's file, the request that is charged with it, and what was read in it."""
 
     request: "Request"
@@ -70,14 +70,14 @@ class Request:
     """A job of a batch, the processor seconds that each of its pictures took, and all their pixels."""
 
     number: int
-    job: Job
-    pictures: list[Picture] = field(default_factory=list)
+    job: ReadJob
+    pictures: list[RequestPicture] = field(default_factory=list)
     spent: list[float] = field(default_factory=list)
     pixels: int = 0
 
     def __post_init__(self) -> None:
         for _, data in self.job.pictures:
-            self.pictures.append(Picture(data))
+            self.pictures.append(RequestPicture(data))
             self.pictures[-1].request = self
 
 
@@ -93,7 +93,7 @@ class Threads(ThreadPoolExecutor):
         self._running: dict[int, tuple[float, int]] = {}  # thread: its time at the beginning, and for which job
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
-        if args and isinstance(args[0], Picture):
+        if args and isinstance(args[0], RequestPicture):
             return super().submit(self._charge, work, *args, **options)
         return super().submit(work, *args, **options)
 
@@ -104,7 +104,7 @@ class Threads(ThreadPoolExecutor):
                 return job
         return None
 
-    def _charge(self, work: Callable[..., Any], picture: Picture, *args: Any, **options: Any) -> Any:
+    def _charge(self, work: Callable[..., Any], picture: RequestPicture, *args: Any, **options: Any) -> Any:
         request, begin, thread = picture.request, time.thread_time(), threading.get_ident()
         if time.monotonic() >= request.job.deadline or sum(request.spent) >= self._seconds:
             picture.skipped = True
@@ -131,7 +131,7 @@ class JobReader:
         }
         self._limits, self.threads = limits, Threads(threads, limits.read_seconds)
 
-    def answers(self, jobs: Sequence[Job]) -> list[Answer | int]:
+    def answers(self, jobs: Sequence[ReadJob]) -> list[Answer | int]:
         """The answers to a batch. A job at which the reader breaks is read again alone, so that it harms no other.
 
         Where the pictures of a batch have more pixels than one request may have, those with most of them are put off:
@@ -203,7 +203,7 @@ class JobReader:
         return Answer(body, 200 if read else 422, read, len(pictures) - read, count)
 
 
-def _refusal(job: Job, refused: Refused) -> Answer:
+def _refusal(job: ReadJob, refused: Refused) -> Answer:
     return Answer(refused.body(), refused.status, 0, len(job.pictures), 0)
 
 

@@ -70,7 +70,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Table:
+class NumberTable:
     """Numbers in rows and columns, such as weights, to be printed or drawn in colours."""
 
     title: str
@@ -96,7 +96,7 @@ class Findings:
     title: str
     settings: Mapping[str, Any]
     bounds: Sequence[Bound]
-    tables: Mapping[str, Table] = field(default_factory=dict)
+    tables: Mapping[str, NumberTable] = field(default_factory=dict)
     series: Mapping[str, Series] = field(default_factory=dict)
 
     @property
@@ -184,7 +184,7 @@ def plot(axes: Any, series: Series) -> None:
     axes.legend(fontsize="small")
 
 
-def paint(axes: Any, table: Table) -> None:
+def paint(axes: Any, table: NumberTable) -> None:
     most = max(abs(value) for row in table.values for value in row) or 1.0
     image = axes.imshow(table.values, cmap="RdBu_r", vmin=-most, vmax=most)
     axes.set_xticks(range(len(table.columns)), table.columns, fontsize="small")

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from mien.nn.attend import Attend, merge_heads, split_heads
 from mien.nn.circuits import circuits
-from mien.study.findings import Bound, Findings, Series, Table
+from mien.study.findings import Bound, Findings, NumberTable, Series
 
 NOISE = 0.1
 """σ², the variance of the noise."""
 
 
-class Size(NamedTuple):
+class IclSize(NamedTuple):
     """d and L, the lengths of tasks that are tried, how long is trained, and how near to theory that brings it."""
 
     covariates: int = 5
@@ -43,7 +43,7 @@ class Size(NamedTuple):
     share: float = 0.10  # of the risk of centred descent, from which that of two heads may differ
 
 
-SMALL = Size(3, 20, (20, 40), (2,), 500, 128, 0.03, 4000, 0.20, (0.80, 0.95), 0.15, 0.985, 0.25)
+SMALL = IclSize(3, 20, (20, 40), (2,), 500, 128, 0.03, 4000, 0.20, (0.80, 0.95), 0.15, 0.985, 0.25)
 
 
 class Tasks(NamedTuple):
@@ -82,7 +82,7 @@ class InContext(nn.Module):
         return self.proj(merge_heads(self.attend(q, k, v)))[:, 0, 0]
 
 
-def train(num_heads: int, size: Size, generator: torch.Generator) -> InContext:
+def train(num_heads: int, size: IclSize, generator: torch.Generator) -> InContext:
     """Adam, its rate to 0 along a cosine, fresh tasks at every step."""
     network = InContext(size.covariates, num_heads)
     optimizer = torch.optim.Adam(network.parameters(), lr=size.rate)
@@ -114,7 +114,7 @@ NAMES = {1: "one head", 2: "two heads"}
 
 def run(small: bool = False) -> Findings:
     """Train one head and two, and hold them against theory; `small`: two heads, smaller and shorter tasks."""
-    size = SMALL if small else Size()
+    size = SMALL if small else IclSize()
     d, pairs = size.covariates, size.pairs
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -166,15 +166,15 @@ def run(small: bool = False) -> Findings:
     inputs = [*(f"x{i + 1}" for i in range(d)), "y"]
     title = f"risk by pairs, trained with {pairs}"
     tables = {
-        "risks": Table(title, list(lines), [str(n) for n in size.lengths], list(lines.values())),
-        "heads": Table(
+        "risks": NumberTable(title, list(lines), [str(n) for n in size.lengths], list(lines.values())),
+        "heads": NumberTable(
             "ω, the mean diagonal of KQ, and μ, the last entry of OV",
             [f"{name}, {i + 1}" for name, (m, _) in by_head.items() for i in range(len(m))],
             ["ω", "μ"],
             [[float(w[i]), float(m[i])] for m, w in by_head.values() for i in range(len(m))],
         ),
         **{
-            f"kq{i + 1}": Table(f"KQ of head {i + 1} of two", inputs, inputs, kq[i].tolist(), drawn=True)
+            f"kq{i + 1}": NumberTable(f"KQ of head {i + 1} of two", inputs, inputs, kq[i].tolist(), drawn=True)
             for i in range(2)
         },
     }

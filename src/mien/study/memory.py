@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mien.nn.linear_attention import remember
-from mien.study.findings import Bound, Findings, Series, Table
+from mien.study.findings import Bound, Findings, NumberTable, Series
 
 RESPONSE = 32  # numbers of a value
 
@@ -191,7 +191,7 @@ def run(small: bool = False) -> Findings:
         ),
     }
     tables = {
-        "rules": Table(
+        "rules": NumberTable(
             "error by the number of pairs, 64 dimensions", list(curves), list(map(str, counts)), list(curves.values())
         )
     }

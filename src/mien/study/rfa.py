@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mien.nn.random_feature_attention import append_one, draw_weight, random_features
-from mien.study.findings import Bound, Findings, Series, Table
+from mien.study.findings import Bound, Findings, NumberTable, Series
 
 
-class Size(NamedTuple):
+class RfaSize(NamedTuple):
     """D, N, the heads, how many samples teach and judge, the seeds, and how often one error should be the other's."""
 
     width: int = 8
@@ -35,7 +35,7 @@ class Size(NamedTuple):
     factor: float = 3.0
 
 
-SMALL = Size(5, 6, 60, (150, 600), 500, 1, 2.0)
+SMALL = RfaSize(5, 6, 60, (150, 600), 500, 1, 2.0)
 STRENGTHS = [10.0**power for power in range(-8, 3)]
 
 TARGETS: dict[str, tuple[int, int]] = {  # powers of <x0, x_i> and of <b, x_i>
@@ -50,7 +50,7 @@ Layer = Callable[[Tensor], Tensor]
 """Query and keys (n, 1 + N, D) -> features (n, width)."""
 
 
-def layers(size: Size, generator: torch.Generator) -> dict[str, Layer]:
+def layers(size: RfaSize, generator: torch.Generator) -> dict[str, Layer]:
     """The three, each of heads · (D + 1) features."""
     d, heads = size.width, size.heads
 
@@ -68,7 +68,7 @@ def layers(size: Size, generator: torch.Generator) -> dict[str, Layer]:
     }
 
 
-def draw(count: int, size: Size, generator: torch.Generator) -> Tensor:
+def draw(count: int, size: RfaSize, generator: torch.Generator) -> Tensor:
     """Queries and keys on the sphere: (count, 1 + N, D)."""
     return F.normalize(torch.randn(count, 1 + size.keys, size.width, generator=generator).double(), dim=-1)
 
@@ -104,7 +104,7 @@ def errors(layer: Layer, train: Tensor, choose: Tensor, test: Tensor, b: Tensor)
 
 def run(small: bool = False) -> Findings:
     """Three layers, six targets, samples by the hundred; `small`: fewer heads and samples, one seed."""
-    size = SMALL if small else Size()
+    size = SMALL if small else RfaSize()
     sizes, seeds = size.samples, size.seeds
     found: dict[str, list[Tensor]] = {}
     moved = 0.0
@@ -130,7 +130,7 @@ def run(small: bool = False) -> Findings:
     rows = [f"{name}, {n} samples" for name in means for n in sizes]
     values = [row.tolist() for mean in means.values() for row in mean]
     title = f"squared error over variance, mean of {seeds} seeds" if seeds > 1 else "squared error over variance"
-    tables = {"errors": Table(title, rows, list(TARGETS), values)}
+    tables = {"errors": NumberTable(title, rows, list(TARGETS), values)}
     shown = ("RFA", "BRFA", "RFMLP")
     series = {
         name: Series(

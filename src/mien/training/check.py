@@ -7,7 +7,7 @@ from mien.data import DataSet
 from mien.data.dataset import NoSplit
 from mien.data.spelling import spell_split
 from mien.errors import MienError
-from mien.training.faces import Faces
+from mien.training.faces import FaceData
 from mien.training.task import Task
 
 
@@ -24,7 +24,7 @@ def check_splits(data: DataSet, faces: Namespace) -> None:
             raise MienError(f"{error}: {hint}") from error
 
 
-def check_run(task: Task, trainer: Namespace, faces: Faces) -> None:
+def check_run(task: Task, trainer: Namespace, faces: FaceData) -> None:
     """What would otherwise end a run in the middle, or spoil it unseen."""
     data, size = faces.data, task.preprocess["input_size"]
     blank = torch.zeros(1, 3, size, size)

@@ -94,7 +94,7 @@ class Batches(DataLoader):
         yield from super().__iter__()
 
 
-class Faces(LightningDataModule):
+class FaceData(LightningDataModule):
     """Training and validation batches of a data set; rows without an expression are not validated.
 
     data: the set; `train_split` and `validation_split` name its splits.

@@ -28,7 +28,7 @@ from mien.training.run import train
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class FinetunePlan:
     """How so many faces are learned: values of a recipe.
 
     batch_size: faces. epochs: at most. validate: every so many of them the held out are looked at. patience: it ends
@@ -182,7 +182,7 @@ def _cut_out(
     return Parquet(str(target), drop=["note"] if align == "detect" else None)
 
 
-def plan(count: int, trunks: Mapping[str, Trunk]) -> Plan:
+def plan(count: int, trunks: Mapping[str, Trunk]) -> FinetunePlan:
     """How `count` faces are learned by a network with these trunks, by name.
 
     The faces shown grow with the power 2/3 of their number, from 1,500 for 50 to 150,000 for 50,000;
@@ -197,7 +197,7 @@ def plan(count: int, trunks: Mapping[str, Trunk]) -> Plan:
         whole = "landmark" in name and count < 10_000
         frozen += [f"{name}.{layer}." for layer in layers[: len(layers) if whole else round(kept * len(layers))]]
     few = count < 1000
-    return Plan(
+    return FinetunePlan(
         batch_size=16 if few else 32 if count < 10_000 else 64,
         epochs=epochs,
         validate=max(1, epochs // 15),

@@ -16,7 +16,7 @@ from mien.errors import MienError
 from mien.networks import Network
 from mien.training.augment import Augment, Augmentation
 from mien.training.cache import LIMIT, VIEWS
-from mien.training.faces import Faces
+from mien.training.faces import FaceData
 from mien.training.recipe import check_recipes
 from mien.training.task import Task
 
@@ -94,7 +94,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--fresh", action="store_true", help="train anew, whatever run the folder holds")
     parser.add_subclass_arguments(Network, "model", required=True, help="the network")
     parser.add_subclass_arguments(DataSet, "data", required=True, help="the data set")
-    parser.add_class_arguments(Faces, "faces", skip={"data", "seed"})
+    parser.add_class_arguments(FaceData, "faces", skip={"data", "seed"})
     elsewhere = {"network", "preprocess", "num_classes", "augment", "teachers", "heads", "cache", "seed"}
     parser.add_class_arguments(Task, "task", skip=elsewhere)
     parser.add_subclass_arguments(Augmentation, "augment", help="how training faces are changed")

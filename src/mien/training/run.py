@@ -30,13 +30,13 @@ from mien.outputs import EXPRESSION, Output
 from mien.training.cache import Cache, check_cached
 from mien.training.callbacks import Average, Bar, Decay, Keep, MetricsFile, Resume, Still, Waiting
 from mien.training.check import check_run, check_splits
-from mien.training.faces import Faces
+from mien.training.faces import FaceData
 from mien.training.options import parse, parser
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
 from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
-from mien.training.vouching import Vouching
+from mien.training.vouching import VouchingLog
 
 _NO_BF16 = "this CPU computes bf16 in software, some ten times slower than fp32: --trainer.precision 32-true"
 
@@ -116,7 +116,7 @@ def train(arguments: Sequence[str]) -> Path:
 
 def _build(
     options: ArgumentParser, config: Namespace, given: Namespace
-) -> tuple[Task, Faces, dict[str, Any], dict[str, Any]]:
+) -> tuple[Task, FaceData, dict[str, Any], dict[str, Any]]:
     """The network that learns, from what, what its checkpoints say of it, and the options of lightning's trainer."""
     if config.init:
         torch.manual_seed(seed_of_start(config.seed))
@@ -134,7 +134,7 @@ def _build(
     freeze(network, config.freeze)
     rest(network, config.rest)
     torch.manual_seed(config.seed)
-    faces = Faces(data, seed=config.seed, **vars(made.faces))
+    faces = FaceData(data, seed=config.seed, **vars(made.faces))
     heads = add_heads(network, data, config.heads)
     header = _header(config, network, faces, {output.name: output for output in heads})
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None
@@ -154,7 +154,7 @@ def _build(
     return task, faces, header, vars(made.trainer)
 
 
-def _header(config: Namespace, network: Network, faces: Faces, heads: Mapping[str, Output]) -> dict[str, Any]:
+def _header(config: Namespace, network: Network, faces: FaceData, heads: Mapping[str, Output]) -> dict[str, Any]:
     """What every checkpoint says of itself; heads: the outputs that were added, by name."""
     data = faces.data
     learned = [output for output in data.outputs if output.name in (EXPRESSION, *network.head_names)]
@@ -184,19 +184,19 @@ def _callbacks(config: Namespace, network: Network, chosen: Mapping[str, Any], f
     callbacks: list[Callback] = [_decay(network, chosen["max_epochs"])] if config.pooling == "gradual" else []
     callbacks += [Still()] if config.still_norms else []
     callbacks += [Still(config.rest)] if config.rest else []
-    callbacks += [Vouching(folder)] if config.vouching else []
+    callbacks += [VouchingLog(folder)] if config.vouching else []
     callbacks += [Average(config.ema)] if config.ema else []
     callbacks += [Bar(config.name)] if chosen["enable_progress_bar"] is not False else []
     return callbacks
 
 
-def _is_learned(faces: Faces) -> bool:
+def _is_learned(faces: FaceData) -> bool:
     """Whether a face of validation is one of training, too."""
     own = {id(row) for row in faces.data.rows(faces.train_split)}
     return any(id(row) in own for row in faces.data.rows(faces.validation_split))
 
 
-def _print_classes(name: str, faces: Faces, learned: bool) -> None:
+def _print_classes(name: str, faces: FaceData, learned: bool) -> None:
     """How many faces of each class there are to learn from, and whether validation is among them, to stderr."""
     counts = zip(faces.data.labels, faces.data.class_counts(faces.train_split), strict=True)
     print(f"{name}: {faces.data}: {', '.join(f'{label} {n:,}' for label, n in counts)}", file=sys.stderr)

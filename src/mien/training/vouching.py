@@ -67,7 +67,7 @@ def examples(attn: Tensor, labels: Tensor, names: Sequence[str], classes: Sequen
     return found
 
 
-class Vouching(Callback):
+class VouchingLog(Callback):
     """Writes `vouching.csv` into a folder: a row behind every validation, of `measure_vouching` over FACES faces, and
     `vouching.json`, of the last one: for each class a face and the three others that it attends to most, by number.
 

@@ -10,7 +10,7 @@ from mien.faces import Detection, Detector, find_faces
 from mien.faces.face import as_box
 from mien.reader import Reader
 from mien.video.cuts import Cuts
-from mien.video.source import Every, Picture
+from mien.video.source import DecodedFrame, Every
 from mien.video.track import Track, Tracker, overlaps
 
 _LOOK, _AROUND = 192, 2.0  # pixels of the look between key frames, in which the face takes a half
@@ -31,7 +31,7 @@ class Finder:
         self.detector, self.min_face = reader.detector, reader.min_face
         self._search = "full" if reader.search == "full" else "fast"
 
-    def __call__(self, picture: Picture) -> list[Tracked]:
+    def __call__(self, picture: DecodedFrame) -> list[Tracked]:
         return [(face, None) for face in self.find(picture.image)] if self.detector else [(None, None)]
 
     def find(self, image: np.ndarray) -> list[Detection]:
@@ -57,7 +57,7 @@ class Follower(Finder):
         self._keys, self._tracker, self._count, self._before = keys, Tracker(), 0, -math.inf
         self._cuts, self._size, self._scenes = cuts, (0, 0), 0
 
-    def __call__(self, picture: Picture) -> list[Tracked]:
+    def __call__(self, picture: DecodedFrame) -> list[Tracked]:
         size = picture.image.shape[1], picture.image.shape[0]
         other = self._size != (0, 0) and abs(size[0] * self._size[1] / (size[1] * self._size[0]) - 1) > 0.02
         self.cut = self._cuts(picture.image) or other

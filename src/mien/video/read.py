@@ -18,7 +18,7 @@ from mien.reader import Reader
 from mien.video.cuts import CUT, Cuts
 from mien.video.follow import Finder, Follower, Tracked
 from mien.video.smooth import Exponential, Smoothing
-from mien.video.source import Every, Picture, Video
+from mien.video.source import DecodedFrame, Every, Video
 from mien.video.temporal import TemporalSmoothing
 from mien.video.thumbnails import Thumbnails
 
@@ -133,7 +133,7 @@ def _closing(video: Video, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]
 
 
 def _read(
-    pictures: Iterator[Picture],
+    pictures: Iterator[DecodedFrame],
     look: Finder,
     join: "_Joiner",
     images: bool,

@@ -53,7 +53,7 @@ class Every:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class DecodedFrame:
     """A frame as it was decoded.
 
     number: from 0.
@@ -137,7 +137,7 @@ class Video:
 
     def pictures(
         self, every: Every | None = None, *, sound: bool = False, stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[Picture]:
+    ) -> Iterator[DecodedFrame]:
         """The frames that are due, in the order in which they are shown; decoded ahead in a thread of their own.
 
         sound: hand over the packets of `audio`, too. stop: asked several times a second; true ends the video.
@@ -145,7 +145,7 @@ class Video:
         Raises ReadError where the rest cannot be read, after all that could. A packet that cannot be decoded is passed
         over, as players do; at the end a ReadError counts them.
         """
-        ahead: queue.Queue[Picture | BaseException | None] = queue.Queue(_AHEAD)
+        ahead: queue.Queue[DecodedFrame | BaseException | None] = queue.Queue(_AHEAD)
         gone = threading.Event()
         work = (every or Every(1), sound, ahead, gone)
         self._thread = thread = threading.Thread(target=self._run, args=work, daemon=True)
@@ -214,19 +214,19 @@ class Video:
         except BaseException as error:  # of whatever kind: who takes the pictures is to know
             put(error)
 
-    def _frames(self, every: Every, sound: bool, gone: threading.Event) -> Iterator[Callable[[], Picture]]:
+    def _frames(self, every: Every, sound: bool, gone: threading.Event) -> Iterator[Callable[[], DecodedFrame]]:
         """Makers of the pictures that are due: what is not made is not converted."""
         step = 1 / (self._stream.average_rate or self._stream.guessed_rate or 25)
         start, last, number = self._start(), None, 0
         state = _State()
         back, gaps = 0, []
 
-        def make(frame: Any, number: int, time: float, pts: int) -> Picture:
+        def make(frame: Any, number: int, time: float, pts: int) -> DecodedFrame:
             if frame.width * frame.height > MAX_PIXELS:
                 raise ReadError(self.name, f"becomes {frame.width}×{frame.height} pixels large at {time:.1f} seconds")
             image, heard = upright(frame), tuple(state.heard)
             state.heard.clear()
-            return Picture(number, time, pts, image, heard)
+            return DecodedFrame(number, time, pts, image, heard)
 
         for frames in self._decode(state, sound, gone):
             for frame in frames:
