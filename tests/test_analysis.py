@@ -14,7 +14,7 @@ from test_explain import POOLED, checkpoint
 
 from mien.errors import MienError
 from mien.explain.analysis_plots import plot_class_rows
-from mien.explain.heads import AttentionHead, ablations, agreement, heads_of, importance, pruned, without
+from mien.explain.heads import Head, ablations, agreement, heads_of, importance, pruned, without
 from mien.explain.patterns import content_agnostic, k_means, recentred, summarise
 from mien.explain.strength import concentration, grid_places, importance_factor, profile
 from mien.labels import EXPRESSIONS
@@ -70,15 +70,15 @@ def test_a_head_is_taken_away(vit):
     assert [str(head) for head in heads] == [f"blocks.{b} head {h}" for b in (0, 1) for h in (0, 1)]
     with torch.no_grad():
         before = vit(tokens)
-        with without(vit, [AttentionHead("blocks.1", 0)]):
+        with without(vit, [Head("blocks.1", 0)]):
             gone = vit(tokens)
-        with without(vit, [AttentionHead("blocks.1", 0)], "class"):
+        with without(vit, [Head("blocks.1", 0)], "class"):
             partly = vit(tokens)
-        with without(vit, [AttentionHead("blocks.0", 0)], "class"):
+        with without(vit, [Head("blocks.0", 0)], "class"):
             early = vit(tokens)
-        with without(vit, [AttentionHead("blocks.0", 0)], [0, 4]):
+        with without(vit, [Head("blocks.0", 0)], [0, 4]):
             some = vit(tokens)
-        with without(vit, [AttentionHead("blocks.0", 1)], by="mean"):
+        with without(vit, [Head("blocks.0", 1)], by="mean"):
             mean = vit(tokens)
         assert torch.equal(vit(tokens), before)
         kept = vit.blocks[1].attn.proj.weight.clone()
@@ -89,8 +89,8 @@ def test_a_head_is_taken_away(vit):
         assert not torch.allclose(early, before) and not torch.allclose(early, some)
         assert not torch.allclose(mean, before)
     for head, reason in (
-        (AttentionHead("blocks.1", 2), "has no head 2: its heads are 0 to 1"),
-        (AttentionHead("blocks.7", 0), "blocks.7"),
+        (Head("blocks.1", 2), "has no head 2: its heads are 0 to 1"),
+        (Head("blocks.7", 0), "blocks.7"),
     ):
         with pytest.raises(MienError, match=reason), without(vit, [head]):
             vit(tokens)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mien.explain.heads import AttentionHead, ablations, heads_of, importance, pruned
+from mien.explain.heads import Head, ablations, heads_of, importance, pruned
 from mien.explain.patterns import Patterns, content_agnostic, recentred, summarise
 from mien.explain.strength import Profile, concentration, grid_places, importance_factor, profile
 from mien.networks import APViT, Deployed
@@ -32,9 +32,9 @@ class Analysis:
     the same of "least first" minus "random".
     """
 
-    heads: list[AttentionHead]
+    heads: list[Head]
     importance: dict[str, np.ndarray]
-    class_heads: list[AttentionHead] = field(default_factory=list)
+    class_heads: list[Head] = field(default_factory=list)
     class_rows: dict[str, np.ndarray] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
     agnostic: dict[str, np.ndarray] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class Analysis:
     masked: dict[str, np.ndarray] = field(default_factory=dict)
     factors: dict[str, np.ndarray] = field(default_factory=dict)
     patterns: Patterns | None = None
-    pattern_heads: list[AttentionHead] = field(default_factory=list)
+    pattern_heads: list[Head] = field(default_factory=list)
     maps: np.ndarray | None = None
     pruning: dict[str, np.ndarray] = field(default_factory=dict)
     areas: dict[str, tuple[float, float, float]] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def _look(network: Any, parts: Sequence[Any], count: int, found: Analysis, seed:
     every = {name: each for name, each in whole.items() if each.shape[2:] == common}
     if every:
         found.pattern_heads = [
-            AttentionHead(name, h) for name, each in every.items() for _ in each for h in range(each.shape[1])
+            Head(name, h) for name, each in every.items() for _ in each for h in range(each.shape[1])
         ]
         found.maps = np.concatenate([each.reshape(-1, *each.shape[2:]) for each in every.values()])
         found.patterns = summarise(found.maps, seed=seed)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mien.errors import require
 from mien.explain.analysis import Analysis
-from mien.explain.heads import METRICS, AttentionHead
+from mien.explain.heads import METRICS, Head
 
 _COLOURS = ["#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#000000"]
 
@@ -22,13 +22,13 @@ def png(draw: Callable[..., None], *what: Any, size: tuple[float, float]) -> byt
     return file.getvalue()
 
 
-def short(head: AttentionHead) -> str:
+def short(head: Head) -> str:
     """The head's name without what all of them have in common."""
     name = head.attention.replace("vit.", "").replace("blocks.", "block ").replace("landmarks.", "")
     return f"{name} h{head.number}"
 
 
-def plot_importance(figure: Any, heads: list[AttentionHead], measured: dict[str, np.ndarray]) -> None:
+def plot_importance(figure: Any, heads: list[Head], measured: dict[str, np.ndarray]) -> None:
     """Every metric of every head, its mean over faces and 95 % of that."""
     names = ["d_ce", "d_prob", "jsd", "flip"]
     for axes, name in zip(figure.subplots(1, 4, sharey=True), names, strict=True):
@@ -51,7 +51,7 @@ def plot_strength(figure: Any, found: Analysis) -> None:
         for h, share in enumerate(one.share_by_hop):
             axes.plot(share, color=_COLOURS[h % 8], label=f"head {h}", marker="o", markersize=3)
         axes.plot(one.uniform, "--", color="black", label="alike for all")
-        axes.set(title=short(AttentionHead(name, 0)).rpartition(" ")[0], xlabel="hops", ylim=(0, None))
+        axes.set(title=short(Head(name, 0)).rpartition(" ")[0], xlabel="hops", ylim=(0, None))
     for axes in grid[len(names) :]:
         axes.remove()
     grid[0].set_ylabel("share of attention")
@@ -76,9 +76,7 @@ def plot_depth(figure: Any, found: Analysis) -> None:
         if len(names) > 1:
             axes.plot([each.mean() for each in values], color=_COLOURS[1], label="mean")
             axes.legend(fontsize="x-small")
-        axes.set_xticks(
-            range(len(names)), [short(AttentionHead(n, 0)).rpartition(" ")[0] for n in names], fontsize="small"
-        )
+        axes.set_xticks(range(len(names)), [short(Head(n, 0)).rpartition(" ")[0] for n in names], fontsize="small")
         axes.set_title(words, fontsize="medium")
         axes.set_ylim(0, 1.1 * max(1e-9, *(np.nanmax(each, initial=0) for each in values)))
         axes.margins(x=0.2)
@@ -123,7 +121,7 @@ def plot_class_rows(figure: Any, found: Analysis) -> None:
     for axes, (name, h, row) in zip(grid, shown, strict=False):
         picture = row.reshape(-1, *found.grids[name]).sum(0)
         axes.imshow(picture, cmap="inferno", vmin=0)
-        axes.set_title(f"{short(AttentionHead(name, h))}\nup to {picture.max():.1%}", fontsize="x-small")
+        axes.set_title(f"{short(Head(name, h))}\nup to {picture.max():.1%}", fontsize="x-small")
     for axes in grid:
         axes.axis("off")
 

@@ -15,7 +15,7 @@ Queries = Literal["all", "class"] | Sequence[int]
 """Whose share of a head is taken: that of all queries, of the class token's row alone, or of these, by number."""
 
 
-class AttentionHead(NamedTuple):
+class Head(NamedTuple):
     """One head of one attention, by the name that `mien.nn.observe` gives it; counted from 0."""
 
     attention: str
@@ -25,7 +25,7 @@ class AttentionHead(NamedTuple):
         return f"{self.attention} head {self.number}"
 
 
-def heads_of(network: nn.Module, images: Any) -> list[AttentionHead]:
+def heads_of(network: nn.Module, images: Any) -> list[Head]:
     """All heads that the answers of a network can do without, in the order of a forward pass of `images`.
 
     Raises MienError for a network without attention in several heads (`mien.nn.observe` lists what has some).
@@ -35,7 +35,7 @@ def heads_of(network: nn.Module, images: Any) -> list[AttentionHead]:
     with torch.no_grad(), observe(network, stages=None) as seen:
         network(images)
     found = [
-        AttentionHead(name, i)
+        Head(name, i)
         for name, look in seen.items()
         if look.heads is not None and look.heads.ndim == 4 and look.layout.kind != "batch"
         for i in range(look.heads.shape[1])
@@ -47,7 +47,7 @@ def heads_of(network: nn.Module, images: Any) -> list[AttentionHead]:
 
 @contextmanager
 def without(
-    network: nn.Module, heads: Sequence[AttentionHead], queries: Queries = "all", by: Literal["zero", "mean"] = "zero"
+    network: nn.Module, heads: Sequence[Head], queries: Queries = "all", by: Literal["zero", "mean"] = "zero"
 ) -> Iterator[None]:
     """Take heads away, in every forward within the context: before the output projection there is 0 in their place.
 
@@ -84,7 +84,7 @@ def _taking(name: str, numbers: Sequence[int], queries: Queries, by: str) -> Rul
 def ablations(
     network: nn.Module,
     parts: Sequence[Any],
-    heads: Sequence[AttentionHead],
+    heads: Sequence[Head],
     queries: Queries = "all",
     by: Literal["zero", "mean"] = "zero",
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -162,7 +162,7 @@ def agreement(means: Mapping[str, np.ndarray]) -> dict[tuple[str, str], float]:
 
 
 def pruned(
-    network: nn.Module, parts: Sequence[Any], heads: Sequence[AttentionHead], order: Sequence[int], target: np.ndarray
+    network: nn.Module, parts: Sequence[Any], heads: Sequence[Head], order: Sequence[int], target: np.ndarray
 ) -> np.ndarray:
     """Which faces are read right with the first k heads of an order gone, k from 0 to all: (heads + 1, N) bool."""
     right = []
