@@ -413,6 +413,24 @@ def test_the_recipes_parts_fit_the_shipped_size(tmp_path):
         torch.testing.assert_close(network.eval()(images), trunk(images))
 
 
+@pytest.mark.parametrize("name", ["btn_mobile_cached_ferplus", "btn_mobile_joint_ferplus"])
+def test_a_warm_btn_is_awake(name):
+    """It answers as the trunk does, and its ViT's features differ from face to face, as those of a new one do not."""
+    from mien.classifier import find_checkpoint
+    from mien.networks import build
+    from mien.training.start import start_from
+
+    recipe = yaml.safe_load((Path(__file__).parents[1] / f"recipes/{name}.yaml").read_text())
+    network, asleep = build(recipe["model"]).eval(), build(recipe["model"]).eval()
+    start_from(network, recipe["init"])
+    trunk = load_network(find_checkpoint("mobilefacenet_ferplus"), mirror=False)
+    images = torch.randn(3, 3, 112, 112)
+    with torch.no_grad():
+        torch.testing.assert_close(network(images), trunk(images))
+        spread, before = (each.vit.forward_features(each.fuse(images)[0]).std(0).mean() for each in (network, asleep))
+    assert spread > 0.05 > 10 * before
+
+
 def test_poster_begins_a_btn_with_gates(tmp_path):
     """A checkpoint of POSTER++ fills a BTN whose new parts are gated, and answers as before; any other is refused."""
     from mien.errors import CheckpointError

@@ -758,7 +758,11 @@ def test_initial_weights_come_from_checkpoints(recipe):
     start_from(network, {"trunk": "runs/tiny/last.safetensors#trunk", "trunk.1": "runs/tiny/last.safetensors#trunk.1."})
     assert torch.equal(network.trunk[0].weight, weights(first)["trunk.0.weight"])
     assert torch.equal(network.head.weight, before)
+    start_from(network, {"trunk.0.bias": "runs/tiny/last.safetensors#trunk.1.bias"})  # a single parameter
+    assert torch.equal(network.trunk[0].bias, weights(first)["trunk.1.bias"]) and network.trunk[0].bias.requires_grad
     for init, reason in [
+        ({"head.bias": "runs/tiny/last.safetensors#head.bias"}, r"its shape is \(3,\); head.bias is \(5,\)"),
+        ({"head.bias": "runs/tiny/last.safetensors"}, r"no such tensor; head.bias is \(5,\)"),
         ({"trunk": "runs/tiny/last.safetensors"}, "tensors do not fit: 6 missing|tensors do not fit"),
         ({"head": "runs/tiny/last.safetensors#head"}, "bias is \\(3,\\), not \\(5,\\)"),
         ({"head": "gone.safetensors"}, "gone.safetensors: no such file"),

@@ -36,8 +36,8 @@ def start_from(
     """Load parts of a network from checkpoints.
 
     network: is changed.
-    init: by the name of a part ("" is all of the network) where it comes from: a file, or the name of a model, as
-        `mien.find_checkpoint` takes it, and behind a "#" the part of that.
+    init: by the name of a part ("" is all of the network), or of a single parameter, where it comes from: a file, or
+        the name of a model, as `mien.find_checkpoint` takes it, and behind a "#" the part, or the parameter, of that.
     labels: the classes of the network, model: the block that it was built of. With both, a whole network of other
         classes, or of the same in another order, can be started from: what belongs to a class is taken from the class
         of the same name, and of a class that is new the row of the head is 0, and all else as it was drawn.
@@ -46,21 +46,33 @@ def start_from(
 
     Raises MienError where there is no such part, and CheckpointError where tensors do not fit.
     """
+    parameters = dict(network.named_parameters())
     for part, source in init.items():
         name, _, prefix = source.partition("#")
         try:
-            module = network.get_submodule(part)
+            module = network if part in parameters else network.get_submodule(part)
         except AttributeError as error:
             raise MienError(f"--init: the network has no part {part!r}") from error
         path = find_checkpoint(name)
         if path.suffix != ".safetensors":
             raise CheckpointError(f"{path}: its weights are for engines; torch takes them from a .safetensors file")
+        if part in parameters:
+            _copy(parameters[part], load_tensors(path).get(prefix), part, source)
+            continue
         tensors = load_tensors(path, prefix)
         if not prefix:
             tensors = _without_others(tensors, path)
         if model is not None and not part and not prefix:
             tensors = _by_name(network, tensors, path, labels, model)
         fill(module, tensors, source)
+
+
+def _copy(parameter: nn.Parameter, tensor: Tensor | None, part: str, source: str) -> None:
+    if tensor is None or tensor.shape != parameter.shape:
+        there = "no such tensor" if tensor is None else f"its shape is {tuple(tensor.shape)}"
+        raise CheckpointError(f"{source}: {there}; {part} is {tuple(parameter.shape)}")
+    with torch.no_grad():
+        parameter.copy_(tensor)
 
 
 def _without_others(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
