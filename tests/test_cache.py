@@ -413,15 +413,22 @@ def test_the_recipes_parts_fit_the_shipped_size(tmp_path):
         torch.testing.assert_close(network.eval()(images), trunk(images))
 
 
-@pytest.mark.parametrize("name", ["btn_mobile_cached_ferplus", "btn_mobile_joint_ferplus"])
-def test_a_warm_btn_is_awake(name):
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("btn_mobile_cached_ferplus", {}),
+        ("btn_mobile_cached_ferplus", {"mla": "none", "bt": False}),
+        ("btn_mobile_joint_ferplus", {}),
+    ],
+)
+def test_a_warm_btn_is_awake(name, options):
     """It answers as the trunk does, and its ViT's features differ from face to face, as those of a new one do not."""
     from mien.classifier import find_checkpoint
     from mien.networks import build
     from mien.training.start import start_from
 
     recipe = yaml.safe_load((Path(__file__).parents[1] / f"recipes/{name}.yaml").read_text())
-    network, asleep = build(recipe["model"]).eval(), build(recipe["model"]).eval()
+    network, asleep = (build(recipe["model"], **options).eval() for _ in range(2))
     start_from(network, recipe["init"])
     trunk = load_network(find_checkpoint("mobilefacenet_ferplus"), mirror=False)
     images = torch.randn(3, 3, 112, 112)
