@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, BinaryIO, Protocol
 
 from mien.errors import require
-from mien.faces.columns import FieldValue, entries, safe_cell
+from mien.faces.columns import RowEntry, entries, safe_cell
 from mien.faces.record import Record
 from mien.outputs import Output
 
@@ -91,7 +91,7 @@ def schema(outputs: Sequence[Output], moving: bool = False, change: bool = False
     pa = require("pyarrow", "parquet")
     sizes = {"time": pa.float64(), "frame": pa.int64(), "rotation": pa.int16()}
 
-    def kind(entry: FieldValue) -> Any:
+    def kind(entry: RowEntry) -> Any:
         numbers = pa.list_(pa.float32())
         kinds = {"text": pa.string(), "integer": pa.int32(), "number": pa.float32(), "numbers": numbers}
         value = sizes.get(entry.name) or (kinds | {"points": pa.list_(numbers)})[entry.kind]

@@ -84,7 +84,7 @@ def unpacked(bundle: zipfile.ZipFile, name: str) -> Path:
     return path
 
 
-def read_head(bundle: zipfile.ZipFile) -> MeanFace:
+def read_mean_face(bundle: zipfile.ZipFile) -> MeanFace:
     """The mean face that the bundle's geometry describes."""
     vertices, triangles, weights = [], [], np.zeros(468)
     for field, part in _fields(bundle.read(_GEOMETRY)):

@@ -30,7 +30,7 @@ class Column(NamedTuple):
     description: str
 
 
-class FieldValue(NamedTuple):
+class RowEntry(NamedTuple):
     """A value of a row as JSON and Parquet hold it, under `name`, and the columns that a CSV file has in its place.
 
     kind: "text", "integer", "number", "numbers" (a list of them) or "points" (a list of pairs). labels: where there are
@@ -55,7 +55,7 @@ class FieldValue(NamedTuple):
         return parts
 
 
-def entries(outputs: Sequence[Output], moving: bool = False, change: bool = False) -> list[FieldValue]:
+def entries(outputs: Sequence[Output], moving: bool = False, change: bool = False) -> list[RowEntry]:
     """Every value of a row about a face that a model of these outputs has read, in the order of columns.
 
     moving: some rows are of videos, which have values of their own. change: rows are read beside a reference.
@@ -74,7 +74,7 @@ def entries(outputs: Sequence[Output], moving: bool = False, change: bool = Fals
         _one("source", "text", 40, "The picture, as it was named."),
         *(times if moving else ()),
         _one("face", "integer", 4, "The number of the face in the picture, from 0, the largest first."),
-        FieldValue(
+        RowEntry(
             "box",
             "numbers",
             "x, y, width and height in pixels of the picture.",
@@ -84,7 +84,7 @@ def entries(outputs: Sequence[Output], moving: bool = False, change: bool = Fals
             ),
         ),
         _one("score", "number", 6, "How sure the detector is that it is a face, 0 to 1."),
-        FieldValue(
+        RowEntry(
             "landmarks",
             "points",
             "x and y in pixels of the " + ", the ".join(landmarks[:3]) + ", the corners of the mouth on the left and "
@@ -106,22 +106,22 @@ def entries(outputs: Sequence[Output], moving: bool = False, change: bool = Fals
     ]
 
 
-def _one(name: str, kind: Literal["text", "integer", "number"], width: int, description: str) -> FieldValue:
-    return FieldValue(name, kind, description, (Column(name, kind, width, description),))
+def _one(name: str, kind: Literal["text", "integer", "number"], width: int, description: str) -> RowEntry:
+    return RowEntry(name, kind, description, (Column(name, kind, width, description),))
 
 
-def _probabilities(name: str, prefix: str, output: Output, description: str) -> FieldValue:
+def _probabilities(name: str, prefix: str, output: Output, description: str) -> RowEntry:
     columns = (Column(f"{prefix}_{label}", "number", 8, description.format(label)) for label in output.labels)
-    return FieldValue(name, "number", description.format("each label"), tuple(columns), output.labels)
+    return RowEntry(name, "number", description.format("each label"), tuple(columns), output.labels)
 
 
-def answer_entry(output: Output) -> FieldValue:
+def answer_entry(output: Output) -> RowEntry:
     """What a row says of an output that is not the first."""
     if output == MESH:
         meaning = "x, y and depth of each point, in pixels; depth is negative towards the camera."
         names = [(f"mesh_{label}_{axis}", label, axis) for label in output.labels for axis in "xyz"]
         columns = [Column(name, "number", 8, f"{axis} of the point {label}, in pixels.") for name, label, axis in names]
-        return FieldValue(output.name, "points", f"The points of the face's mesh: {meaning}", tuple(columns))
+        return RowEntry(output.name, "points", f"The points of the face's mesh: {meaning}", tuple(columns))
     spoken = output.name.replace("_", " ")
     whole = f"{spoken.capitalize()}: {output.meaning}."
     if output.labels == (output.name,) and output.kind != "points":
@@ -132,4 +132,4 @@ def answer_entry(output: Output) -> FieldValue:
         for label in output.labels
         for axis in axes
     )
-    return FieldValue(output.name, "numbers" if output.kind == "points" else "number", whole, columns, output.labels)
+    return RowEntry(output.name, "numbers" if output.kind == "points" else "number", whole, columns, output.labels)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from mien.engines import open_model
-from mien.faces.bundle import MeanFace, find_bundle, read_bundle, read_head, unpacked
+from mien.faces.bundle import MeanFace, find_bundle, read_bundle, read_mean_face, unpacked
 from mien.faces.detect import Detection
 from mien.faces.pose import angles_of, direction_angles
 from mien.outputs import Output
@@ -116,7 +116,7 @@ class Landmarker:
     def __init__(self, path: str | os.PathLike[str] = "auto"):
         self.path = find_bundle(path)
         with read_bundle(self.path) as bundle:
-            self.head: MeanFace = read_head(bundle)
+            self.head: MeanFace = read_mean_face(bundle)
             self._detector, self._mesh, self._shapes = (
                 open_model(unpacked(bundle, f"face_{name}.tflite"), device="cpu", precision="fp32", shape=shape)
                 for name, shape in _INPUTS.items()
