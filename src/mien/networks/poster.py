@@ -43,9 +43,9 @@ class Poster(Network):
 
         logits = head(gated class token) + trunk_head(mean of the image trunk's last map);   head starts at 0
 
-    With the trunk and the head of a `PlainClassifier` as `image` and `trunk_head` the first answers are those. The
-    class token of a new ViT hardly depends on the face, and beside such a trunk it stays so: begin with a ViT that has
-    learned.
+    With the trunk and the head of a `PlainClassifier` as `image` and `trunk_head` the first answers are those. Beside a
+    trunk that had learned the same faces the ViT then adds next to nothing, whatever it began with, in all runs so far
+    (docs/ablations.md).
 
     Args:
         image, landmarks: trunks of three levels.
