@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -394,6 +395,34 @@ def test_a_warm_start_answers_as_the_trunk_does(tmp_path):
     loss = network.training_logits(images)["vit"].square().sum()
     loss.backward()
     assert network.vit.head.weight.grad.any()  # what is new learns from the first step
+
+
+@pytest.mark.parametrize("lr, silent", [(1e-9, ["vit", "landmarks"]), (3e-2, ["landmarks"])])
+@pytest.mark.parametrize("cache", [True, False])
+def test_what_answers_do_not_depend_on_is_named(recipe, capsys, lr, silent, cache):
+    """The ViT's head starts at 0, and cross attention at 1e-5: a run in which they learn nothing says so."""
+    options = {"model__init_args__trunk_logits": True, "task__optimizer__init_args__lr": lr, "cache": cache}
+    assert main(["train", recipe(**options)]) == 0
+    said = [
+        line for line in capsys.readouterr().err.splitlines() if re.search("adds next to nothing|hardly read", line)
+    ]
+    assert [re.search(r"(\w+) (adds|is hardly)", line)[1] for line in said] == silent
+    assert all(line.startswith("runs/small: ") for line in said)
+
+
+def test_landmarks_that_are_read_are_not_named():
+    from mien.training.silent import _streamed
+
+    torch.manual_seed(0)
+    network = SmallBTN().eval()
+    with torch.no_grad():
+        maps = network.front(10 * torch.randn(6, 3, 112, 112))
+        assert [line.split()[3] for line in _streamed(network, maps)] == ["landmarks"]
+        for cross in network.cross:
+            cross.ls1.gamma.fill_(10.0)
+            cross.kv.weight.mul_(10.0)
+        network.vit.head.weight.normal_()
+        assert not list(_streamed(network, maps))
 
 
 def test_the_recipes_parts_fit_the_shipped_size(tmp_path):

@@ -107,7 +107,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _plot(png: bytes) -> str:
-    return f'<img class="plot" alt="" src="{_data(png)}">'
+    return wide(f'<img alt="" src="{_data(png)}">')
 
 
 def _wrong(measured: Measured) -> np.ndarray:

@@ -56,7 +56,8 @@ def page(title: str, found: Analysis, drawn: dict[str, bytes]) -> str:
         if name not in drawn:
             return ""
         data = base64.b64encode(drawn[name]).decode()
-        return f'<img alt="{escape(words)}" src="data:image/png;base64,{data}"><p><small>{escape(words)}</small></p>'
+        shown = wide(f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">')
+        return f"{shown}<p><small>{escape(words)}</small></p>"
 
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(line)}</p>" for line in summary(found).split("\n"))]
     parts += ["<h2>Importance</h2>", _importance(found)]
@@ -133,7 +134,7 @@ def _importance(found: Analysis) -> str:
     rows = []
     for i in np.argsort(-found.importance["d_ce"].mean(1), kind="stable"):
         values = [found.importance[name][i].mean() for name in METRICS]
-        rows.append((str(found.heads[i]), *(f"{value:+.4f}" for value in values)))
+        rows.append((str(found.heads[i]), *(f"{round(value, 4) + 0.0:+.4f}" for value in values)))  # no -0
     return _table(("head", *METRICS.values()), rows)
 
 

@@ -46,12 +46,12 @@ h1, h2 {{ line-height: 1.2 }} small, figcaption {{ color: var(--soft) }} a {{ co
 table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .2rem .7rem; text-align: right }} th:first-child, td:first-child {{ text-align: left }}
 tr {{ border-bottom: 1px solid var(--line) }}
-img {{ max-width: 100%; background: #fff; border-radius: 4px }}
+img {{ max-width: 100%; background: #fff; border-radius: 4px }} .wide > img {{ min-width: 40rem }}
 pre {{ overflow-x: auto; font-size: .8rem }}
 """
-"""CSS of a report: a page of text, of tables that scroll where they are wide, and of plots, drawn on white."""
+"""CSS of a report: a page of text, of tables and plots that scroll where they are wide, the plots on white."""
 
 
-def wide(table: str) -> str:
-    """A table, as HTML, that scrolls by itself, with the keyboard, too, where the page is narrower."""
-    return f'<div class="wide" tabindex="0">{table}</div>'
+def wide(shown: str) -> str:
+    """A table or a plot, as HTML, that scrolls by itself, with the keyboard, too, where the page is narrower."""
+    return f'<div class="wide" tabindex="0">{shown}</div>'

@@ -28,6 +28,8 @@ class Network(nn.Module):
 
     front_parts: Sequence[str] = ()
     """The trunks, by name, that nothing else stands before."""
+    streams: Mapping[str, Sequence[int]] = {}
+    """Where `front` gives maps of several trunks: which of them, by their places, each trunk gives."""
 
     def front(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, 112, 112) -> what all behind `front_parts` reads of them, which every method takes for the images.
@@ -78,6 +80,10 @@ class Network(nn.Module):
     def forward_head(self, features: Tensor) -> Tensor:
         """(B, D) -> logits (B, C)."""
         raise NotImplementedError
+
+    def logit_parts(self, features: Tensor) -> dict[str, Tensor]:
+        """(B, D) -> what logits are the sum of, by name, each (B, C); nothing where they are no such sum."""
+        return {}
 
     def forward_intermediates(self, images: Tensor, **options) -> list | tuple[Tensor, list]:
         """The final tokens, and those after each block, as timm gives them.

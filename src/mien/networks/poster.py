@@ -1,6 +1,6 @@
 """POSTER++: landmarks attend to the image at three levels, and a ViT reads the result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -61,6 +61,8 @@ class Poster(Network):
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
+
+    streams: Mapping[str, Sequence[int]] = {"image": (0, 1, 2, 6), "landmarks": (3, 4, 5)}
 
     def __init__(
         self,
@@ -183,11 +185,17 @@ class Poster(Network):
         """The vector that the head reads: behind the ViT's D features come the trunk's logits, where it has any."""
         return features if trunk is None else torch.cat([features, trunk], 1)
 
+    def logit_parts(self, features: Tensor) -> dict[str, Tensor]:
+        if self.trunk_head is None:
+            return {}
+        width = self.vit.head.in_features
+        return {"vit": self.vit.forward_head(features[:, :width]), "trunk": features[:, width:]}
+
     def forward_head(self, features: Tensor) -> Tensor:
         if self.trunk_head is None:
             return self.vit.forward_head(features)
-        width = self.vit.head.in_features
-        return self.vit.forward_head(features[:, :width]) + features[:, width:]
+        parts = self.logit_parts(features)
+        return parts["vit"] + parts["trunk"]
 
 
 def poster(

@@ -33,6 +33,7 @@ from mien.training.check import check_run, check_splits
 from mien.training.faces import FaceData
 from mien.training.options import parse, parser
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
+from mien.training.silent import find_silent
 from mien.training.start import freeze, rest, seed_of_start, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
@@ -108,6 +109,8 @@ def train(arguments: Sequence[str]) -> Path:
             f"of a step's time {waiting.share:.0%} was waiting for faces; {_memory()} GB of memory at most",
             file=sys.stderr,
         )
+        for line in find_silent(task, faces):
+            print(f"{folder}: {line}", file=sys.stderr)
         if not (folder / "best.safetensors").exists():
             raise MienError(f"{folder}: nothing is kept: the run was not validated once in {trainer.global_step} steps")
         finish(folder, trainer.global_step)
