@@ -27,13 +27,14 @@ def find_silent(task: Task, faces: FaceData) -> Iterator[str]:
     hardly moves the logits. Spreads are standard deviations over the faces, the mean over the classes.
     """
     network, shown = task.network, faces.validation_faces
-    if len(shown) < 2:
+    added = type(network).logit_parts is not Network.logit_parts
+    if len(shown) < 2 or not (added or network.streams):
         return
     items = [shown[i] for i in range(min(FACES, len(shown)))]
     batch = tuple(torch.stack([torch.as_tensor(item[k]) for item in items]).to(task.device) for k in range(3))
     task.eval()
     images = task.on_after_batch_transfer(batch, 0)[0]
-    if type(network).logit_parts is not Network.logit_parts:
+    if added:
         yield from _added(network, images)
     if network.streams:
         maps = images if isinstance(images, tuple) else network.front(images)
