@@ -1,5 +1,6 @@
 """The analysis of heads: golden numbers, heads taken away, patterns, and `mien analyse`."""
 
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -207,3 +208,15 @@ def test_rows_of_dropped_tokens_are_no_picture(tokens):
     pictures = [image for axes in figure.axes for image in axes.images]
     assert len(pictures) == (2 if tokens % 9 == 0 else 0) and len(figure.texts) == (tokens == 7)
     assert all(np.asarray(image.get_array()).sum() == pytest.approx(1) for image in pictures)
+
+
+def test_only_what_a_phone_cannot_show_scrolls():
+    from mien.faces.look import WIDE, plot
+
+    def png(width):
+        file = io.BytesIO()
+        Image.new("L", (width, 10)).save(file, "png")
+        return file.getvalue()
+
+    assert plot(png(WIDE), "a < b").startswith('<img class="plot" alt="a &lt; b" src="data:image/png;base64,')
+    assert plot(png(WIDE + 1)).startswith('<div class="wide" tabindex="0"><img class="plot"')

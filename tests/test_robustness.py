@@ -118,7 +118,7 @@ def test_command_prints_and_saves(tmp_path, capsys):
     assert list(facts["robustness"]) == [str(model), str(other)]
     assert facts["robustness_difference"]["blur"] == [0.0, 0.0, 0.0]
     page = (tmp_path / "out/report.html").read_text()
-    assert "mouth hidden" in page and "JPEG, quality 30" in page and page.count('tabindex="0"><img ') == 3
+    assert "mouth hidden" in page and "JPEG, quality 30" in page and page.count('<img class="plot"') == 3
     with pytest.raises(SystemExit) as end:
         main([*command, "--align", "detect"])
     assert end.value.code == 2

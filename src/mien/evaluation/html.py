@@ -1,6 +1,5 @@
 """What was measured, as one web page that holds all of it."""
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -13,7 +12,7 @@ from mien.classifier import Classifier
 from mien.evaluation.compare import Comparison
 from mien.evaluation.measure import Measured
 from mien.evaluation.report import BINS, Report
-from mien.faces.look import REPORT, wide
+from mien.faces.look import REPORT, embedded, plot, wide
 
 _STYLE = f"""{REPORT}
 figure {{ display: inline-block; width: 9rem; margin: .3rem; vertical-align: top }}
@@ -46,11 +45,11 @@ def page(
         parts += [f"<h2>Beside {escape(against[0])}</h2>", f"<p>Going over to it: {escape(str(against[1]))}</p>"]
     for column, reports in groups.items():
         parts += [f"<h2>By {escape(column)}</h2>", _groups(column, reports)]
-    parts += ["<h2>Classes</h2>", _classes(report), _plot(plots["confusion"])]
-    parts += ["<h2>Calibration</h2>", _plot(plots["calibration"])]
+    parts += ["<h2>Classes</h2>", _classes(report), plot(plots["confusion"])]
+    parts += ["<h2>Calibration</h2>", plot(plots["calibration"])]
     for heading, table in more.items():
         parts += [f"<h2>{escape(heading)}</h2>", f"<pre>{escape(table)}</pre>"]
-        parts += [_plot(plots["robustness"])] if heading == "Spoilt" else []
+        parts += [plot(plots["robustness"])] if heading == "Spoilt" else []
     if mistakes:
         seen = "" if measured.found is None else ", as they are before a face is found"
         parts += [
@@ -106,10 +105,6 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return wide("<table>" + line(heads, "th") + "".join(line(row, "td") for row in rows) + "</table>")
 
 
-def _plot(png: bytes) -> str:
-    return wide(f'<img alt="" src="{_data(png)}">')
-
-
 def _wrong(measured: Measured) -> np.ndarray:
     return measured.probs.argmax(1) != measured.target
 
@@ -124,9 +119,5 @@ def _mistakes(measured: Measured, classifier: Classifier, count: int) -> list[st
         right = measured.target[i]
         said = escape(f"{labels[probs.argmax()]} {probs.max():.0%}, is {labels[right]} ({probs[right]:.0%})")
         caption = f"<figcaption>{said}<br><small>{escape(row.name)}</small></figcaption>"
-        figures.append(f'<figure><img alt="" src="{_data(file.getvalue())}">{caption}</figure>')
+        figures.append(f'<figure><img alt="" src="{embedded(file.getvalue())}">{caption}</figure>')
     return figures
-
-
-def _data(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()

@@ -1,6 +1,5 @@
 """The analysis of a network's attention, as one web page that holds all of it, and as JSON."""
 
-import base64
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from mien.explain import analysis_plots as plots
 from mien.explain.analysis import Analysis
 from mien.explain.heads import METRICS, agreement
-from mien.faces.look import REPORT, wide
+from mien.faces.look import REPORT, plot, wide
 
 
 def figures(found: Analysis) -> dict[str, bytes]:
@@ -52,35 +51,31 @@ def summary(found: Analysis) -> str:
 def page(title: str, found: Analysis, drawn: dict[str, bytes]) -> str:
     """The page: loads nothing from elsewhere. drawn: what `figures` made."""
 
-    def plot(name: str, words: str) -> str:
-        if name not in drawn:
-            return ""
-        data = base64.b64encode(drawn[name]).decode()
-        shown = wide(f'<img alt="{escape(words)}" src="data:image/png;base64,{data}">')
-        return f"{shown}<p><small>{escape(words)}</small></p>"
+    def figure(name: str, words: str) -> str:
+        return f"{plot(drawn[name], words)}<p><small>{escape(words)}</small></p>" if name in drawn else ""
 
     parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(line)}</p>" for line in summary(found).split("\n"))]
     parts += ["<h2>Importance</h2>", _importance(found)]
-    parts += [plot("importance", "What answers lose without each head: means over faces, and 95 % of each.")]
+    parts += [figure("importance", "What answers lose without each head: means over faces, and 95 % of each.")]
     if found.class_rows:
         words = "The same with a head taken from the class token's row alone; other tokens keep it."
-        parts += ["<h3>The class token's row alone</h3>", plot("class_rows", words)]
+        parts += ["<h3>The class token's row alone</h3>", figure("class_rows", words)]
     pairs = agreement({name: each.mean(1) for name, each in found.importance.items()})
     rows = [(f"{METRICS[a]}, {METRICS[b]}", f"{value:.2f}") for (a, b), value in pairs.items()]
     parts += ["<h3>Do the metrics agree?</h3>", _table(("two metrics", "Spearman's correlation over heads"), rows)]
-    parts += ["<h2>Pruning</h2>", plot("pruning", "Accuracy with so many heads gone: importance is of other faces.")]
+    parts += ["<h2>Pruning</h2>", figure("pruning", "Accuracy with so many heads gone: importance is of other faces.")]
     rows = [(name, f"{v:.4f}", f"{low:.4f} to {high:.4f}") for name, (v, low, high) in found.areas.items()]
     parts += [_table(("order", "accuracy, mean over all numbers of heads", "95 %"), rows)]
     if found.profiles:
         words = "Hop k is the greater of the steps down and across; 0 is the token itself. Dashed: were all alike."
-        parts += ["<h2>Near and far</h2>", plot("strength", words)]
-        parts += [plot("depth", "A dot is a head; from left to right in the order of a forward pass.")]
+        parts += ["<h2>Near and far</h2>", figure("strength", words)]
+        parts += [figure("depth", "A dot is a head; from left to right in the order of a forward pass.")]
         parts += [_profiles(found)]
         if "class_row" in drawn:
             words = (
                 "What the class token attends to, mean over faces; of several levels the sum. Each has its own scale."
             )
-            parts += ["<h2>The class token</h2>", plot("class_row", words)]
+            parts += ["<h2>The class token</h2>", figure("class_row", words)]
     if found.patterns is not None:
         words = (
             "A dot is what one head does on one face: where it looks from wherever it stands (+), by an autoencoder "
@@ -88,7 +83,7 @@ def page(title: str, found: Analysis, drawn: dict[str, bytes]) -> str:
             f"{found.patterns.shown:.0%} of the codes'. Below, what each "
             "cluster has more (red) and less (blue) than the mean of all maps."
         )
-        parts += ["<h2>Patterns</h2>", plot("patterns", words)]
+        parts += ["<h2>Patterns</h2>", figure("patterns", words)]
     parts += ["<h2>Concentration</h2>", _concentration(found)]
     if found.factors:
         rows = [

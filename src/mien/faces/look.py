@@ -1,5 +1,8 @@
 """The look of every page, in light and in dark: the page in the browser, the static one, and reports."""
 
+import base64
+from html import escape
+
 LIGHT = {
     "paper": "#f5f4f0",
     "card": "#ffffff",
@@ -49,7 +52,22 @@ tr {{ border-bottom: 1px solid var(--line) }}
 img {{ max-width: 100%; background: #fff; border-radius: 4px }} .wide > img {{ min-width: 40rem }}
 pre {{ overflow-x: auto; font-size: .8rem }}
 """
-"""CSS of a report: a page of text, of tables and plots that scroll where they are wide, the plots on white."""
+"""CSS of a report: a page of text, of tables and wide plots that scroll, and of plots on white."""
+
+
+def embedded(png: bytes) -> str:
+    """A picture as an address that holds it, so that a page loads nothing."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+WIDE = 800
+"""Pixels of a plot's width that can be shrunk to a phone's and still be read."""
+
+
+def plot(png: bytes, words: str = "") -> str:
+    """A plot as HTML, what it shows in `words`; one of more than WIDE pixels scrolls by itself on a narrow screen."""
+    shown = f'<img class="plot" alt="{escape(words)}" src="{embedded(png)}">'
+    return wide(shown) if int.from_bytes(png[16:20]) > WIDE else shown  # where a PNG says its width
 
 
 def wide(shown: str) -> str:

@@ -109,11 +109,11 @@ def train(arguments: Sequence[str]) -> Path:
             f"of a step's time {waiting.share:.0%} was waiting for faces; {_memory()} GB of memory at most",
             file=sys.stderr,
         )
-        for line in find_silent(task, faces):
-            print(f"{folder}: {line}", file=sys.stderr)
         if not (folder / "best.safetensors").exists():
             raise MienError(f"{folder}: nothing is kept: the run was not validated once in {trainer.global_step} steps")
         finish(folder, trainer.global_step)
+        for line in find_silent(task, faces):
+            print(f"{folder}: {line}", file=sys.stderr)
     return folder
 
 
