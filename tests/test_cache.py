@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from mien.__main__ import main
+from mien.checkpoint import read_header
 from mien.data import Folder, Row
 from mien.faces.align import ARCFACE112
 from mien.networks import APViT, Network, Normalize, load_network, mobilefacenet, save_network
@@ -279,6 +280,20 @@ def test_a_cache_that_was_cut_goes_on(recipe, monkeypatch):
     found = np.load("runs/cache/train.npy")
     np.testing.assert_array_equal(found[1:], whole[1:])
     assert (found[0] == 3).all() and json.loads(file.read_text())["done"] == 24
+
+
+def test_a_run_begins_with_one_that_used_the_cache(recipe, capsys):
+    """Its average of the weights gave every -0 of the resting trunk its other sign."""
+    assert main(["train", recipe("SmallPlain", name="begun", trainer__max_epochs=1)]) == 0
+    network, file = load_network("runs/begun/last.safetensors", trust=True), "runs/first/last.safetensors"
+    weight = next(network.image.parameters())
+    weight.data.view(-1)[0] = -0.0
+    save_network("start.safetensors", network, read_header("runs/begun/last.safetensors"))
+    options = {"trainer__max_epochs": 1, "ema": 0.9, "cache_folder": "runs/own", "trust": True}
+    assert main(["train", recipe("SmallPlain", name="first", init={"": "start.safetensors"}, **options)]) == 0
+    moved = next(load_network(file, trust=True).image.parameters())
+    assert torch.equal(moved, weight) and not moved.view(-1)[0].signbit()
+    assert main(["train", recipe("SmallPlain", name="second", init={"": file}, **options)]) == 0
 
 
 def run_again(recipe, capsys, **changes) -> str:

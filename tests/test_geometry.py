@@ -8,10 +8,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from films import film, portrait
+from test_recipes import ferplus
 
+from mien.checkpoint import read_header
+from mien.classifier import find_checkpoint
+from mien.data import open_dataset
 from mien.errors import Misuse
-from mien.faces import Detection, Face, Faces, YuNet, find_known, open_picture
+from mien.faces import Detection, Face, Faces, YuNet, crop, find_known, open_picture
 from mien.faces import bundle as bundles
 from mien.faces.action_units import ACTION_UNITS, UNITS, mixing
 from mien.faces.columns import entries
@@ -30,9 +35,15 @@ HOPPER, ASTRONAUT = ROOT / "examples" / "hopper.jpg", ROOT / "examples" / "astro
 SHARED = Path(__file__).parents[2] / "shared"
 GOLDEN = np.load(Path(__file__).parent / "golden" / "face_landmarker.npz")
 
-_spec = importlib.util.spec_from_file_location("geometry_benchmark", ROOT / "benchmarks" / "geometry.py")
-bench = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(bench)
+
+def program(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_benchmark", ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+bench, trunk_bench = program("geometry"), program("landmark_trunk")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +77,37 @@ class Painted(Landmarker):
         shapes = np.linspace(0, 1, 52, dtype=np.float32)
         seen = Geometry(mesh, shapes, np.array([40, 1, 2], np.float32), np.array([20, 3], np.float32))
         return [seen if i != 1 else None for i in range(len(faces))]
+
+
+def test_a_landmark_trunk_is_taught(tmp_path, monkeypatch, capsys):
+    """All but its first layers learns, what is written begins a BTN, and the queries of cross attention are large."""
+    from mien.networks import Normalize, btn_mobile, load_network
+    from mien.networks.deploy import to_float
+    from mien.training.start import start_from
+
+    monkeypatch.setattr(trunk_bench, "Landmarker", lambda path: Painted())
+    monkeypatch.chdir(tmp_path)
+    trunk_bench.main([data := ferplus(tmp_path), "--epochs", "2"])
+    assert "train: the landmarker sees 8 of 8 faces" in capsys.readouterr().out
+    path = find_checkpoint("btn_mobile_ferplus")
+    begun, network = load_network(path), btn_mobile().eval()
+    for part in ("landmarks", "landmark_adapt"):
+        start_from(network, {part: f"weights/landmarks.safetensors#{part}"})
+    same = {
+        name: torch.equal(p, begun.landmarks.get_parameter(name)) for name, p in network.landmarks.named_parameters()
+    }
+    assert same == {name: name.startswith(("stem", "stages.0.0.")) for name in same}
+    preprocess = read_header(path)["preprocess"]
+    faces = np.stack([crop(row.image(), preprocess) for row in open_dataset(data, check=False).rows("validation")])
+    with torch.no_grad():
+        levels = network.landmarks(Normalize(preprocess)(to_float(torch.from_numpy(faces))))
+        maps = [adapt(level) for adapt, level in zip(network.landmark_adapt, levels, strict=True)]
+    assert [x.square().mean().sqrt().item() for x in maps] == pytest.approx([trunk_bench.SPREAD] * 3, rel=1e-3)
+
+
+def test_points_of_a_mirror():
+    mean = np.array([[0.2, 0.5], [0.8, 0.5], [0.5, 0.7]], np.float32)
+    assert trunk_bench.mirrored(mean).tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize("angles", [(0, 0, 0), (40, 0, 0), (0, 35, 0), (0, 0, 25), (-30, 20, -10), (150, -40, 100)])

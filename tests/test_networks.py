@@ -301,7 +301,7 @@ OPTIONS = {
     "query, scalar, softmax": {"mla_residual": "query", "bt_encoding": "scalar", "bt_value_softmax": True},
     "gate, scale, no encoding": {"mla_gate_lower": True, "mla_init_values": 1e-5, "bt_encoding": "none"},
     "fused, detach, λ": {"vit_tokens": "fused49", "bt_detach_value": True, "vit_loss_weight": 3.0},
-    "no batch": {"bt": False},
+    "no batch, cross attention at full strength": {"bt": False, "cross_init_values": 1.0},
     "nothing of btn": {"bt": False, "mla": "none"},
     "all processes": {"bt_gather": True},
     "past faces": {"bt_memory": 3},
@@ -347,6 +347,8 @@ def test_options_change_what_they_say():
     assert shapes(bt_encoding="scalar")["batch_transformer.encoding.table"] == (1, 8, 1)
     assert {"mla_mid.gate", "mla_high.gate"} == shapes(mla_gate_lower=True).keys() - full.keys()
     assert shapes(mla_init_values=1e-5)["mla_mid.ls1.gamma"] == (64,)
+    for cross, starts in ((btn_mobile(cross_init_values=0.5).cross, 0.5), (btn_mobile().cross, 1e-5)):
+        assert all((scale.gamma == starts).all() for level in cross for scale in (level.ls1, level.ls2))
     posterpp = {name: tuple(p.shape) for name, p in bare(poster).named_parameters()}
     plain = {name: tuple(p.shape) for name, p in bare(btn, mla="none", bt=False).named_parameters()}
     assert plain == posterpp  # the ablation of everything is the baseline

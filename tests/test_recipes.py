@@ -255,7 +255,7 @@ COME_WITH_MIEN = {path.name for path in MODELS.iterdir() if path.is_dir()}
 
 
 def test_recipes_say_how_the_files_are_made_that_they_start_from():
-    """Another recipe's run, or weights that a command converts: in its header, or in that of a recipe named there."""
+    """Another recipe's run, or what a command makes: in its header, or in that of a recipe named there."""
     runs = {yaml.safe_load(file.read_text())["name"]: file.name for file in RECIPES}
     heads = {file.name: file.read_text().partition("\nname:")[0] for file in RECIPES}
     for file in RECIPES:
@@ -266,7 +266,8 @@ def test_recipes_say_how_the_files_are_made_that_they_start_from():
                 assert path.parts[1] in runs and path.name in ("best.safetensors", "last.safetensors"), (file, path)
                 assert f"recipes/{runs[path.parts[1]]}" in said, (file, path)
             elif source.partition("#")[0] not in COME_WITH_MIEN:
-                assert re.search(rf"mien convert .*{re.escape(str(path))}", said), (file, path)
+                made = rf"(mien convert|python benchmarks/\w+\.py) .*{re.escape(str(path))}"
+                assert re.search(made, said), (file, path)
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -54,6 +54,7 @@ class Poster(Network):
         head_dim: int, width of a head of cross attention; 32.
         adapt_kernel: odd int, of the convolutions from trunks to levels; 3.
         key_strides: int from 1 on for each level; (1, 1, 1).
+        cross_init_values: float at which the layer scales of cross attention start; 1e-5, as published.
         embed_dim, depth, num_heads, num_tokens: int, of the ViT; 768, 2, 8 and 147.
         drop_path: float in [0, 1) for each level, rate of stochastic depth; (0, 0.125, 0.25).
         freeze_landmarks, landmark_bn_train, trunk_logits: bool; True, False, False.
@@ -74,6 +75,7 @@ class Poster(Network):
         head_dim: int = 32,
         adapt_kernel: int = 3,
         key_strides: Sequence[int] = (1, 1, 1),
+        cross_init_values: float = 1e-5,
         embed_dim: int = 768,
         depth: int = 2,
         num_heads: int = 8,
@@ -98,7 +100,9 @@ class Poster(Network):
             for trunk in (image, landmarks)
         )
         self.cross = nn.ModuleList(
-            LandmarkCrossAttention(dim, dim // head_dim, side, drop_path=rate, key_stride=stride)
+            LandmarkCrossAttention(
+                dim, dim // head_dim, side, drop_path=rate, key_stride=stride, init_values=cross_init_values
+            )
             for dim, side, rate, stride in zip(dims, SIDES, drop_path, key_strides, strict=True)
         )
         low, mid, high = dims

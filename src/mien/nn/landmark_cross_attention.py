@@ -30,6 +30,7 @@ class LandmarkCrossAttention(nn.Module):
         mlp_ratio: float, hidden width of the mlp over dim; 4.
         drop_path: float in [0, 1), rate of stochastic depth; 0.
         key_stride: int from 1 on; 1.
+        init_values: float at which the layer scales ls1 and ls2 start; 1e-5, as published.
 
     Paper: Mao et al., POSTER++, arXiv 2301.12149. Reference: Talented-Q/POSTER_V2, 18de559.
     """
@@ -44,6 +45,7 @@ class LandmarkCrossAttention(nn.Module):
         mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         key_stride: int = 1,
+        init_values: float = 1e-5,
     ):
         super().__init__()
         self.num_heads, self.size, self.key_stride = num_heads, size, key_stride
@@ -56,10 +58,10 @@ class LandmarkCrossAttention(nn.Module):
         self.register_buffer("relative_index", index, persistent=False)  # (size², keys)
         self.attend = Attend()
         self.proj = nn.Linear(dim, dim)
-        self.ls1 = LayerScale(dim)
+        self.ls1 = LayerScale(dim, init_values)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
-        self.ls2 = LayerScale(dim)
+        self.ls2 = LayerScale(dim, init_values)
         self.drop_path = DropPath(drop_path)
 
     def bias(self) -> Tensor:

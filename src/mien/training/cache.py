@@ -84,7 +84,8 @@ class Cache:
         for part in self.network.front_parts:
             for name, tensor in self.network.get_submodule(part).state_dict().items():
                 if not name.endswith("num_batches_tracked"):
-                    trunk.update(f"{part}.{name} {tuple(tensor.shape)}".encode() + tensor.numpy(force=True).tobytes())
+                    values = tensor.numpy(force=True) + 0  # an average of weights may turn -0 into 0
+                    trunk.update(f"{part}.{name} {tuple(tensor.shape)}".encode() + values.tobytes())
         facts = facts_of(self.data, (split,), self.preprocess)
         taught = [] if self.teachers is None else [self.teachers.digest]
         made_of = {"trunk": trunk.hexdigest(), "data": facts["data"], "preprocessing": facts["preprocessing"]}
