@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     nme = [100 * np.concatenate(level).mean() for level in zip(*errors, strict=True)]
     print(f"NME: low {nme[0]:.2f} %, middle {nme[1]:.2f} %, high {nme[2]:.2f} % (n = {len(rows):,})")
     with torch.inference_mode():
-        for adapter, level in zip(trunk.adapters, trunk.maps(images(rows[:1000])), strict=True):
+        for adapter, level in zip(trunk.adapters, trunk.maps(images(rows[:256])), strict=True):
             factor = SPREAD / level.square().mean().sqrt()
             adapter.weight *= factor
             adapter.bias *= factor

@@ -282,7 +282,7 @@ def test_a_cache_that_was_cut_goes_on(recipe, monkeypatch):
     assert (found[0] == 3).all() and json.loads(file.read_text())["done"] == 24
 
 
-def test_a_run_begins_with_one_that_used_the_cache(recipe, capsys):
+def test_a_run_begins_with_one_that_used_the_cache(recipe):
     """Its average of the weights gave every -0 of the resting trunk its other sign."""
     assert main(["train", recipe("SmallPlain", name="begun", trainer__max_epochs=1)]) == 0
     network, file = load_network("runs/begun/last.safetensors", trust=True), "runs/first/last.safetensors"
