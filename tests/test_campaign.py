@@ -11,15 +11,14 @@ import pytest
 from mien.training.run import parser
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("ideas", "teachers", "student", "final", "btn", "looks")
+PARTS = ("teachers", "ideas", "student", "final", "means", "btn", "looks")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 
 
 def commands(*words: str) -> list[list[str]]:
     """What make would run, word by word, of mien's own."""
-    targets = [f"campaign-{part}" for part in PARTS]
-    make = ["make", "-n", "-s", "-o", ".venv/testing", *targets, *words]
+    make = ["make", "-n", "-s", "-o", ".venv/testing", "campaign", *words]
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.replace("\\\n", " ").splitlines()
@@ -27,23 +26,28 @@ def commands(*words: str) -> list[list[str]]:
 
 
 def test_every_run_is_made_once_and_can_be_made(tmp_path):
-    runs = [words[1:] for words in commands(f"RUNS={tmp_path}", "SEEDS=1") if words[0] == "train"]
+    found = commands(f"RUNS={tmp_path}", "SEEDS=1", "STUDENTS=4 5")
+    means = {Path(out).stem: [Path(each).parent.name for each in of] for verb, out, *of in found if verb == "average"}
+    assert means["student_mean"] == ["student_4", "student_5"] and means["final_mean"] == ["final_4", "final_5"]
+    assert set(means) == {"long_mean", "student_mean", "final_mean"}
+    runs = [words[1:] for words in found if words[0] == "train"]
     names = [words[words.index("--name") + 1] for words in runs]
-    ideas = ("plain", "flip", "branch", "adjust", "mix", "cut", "hard")
-    wanted = [f"{name}_1" for name in (*ideas, "student")]
-    assert sorted(names) == sorted([*wanted, "long_0", "long_1", "wide_0", "final_0"])
+    ideas = [f"{name}_1" for name in ("plain", "flip", "branch", "adjust", "mix", "cut", "hard", "rand", "sam")]
+    teachers = ["long_0", "long_1", "long_2", "wide_0"]
+    assert sorted(names) == sorted([*ideas, *teachers, *means["student_mean"], *means["final_mean"]])
     read, seen, joined = parser(), set(), []
     for name, words in zip(names, runs, strict=True):
-        if name in ("flip_1", "adjust_1", "mix_1", "cut_1", "long_1"):  # of one recipe: understood together, for time
+        if name in ("flip_1", "adjust_1", "mix_1", "cut_1", "rand_1", "sam_1", "long_1", "long_2"):
+            # of one recipe: understood together, for time
             joined += words[1:]
             continue
         config = read.parse_args(["--config", str(ROOT / words[0]), *words[1:]])
         assert config.name == name and config.out == str(tmp_path / name) and config.keep_all
         assert config.trainer.accelerator == "gpu" and config.faces.in_memory
         seen.add((config.seed, name))
-        assert ("train+validation" in config.faces.train_split) == (name == "final_0")
-        assert len(config.teachers) == (3 if name.startswith(("student", "final")) else 0)
-    assert len(seen) == len(runs) - 5
+        assert ("train+validation" in config.faces.train_split) == name.startswith("final")
+        assert len(config.teachers) == (5 if name.startswith(("student", "final")) else 0)
+    assert len(seen) == len(runs) - 8
     read.parse_args(["--config", str(ROOT / runs[names.index("plain_1")][0]), *joined])
 
 

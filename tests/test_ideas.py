@@ -16,7 +16,7 @@ from mien.networks import Network, build, load_network, mobilefacenet, save_netw
 from mien.networks.plain import PlainClassifier
 from mien.networks.trunk import widen
 from mien.nn import BatchTransformer
-from mien.training.augment import Augment, Jpeg, Resample, cut_mix
+from mien.training.augment import Augment, Jpeg, RandomChanges, Resample, cut_mix
 from mien.training.callbacks import Keep
 from mien.training.task import Task
 
@@ -115,6 +115,25 @@ def test_cut_mix_by_area():
     assert cut > 20 and shares.sum(1).allclose(torch.ones(32))
     torch.manual_seed(0)
     assert torch.equal(cut_mix(images, target, 1.0)[0], mixed)
+
+
+def test_random_changes_are_drawn_for_each_part_of_a_batch():
+    (first,) = (step for step in Augment(rand_count=3, rand_magnitude=12).steps if isinstance(step, RandomChanges))
+    assert (first.change.n, first.change.m) == (3, 12)
+    assert not any(isinstance(step, RandomChanges) for step in Augment().steps)
+    change, images = RandomChanges(1, groups=4), torch.rand(1, 3, 24, 24).mul(0.5).expand(8, -1, -1, -1)
+    seen = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        out = change(images)
+        assert out.shape == images.shape and out.min() >= 0 and out.max() <= 1
+        torch.manual_seed(seed)
+        assert torch.equal(change(images), out)
+        seen |= {len({part.numpy().tobytes() for part in out[::2]})}
+    assert max(seen) > 2  # parts of one batch are changed in different ways
+    for count, magnitude in ((0, 10), (14, 10), (2, 0), (2, 30)):
+        with pytest.raises(ValueError, match="1 to 13 changes"):
+            RandomChanges(count, magnitude)
 
 
 def test_resolution_and_compression_can_be_made_harder():

@@ -1015,12 +1015,9 @@ def test_landmarks_are_found_once(tmp_path, monkeypatch):
     faces = FaceData(Folder(str(root)), aligned=1.0, landmarks_cache=str(cache))
     faces.setup()
     assert faces.preprocess["trained_on"] == ["arcface112"]
-    found = np.load(cache)
-    assert (
-        found.shape == (2, 5, 2)
-        and np.isnan(found[1]).all()
-        and {p.name for p in cache.parent.iterdir()} == {cache.name}
-    )
+    found = np.load(cache)["landmarks"]
+    assert found.shape == (2, 5, 2) and np.isnan(found[1]).all()
+    assert {p.name for p in cache.parent.iterdir()} == {cache.name}
     left, right, nose, *mouth = found[0]
     assert left[0] < nose[0] < right[0] and max(left[1], right[1]) < nose[1] < min(mouth[0][1], mouth[1][1])
     picture = open_picture(root / "train" / "neutral" / "face.png")
@@ -1028,13 +1025,35 @@ def test_landmarks_are_found_once(tmp_path, monkeypatch):
     assert np.array_equal(faces.validation_faces[0][0], crop(picture, GREY48))
 
     monkeypatch.setattr("mien.training.faces.YuNet", lambda **_: pytest.fail("the cache was not used"))
-    FaceData(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache)).setup()
-    np.save(cache, found[:1])
-    with pytest.raises(MienError, match="landmarks of 1 rows, but the data has 2; remove it"):
-        FaceData(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache)).setup()
+    both = FaceData(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache), train_split="train+validation")
+    both.setup()
+    again = both.train_faces.landmarks
+    assert len(again) == 4 and np.array_equal(again[:2], found, equal_nan=True)
+    assert np.array_equal(again[2:], found, equal_nan=True)  # the same pictures
     FaceData(
         Folder(str(root)), GREY48 | {"align": "none"}, aligned=0.5
     ).setup()  # nothing to align, nothing to look for
+
+
+def test_landmarks_of_other_pictures_are_added_and_not_taken_for_these(tmp_path):
+    root, cache = tmp_path / "data", tmp_path / "landmarks.npy"
+    for split in ("train", "validation"):
+        (root / split / "neutral").mkdir(parents=True)
+    face = Image.open(ROOT / "examples" / "hopper.jpg")
+    face.save(root / "train" / "neutral" / "face.png")
+    face.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "validation" / "neutral" / "face.png")
+    landmarks = []
+    for split in ("train", "validation", "train+validation"):
+        faces = FaceData(Folder(str(root)), aligned=1.0, landmarks_cache=str(cache), train_split=split)
+        faces.setup()
+        landmarks.append(faces.train_faces.landmarks)
+    assert abs(landmarks[0] - landmarks[1]).max() > 5 and len(np.load(cache)) == 2
+    assert np.array_equal(np.concatenate(landmarks[:2]), landmarks[2])
+
+    for bad, line in ((np.zeros((2, 5, 2)), "do not say of which pictures"), (b"", "no landmarks of pictures")):
+        cache.write_bytes(bad) if isinstance(bad, bytes) else np.save(cache, bad)
+        with pytest.raises(MienError, match=f"{line}; remove it"):
+            faces.setup()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import kornia.augmentation as K
 import numpy as np
 import torch
 import torch.nn.functional as F
+from kornia.augmentation.auto import RandAugment
 from kornia.enhance import jpeg_codec_differentiable
 from torch import Tensor, nn
 
@@ -74,6 +75,42 @@ class Jpeg(nn.Module):
             coded = jpeg_codec_differentiable(small.clamp(0, 1), quality)
             out[part] = F.interpolate(coded, size, mode="bilinear", align_corners=False).to(out)
         return out
+
+
+class RandomChanges(nn.Module):
+    """`count` of RandAugment's thirteen changes, drawn for each of `groups` parts of a batch: (B, 3, H, W) in [0, 1].
+
+    magnitude: in (0, 30), of every change that has one. What is turned, sheared or moved leaves black behind.
+
+    Paper: Cubuk et al., RandAugment, 2020; the changes are its, kornia computes them.
+    """
+
+    POLICY = (
+        ("auto_contrast", 0, 1),
+        ("equalize", 0, 1),
+        ("rotate", -30.0, 30.0),
+        ("posterize", 4.0, 8.0),
+        ("solarize", 0.0, 1.0),
+        ("color", 0.1, 1.9),
+        ("contrast", 0.1, 1.9),
+        ("brightness", 0.1, 1.9),
+        ("sharpness", 0.1, 1.9),
+        ("shear_x", -0.3, 0.3),
+        ("shear_y", -0.3, 0.3),
+        ("translate_x", -0.1, 0.1),
+        ("translate_y", -0.1, 0.1),
+    )
+
+    def __init__(self, count: int = 2, magnitude: int = 10, groups: int = 4):
+        super().__init__()
+        if not 0 < magnitude < 30 or not 0 < count <= len(self.POLICY):
+            allowed = f"1 to {len(self.POLICY)} changes of a magnitude within 0 and 30"
+            raise ValueError(f"RandAugment: {allowed}, not {count} of {magnitude}")
+        self.groups = groups
+        self.change = RandAugment(count, magnitude, [[each] for each in self.POLICY])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([self.change(part) for part in images.chunk(self.groups)])
 
 
 class Tint(nn.Module):
@@ -149,6 +186,7 @@ class Augment(Augmentation):
     Flip; rotation, shift and scale, which imitate another detector's crop; brightness and contrast; colour; resolution
     (a side drawn from `resample_side`, in pixels); compression (a quality drawn from `jpeg_quality`, at a side from
     `jpeg_smallest` pixels up); noise; erased rectangles. Every `p` is the share of faces that a change meets.
+    `rand_count` above 0 has `RandomChanges` of `rand_magnitude` before all of this.
     """
 
     def __init__(
@@ -169,9 +207,12 @@ class Augment(Augmentation):
         noise_p: float = 0.2,
         erase_p: float = 0.3,
         erase_scale: tuple[float, float] = (0.02, 0.15),
+        rand_count: int = 0,
+        rand_magnitude: int = 10,
     ):
         super().__init__()
         self.steps = nn.Sequential(
+            *([RandomChanges(rand_count, rand_magnitude)] if rand_count else []),
             K.RandomHorizontalFlip(p=flip),
             K.RandomAffine(degrees, (translate, translate), scale, padding_mode="border", p=affine_p),
             K.ColorJiggle(brightness, contrast, 0.0, 0.0, p=0.8),

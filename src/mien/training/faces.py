@@ -1,5 +1,6 @@
 """Labelled faces in batches: uint8 crops and targets."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,25 @@ def weigh_classes(shares: np.ndarray, power: float) -> np.ndarray:
     return weights * counts.sum() / max((weights * counts).sum(), 1e-12)
 
 
+KEPT = np.dtype([("picture", "V16"), ("landmarks", np.float32, (5, 2))])
+"""What a cache of landmarks has of each picture."""
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).digest()
+
+
+def _kept_landmarks(cache: Path) -> dict[bytes, np.ndarray]:
+    """Landmarks (5, 2) by the digest of the picture; MienError where the file has none."""
+    try:
+        kept = np.load(cache)
+    except (ValueError, EOFError) as error:
+        raise MienError(f"{cache}: no landmarks of pictures; remove it") from error
+    if kept.dtype != KEPT:
+        raise MienError(f"{cache}: landmarks that do not say of which pictures; remove it")
+    return dict(zip(kept["picture"].tolist(), kept["landmarks"], strict=True))
+
+
 class Batches(DataLoader):
     """A loader that asks for its order with its first batch: only then does a resumed run know its place."""
 
@@ -100,7 +120,8 @@ class FaceData(LightningDataModule):
     data: the set; `train_split` and `validation_split` name its splits.
     preprocess: how a picture becomes a network's input, kept in every checkpoint.
     aligned: the share of training faces that are aligned to landmarks, where the detector finds some; the others are
-        shown as they are, and validation faces always are. The landmarks are found once and kept in `landmarks_cache`.
+        shown as they are, and validation faces always are. The landmarks are found once and kept in `landmarks_cache`,
+        by picture: any data can share the file.
     targets: the votes' distribution; one class, the label; or the mean of the two.
     balance: 0 draws every row once an epoch; above 0 rows are drawn with replacement, each with probability
         proportional to `count(class) ** -balance`.
@@ -194,25 +215,25 @@ class FaceData(LightningDataModule):
         return [row for row in self.data.rows(self.validation_split) if row.label >= 0]
 
     def _landmarks(self, rows: Sequence[Row]) -> np.ndarray:
-        """(n, 5, 2) float32 in pixels of each picture, not a number where the detector found no face."""
+        """(n, 5, 2) float32 in pixels of each picture, not a number where the detector found no face.
+
+        The cache says by a digest of its pixels whose they are, so that splits and data sets can have one together.
+        """
         cache = None if self.landmarks_cache is None else Path(self.landmarks_cache)
-        if cache is not None and cache.exists():
-            landmarks = np.load(cache)
-            if len(landmarks) != len(rows):
-                raise MienError(f"{cache}: landmarks of {len(landmarks)} rows, but the data has {len(rows)}; remove it")
-            return landmarks
-        detector = YuNet(min_face=0)
-        landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
-        for i, row in enumerate(tqdm(rows, desc="landmarks", unit="face")):
-            found = find_known(detector, row.image())
-            if found:
-                landmarks[i] = max(found, key=lambda face: face.score).landmarks
+        keys = range(len(rows)) if cache is None else [_digest(row.image()) for row in rows]
+        known = {} if cache is None or not cache.exists() else _kept_landmarks(cache)
+        if missing := {key: i for i, key in enumerate(keys) if key not in known}:
+            detector = YuNet(min_face=0)
+            for key, i in tqdm(missing.items(), desc="landmarks", unit="face"):
+                found = find_known(detector, rows[i].image())
+                known[key] = max(found, key=lambda face: face.score).landmarks if found else np.full((5, 2), np.nan)
+            if cache is not None:
+                cache.parent.mkdir(parents=True, exist_ok=True)
+                with whole(cache) as file:
+                    np.save(file, np.array(list(known.items()), KEPT))
+        landmarks = np.array([known[key] for key in keys], np.float32).reshape(-1, 5, 2)
         missed = int(np.isnan(landmarks[:, 0, 0]).sum())
         logger.info("landmarks found in %d of %d pictures", len(rows) - missed, len(rows))
-        if cache is not None:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            with whole(cache) as file:
-                np.save(file, landmarks)
         return landmarks
 
     def train_dataloader(self) -> DataLoader:
