@@ -6,9 +6,9 @@
 
 A scene is 128×128 pixels: a texture made by code (noise of several scales, stripes, discs; no picture of anybody) and
 one to five faces of FER2013+ (DATA, its parquet file), 28 to 64 pixels wide, tinted, turned up to 20°, with soft
-elliptic edges. LANDMARKS are of the training faces, as a recipe's `landmarks_cache` keeps them: YuNet's on the whole
-48×48 face, so the truth is YuNet's own, on a face without a scene around it, and favours it. A box is a square around
-the five points, 2.2 times as wide as they spread. Held-out scenes are of faces of the validation split.
+elliptic edges. LANDMARKS is a recipe's `landmarks_cache`, made where there is none: YuNet's on the whole 48×48 face, so
+the truth is YuNet's own, on a face without a scene around it, and favours it. A box is a square around the five
+points, 2.2 times as wide as they spread. Held-out scenes are of faces of the validation split.
 
 `judge` prints, for both: the share of faces found (a point mean within half the box of the truth's, each once), false
 alarms a scene, and the mean error of the five points of faces that both found, as a fraction of the distance of the
@@ -28,10 +28,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mien.data import FERPlus
-from mien.faces import YuNet, find_known
+from mien.faces import YuNet
 from mien.networks import GroupPose
 from mien.networks.checkpoint import load_tensors
 from mien.networks.group_pose import normalized
+from mien.training.landmarks import find_landmarks
 
 SIDE = 128
 FROZEN = ("image.stem", "image.stem_dw", "image.stages.0")
@@ -94,7 +95,8 @@ def with_landmarks(rows: list, landmarks: np.ndarray) -> tuple[list[np.ndarray],
 def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    faces, landmarks = with_landmarks(FERPlus(args.data).rows("train"), np.load(args.landmarks))
+    rows = FERPlus(args.data).rows("train")
+    faces, landmarks = with_landmarks(rows, find_landmarks(rows, args.landmarks))
     network, draw = GroupPose().train(), np.random.default_rng(args.seed)
     network.image.load_state_dict(network.image.fit(load_tensors(args.trunk)))
     for name, p in network.named_parameters():
@@ -149,11 +151,7 @@ def judge(args: argparse.Namespace) -> None:
     network.load_state_dict(load_file(args.run / "group_pose.safetensors"))
     yunet, draw = YuNet(min_face=0), np.random.default_rng(1)
     rows = FERPlus(args.data).rows("validation")[:: max(1, args.every)]
-    landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
-    for i, row in enumerate(rows):
-        if found := find_known(yunet, row.image()):
-            landmarks[i] = max(found, key=lambda face: face.score).landmarks
-    faces, landmarks = with_landmarks(rows, landmarks)
+    faces, landmarks = with_landmarks(rows, find_landmarks(rows))
     answered: dict[str, list] = {"GroupPose": [], "YuNet": []}
     for _ in range(args.scenes):
         picture, boxes, points = scene(faces, landmarks, draw)

@@ -151,7 +151,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 POOL = """
-import multiprocessing, sys
+import faulthandler, multiprocessing, sys
 import mien
 
 def probabilities(reader):
@@ -160,7 +160,7 @@ def probabilities(reader):
 if __name__ == "__main__":
     reader = mien.Reader.from_pretrained(sys.argv[2])
     wanted = probabilities(reader)
-    with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
+    with multiprocessing.get_context(sys.argv[1]).Pool(2, faulthandler.dump_traceback_later, (50,)) as pool:
         answers = [pool.apply_async(probabilities, (reader,)) for _ in range(3)]
         assert wanted and [answer.get(timeout=60) for answer in answers] == [wanted] * 3
 """
@@ -168,7 +168,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_pools_of_processes(stand_in, method, tmp_path):
-    """In a program of its own: the tests' own process has threads of other libraries, which no fork survives."""
+    """In a program of its own: the tests' own process has threads of other libraries, which no fork survives.
+
+    A process that hangs says where.
+    """
     (tmp_path / "pool.py").write_text(POOL)
     command = [sys.executable, str(tmp_path / "pool.py"), method, str(stand_in), str(ASTRONAUT)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=4 * SECONDS)

@@ -1024,7 +1024,7 @@ def test_landmarks_are_found_once(tmp_path, monkeypatch):
     assert np.array_equal(faces.train_faces[0, 0.0][0], crop(picture, GREY48, found[0]))
     assert np.array_equal(faces.validation_faces[0][0], crop(picture, GREY48))
 
-    monkeypatch.setattr("mien.training.faces.YuNet", lambda **_: pytest.fail("the cache was not used"))
+    monkeypatch.setattr("mien.training.landmarks.YuNet", lambda **_: pytest.fail("the cache was not used"))
     both = FaceData(Folder(str(root)), aligned=0.5, landmarks_cache=str(cache), train_split="train+validation")
     both.setup()
     again = both.train_faces.landmarks
@@ -1168,7 +1168,7 @@ def test_processes_share_what_they_are_judged_by(pictures):
 def test_landmarks_are_looked_for_by_one_process(tmp_path, pictures, monkeypatch):
     faces = FaceData(Folder(str(pictures)), aligned=1.0, landmarks_cache=str(tmp_path / "landmarks.npy"))
     faces.prepare_data()
-    monkeypatch.setattr("mien.training.faces.YuNet", lambda **_: pytest.fail("the cache was not used"))
+    monkeypatch.setattr("mien.training.landmarks.YuNet", lambda **_: pytest.fail("the cache was not used"))
     faces.setup()
     assert len(faces.train_faces.landmarks) == 12
 

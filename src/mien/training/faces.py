@@ -1,28 +1,21 @@
 """Labelled faces in batches: uint8 crops and targets."""
 
-import hashlib
-import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
-from tqdm import tqdm
 
 from mien.data import DataSet, Row
 from mien.errors import MienError
-from mien.faces import YuNet, find_known
-from mien.files import whole
 from mien.training.cache import Cache
 from mien.training.crops import GREY48, LABEL_SHARES, Crops
 from mien.training.in_memory import InMemory
+from mien.training.landmarks import find_landmarks
 from mien.training.teachers import Teachers
-
-logger = logging.getLogger(__name__)
 
 
 class Order(Sampler[tuple[int, float]]):
@@ -86,25 +79,6 @@ def weigh_classes(shares: np.ndarray, power: float) -> np.ndarray:
     counts = shares.sum(0, dtype=np.float64)
     weights = np.where(counts > 0, counts.clip(1e-12) ** -power, 0.0)
     return weights * counts.sum() / max((weights * counts).sum(), 1e-12)
-
-
-KEPT = np.dtype([("picture", "V16"), ("landmarks", np.float32, (5, 2))])
-"""What a cache of landmarks has of each picture."""
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.blake2b(repr(image.shape).encode() + image.tobytes(), digest_size=16).digest()
-
-
-def _kept_landmarks(cache: Path) -> dict[bytes, np.ndarray]:
-    """Landmarks (5, 2) by the digest of the picture; MienError where the file has none."""
-    try:
-        kept = np.load(cache)
-    except (ValueError, EOFError) as error:
-        raise MienError(f"{cache}: no landmarks of pictures; remove it") from error
-    if kept.dtype != KEPT:
-        raise MienError(f"{cache}: landmarks that do not say of which pictures; remove it")
-    return dict(zip(kept["picture"].tolist(), kept["landmarks"], strict=True))
 
 
 class Batches(DataLoader):
@@ -177,7 +151,7 @@ class FaceData(LightningDataModule):
     def prepare_data(self) -> None:
         """In one process alone: what the others then find in the caches."""
         if self.aligned and self.landmarks_cache is not None:
-            self._landmarks(self.data.rows(self.train_split))
+            find_landmarks(self.data.rows(self.train_split), self.landmarks_cache)
         if self.cache is not None:
             device = self._device
             self.cache.make(Crops(self.data.rows(self.train_split), self.preprocess), self.train_split, None, device)
@@ -186,7 +160,7 @@ class FaceData(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         rows = list(self.data.rows(self.train_split))
-        landmarks, keep = self._landmarks(rows) if self.aligned else None, None
+        landmarks, keep = find_landmarks(rows, self.landmarks_cache) if self.aligned else None, None
         if self.subset is not None:
             keep = np.random.default_rng(0).permutation(len(rows))[: self.subset]
             rows = [rows[i] for i in keep]
@@ -213,28 +187,6 @@ class FaceData(LightningDataModule):
 
     def _judged(self) -> list[Row]:
         return [row for row in self.data.rows(self.validation_split) if row.label >= 0]
-
-    def _landmarks(self, rows: Sequence[Row]) -> np.ndarray:
-        """(n, 5, 2) float32 in pixels of each picture, not a number where the detector found no face.
-
-        The cache says by a digest of its pixels whose they are, so that splits and data sets can have one together.
-        """
-        cache = None if self.landmarks_cache is None else Path(self.landmarks_cache)
-        keys = range(len(rows)) if cache is None else [_digest(row.image()) for row in rows]
-        known = {} if cache is None or not cache.exists() else _kept_landmarks(cache)
-        if missing := {key: i for i, key in enumerate(keys) if key not in known}:
-            detector = YuNet(min_face=0)
-            for key, i in tqdm(missing.items(), desc="landmarks", unit="face"):
-                found = find_known(detector, rows[i].image())
-                known[key] = max(found, key=lambda face: face.score).landmarks if found else np.full((5, 2), np.nan)
-            if cache is not None:
-                cache.parent.mkdir(parents=True, exist_ok=True)
-                with whole(cache) as file:
-                    np.save(file, np.array(list(known.items()), KEPT))
-        landmarks = np.array([known[key] for key in keys], np.float32).reshape(-1, 5, 2)
-        missed = int(np.isnan(landmarks[:, 0, 0]).sum())
-        logger.info("landmarks found in %d of %d pictures", len(rows) - missed, len(rows))
-        return landmarks
 
     def train_dataloader(self) -> DataLoader:
         weights = repeats = None
