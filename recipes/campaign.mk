@@ -1,8 +1,8 @@
 # The plan for a better default model, on one GPU and without a network, in parts that go on where they were cut.
 #
-#   make -j12 campaign              all of it, twelve runs at a time: teachers, ideas, student, final, means, btn, looks
+#   make campaign -j14              all of it, fourteen runs at a time: teachers, ideas, student, final, means, btn, looks
 #   make campaign PART=ideas        one part, or several with blanks between
-#   make campaign OPTIONS="$(make -s campaign-try)" RUNS=out/campaign SEEDS=0 BTN_SEEDS=1 CHOOSE="--limit 32"
+#   make campaign OPTIONS="$(make -s campaign-try)" RUNS=out/campaign SEEDS=0 STUDENTS=0 BTN_SEEDS=1 CHOOSE="--limit 32"
 #                                   a try on a CPU, two steps a run
 #
 # A run is a folder of $(RUNS) with a finished.json at its end. One that was cut goes on from its resume.ckpt, one that is

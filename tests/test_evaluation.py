@@ -152,6 +152,24 @@ def test_measure_matches_classes_by_name(stand_in, tmp_path):
     assert measure(classifier, data, "validation").report == measured.report
 
 
+@pytest.mark.parametrize(
+    "learned, said",
+    [
+        ("Folder, validation", True),
+        ("Folder, train+validation", True),
+        ("Folder, train", False),
+        ("FERPlus, train+validation", False),
+        (None, False),
+    ],
+)
+def test_faces_that_the_model_has_learned_are_named(tmp_path, caplog, learned, said):
+    training = {} if learned is None else {"training": {"data": learned}}
+    model = write_stand_in(tmp_path / "model/model.onnx", HEADER | training)
+    measure(Classifier.from_pretrained(model), faces(tmp_path / "data"), "validation")
+    lines = [f"{model}: learned from {learned}: of faces that it learned figures say nothing"] if said else []
+    assert [record.message for record in caplog.records if "learned" in record.message] == lines
+
+
 def test_measure_refuses_a_class_that_the_model_does_not_know(tmp_path):
     labels = {str(i): label for i, label in enumerate(["surprise", "fear", "disgust", *"abcd", "neutral"])}
     model = write_stand_in(tmp_path / "model/model.onnx", HEADER | {"id2label": labels})

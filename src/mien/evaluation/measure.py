@@ -1,6 +1,7 @@
 """A model measured on a data set."""
 
 import inspect
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from mien.evaluation.answers import OutputReport, report_outputs
 from mien.evaluation.report import Report, classification_report
 from mien.faces import Detector, find_faces
 from mien.outputs import Output
+
+logger = logging.getLogger(__name__)
 
 Data = str | os.PathLike[str] | DataSet
 """Labelled pictures, or where they are."""
@@ -156,6 +159,8 @@ def choose_split(data: DataSet, named: str | None = None, prefer: Sequence[str] 
 def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.ndarray:
     """The classes of rows of the data, (N,), in the order of the model. They are matched by their names.
 
+    Logs it where the model learned from a set and a split of these names.
+
     Raises MienError if the data has a class that the model does not know.
     """
     unknown = [label for label in data.labels if label not in classifier.labels]
@@ -164,6 +169,10 @@ def targets(classifier: Classifier, data: DataSet, rows: Sequence[Row]) -> np.nd
             f"{data} has the class {' and '.join(map(repr, unknown))}, and the model only knows "
             f"{', '.join(classifier.labels)}"
         )
+    learned = str(classifier.header.get("training", {}).get("data", ""))
+    kind, _, splits = learned.partition(", ")
+    if kind == type(data).__name__ and any(row.split in splits.split("+") for row in rows):
+        logger.warning("%s: learned from %s: of faces that it learned figures say nothing", classifier.path, learned)
     return np.array([classifier.labels.index(label) for label in data.labels])[[row.label for row in rows]]
 
 
