@@ -17,6 +17,7 @@ from PIL import Image
 import mien
 from mien.engines import OnnxRuntimeEngine, OpenVINOEngine, TorchEngine, open_model
 from mien.engines import openvino as openvino_engine
+from mien.engines.process import computing
 from mien.errors import CheckpointError, MienError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -122,6 +123,24 @@ def test_a_fork_while_other_threads_read(reader):
         done.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_fork_waits_for_what_computes(reader):
+    begun, order = threading.Event(), []
+
+    def work():
+        with computing():
+            begun.set()
+            time.sleep(0.3)
+            order.append("computed")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    wanted = in_a_fork(lambda: probabilities(reader))
+    order.append("forked")
+    thread.join()
+    assert order == ["computed", "forked"] and probabilities(reader) == wanted
 
 
 def test_locks_are_new_in_a_fork(reader):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mien.engines.graph import check_layers, external_files
-from mien.engines.process import FileEngine, leak
+from mien.engines.process import FileEngine, computing, leak
 from mien.engines.work import check_work
 from mien.errors import CheckpointError
 from mien.files import whole
@@ -111,11 +111,12 @@ class OpenVINOEngine(FileEngine):
             requests.append(compiled.model.create_infer_request())
         busy = requests[: len(parts)]
         try:
-            for request, part in zip(busy, parts, strict=True):
-                request.set_input_tensor(tensor(part, shared_memory=True))
-                request.start_async()
-            for request in busy:
-                request.wait()
+            with computing():
+                for request, part in zip(busy, parts, strict=True):
+                    request.set_input_tensor(tensor(part, shared_memory=True))
+                    request.start_async()
+                for request in busy:
+                    request.wait()
         except RuntimeError as error:  # of its graph, which may hold whatever a stranger put there
             raise self._cannot(error) from error
         return [[output.data.copy() for output in request.output_tensors] for request in busy]

@@ -3,7 +3,10 @@
 import ctypes
 import os
 import threading
+import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,8 @@ class FileEngine:
             with self._lock:
                 if self._opened is None:
                     path = path or self._path
-                    opened, checksum = self._open(path, self._options)
+                    with computing():
+                        opened, checksum = self._open(path, self._options)
                     if self._checksum not in (None, checksum):
                         raise CheckpointError(f"{path}: has changed since it was opened")
                     self._opened, self._checksum = opened, checksum
@@ -64,7 +68,59 @@ def leak(value: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))
 
 
+@contextmanager
+def computing() -> Iterator[None]:
+    """Around what a library computes in threads of its own: a fork waits until it is done, and it for a fork.
+
+    A lock that such a thread holds at the moment of a fork would be held in the child for ever.
+    """
+    global _running
+    with _turn:
+        _turn.wait_for(lambda: not _forking, _PATIENCE)
+        _running += 1
+    try:
+        yield
+    finally:
+        with _turn:
+            _running -= 1
+            _turn.notify_all()
+
+
+def _before_fork() -> None:
+    global _forking
+    if not _engines:
+        return
+    with _turn:
+        _forking += 1
+        _turn.wait_for(lambda: not _running, _PATIENCE)
+    until = time.monotonic() + 0.1
+    while _others_run() and time.monotonic() < until:  # who answered has not yet gone to sleep
+        time.sleep(0.001)
+
+
+def _others_run() -> bool:
+    """Whether another thread of this process is on a processor, or waits for one: on Linux; elsewhere nobody knows."""
+    try:
+        threads = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
+    except OSError:
+        return False
+    for thread in threads:
+        with suppress(OSError), open(f"/proc/self/task/{thread}/stat") as file:  # it may have ended meanwhile
+            if file.read().rpartition(")")[2].split()[0] == "R":
+                return True
+    return False
+
+
+def _in_parent() -> None:
+    global _forking
+    with _turn:
+        _forking = max(0, _forking - 1)
+        _turn.notify_all()
+
+
 def _after_fork() -> None:
+    global _turn, _running, _forking
+    _turn, _running, _forking = threading.Condition(), 0, 0
     for engine in list(_engines):
         if engine._opened is not None:
             leak(engine._opened)
@@ -72,5 +128,7 @@ def _after_fork() -> None:
 
 
 _engines: "weakref.WeakSet[FileEngine]" = weakref.WeakSet()
+_turn, _running, _forking = threading.Condition(), 0, 0
+_PATIENCE = 1.0  # seconds; no fork waits longer, and nothing for a fork
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_after_fork)
