@@ -88,18 +88,16 @@ def computing() -> Iterator[None]:
 
 def _before_fork() -> None:
     global _forking
-    if not _engines:
-        return
     with _turn:
         _forking += 1
         _turn.wait_for(lambda: not _running, _PATIENCE)
     until = time.monotonic() + 0.1
-    while _others_run() and time.monotonic() < until:  # who answered has not yet gone to sleep
+    while _engines and _others_run() and time.monotonic() < until:  # who answered has not yet gone to sleep
         time.sleep(0.001)
 
 
 def _others_run() -> bool:
-    """Whether another thread of this process is on a processor, or waits for one: on Linux; elsewhere nobody knows."""
+    """Whether another thread of this process runs, or is ready to; False where there is no /proc."""
     try:
         threads = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
     except OSError:
@@ -114,7 +112,7 @@ def _others_run() -> bool:
 def _in_parent() -> None:
     global _forking
     with _turn:
-        _forking = max(0, _forking - 1)
+        _forking -= 1
         _turn.notify_all()
 
 
