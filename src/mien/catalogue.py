@@ -51,6 +51,7 @@ NETWORKS: dict[str, Entry] = {
     "maxvit_tiny_rw": Entry(28_548_416, 5.071, 224, MAXVIT, ("timm",)),
     "maxvit_tiny_tf": Entry(30_407_632, 5.548, 224, MAXVIT, ("timm",)),
     "mobilefacenet": Entry(912_008, 0.234, 112, "Chen 2018, MobileFaceNets", ("mobilefacenet",)),
+    "mobilenet": Entry(3_215_176, 0.290, 160, "Howard 2017, MobileNets", ("mobilenet",)),
     "moh_vit_base_50": Entry(89_260_664, 18.419, 224, MOH_VIT, ("moh_vit",)),
     "moh_vit_base_75": Entry(89_257_784, 18.414, 224, MOH_VIT, ("moh_vit",)),
     "moh_vit_mobile": Entry(1_427_344, 0.164, 112, MOH_VIT),

@@ -9,14 +9,16 @@ from mien.errors import require
 from mien.labels import ORDERS
 
 KINDS = (
-    *("poster", "apvit", "ir50", "mobilefacenet", "vit", "timm_vit", "cait"),
+    *("poster", "apvit", "ir50", "mobilefacenet", "mobilenet", "vit", "timm_vit", "cait"),
     *("spectformer", "deit", "davit", "halonet", "moh_vit", "timm"),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS, help="a network; a trunk; a ViT; timm: a network of timm's")
-    parser.add_argument("source", help="the published file: .pth, .pth.tar, .pt, .safetensors")
+    parser.add_argument(
+        "source", help="the published file: .pth, .pth.tar, .pt, .safetensors, or .json of TensorFlow.js"
+    )
     parser.add_argument("out", help="the checkpoint to write, .safetensors")
     parser.add_argument(
         "--labels",

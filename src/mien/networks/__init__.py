@@ -26,6 +26,7 @@ from mien.networks.magnified import Magnified, magnified
 from mien.networks.maxvit import MaxViT, maxvit_mobile, maxvit_tiny_rw, maxvit_tiny_tf
 from mien.networks.mixers import swap_attention
 from mien.networks.mobilefacenet import MobileFaceNet
+from mien.networks.mobilenet import MobileNet
 from mien.networks.moh_vit import (
     MoHViT,
     moh_vit_base_50,
@@ -37,7 +38,7 @@ from mien.networks.moh_vit import (
 )
 from mien.networks.network import Network
 from mien.networks.oat import OAT
-from mien.networks.plain import PlainClassifier, mobilefacenet
+from mien.networks.plain import PlainClassifier, mobilefacenet, mobilenet
 from mien.networks.pooled_vit import PooledViT
 from mien.networks.poster import Poster, poster
 from mien.networks.published_mechanisms import load_mechanism
@@ -73,6 +74,7 @@ __all__ = [
     "MaxViT",
     "MoHViT",
     "MobileFaceNet",
+    "MobileNet",
     "Network",
     "Normalize",
     "OAT",
@@ -121,6 +123,7 @@ __all__ = [
     "maxvit_tiny_rw",
     "maxvit_tiny_tf",
     "mobilefacenet",
+    "mobilenet",
     "moh_vit_base_50",
     "moh_vit_base_75",
     "moh_vit_mobile",

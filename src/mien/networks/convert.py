@@ -22,6 +22,7 @@ from mien.networks.published import (
     from_cait,
     from_ir50,
     from_mobilefacenet,
+    from_mobilenet,
     from_poster,
     from_timm_vit,
     from_vit,
@@ -39,6 +40,7 @@ from mien.networks.published_transformers import (
 from mien.outputs import EXPRESSION
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+CAFFE = {"mean": [0.48502, 0.45795, 0.40760], "std": [1 / 255] * 3}  # 123.68, 116.779, 103.939 of 255
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
@@ -123,6 +125,7 @@ KINDS = {
         "mien.networks.MobileFaceNet",
         lambda t: {"variant": "prelu" if "stem.act.weight" in t else "relu6"},
     ),
+    "mobilenet": Kind(from_mobilenet, "mien.networks.MobileNet", lambda t: {}, ((160, "auto"),), normalize=CAFFE),
     "vit": Kind(from_vit, "mien.networks.ViT", _vit_arguments),
     "timm_vit": Kind(from_timm_vit, "mien.networks.PooledViT", _timm_vit_arguments),
     "cait": Kind(from_cait, "mien.networks.CaiT", _cait_arguments, ((0, "bicubic"),)),

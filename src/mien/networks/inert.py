@@ -15,12 +15,16 @@ from torch import Tensor
 
 from mien.errors import CheckpointError
 from mien.networks.checkpoint import load_tensors
+from mien.networks.tfjs import tfjs_state_dict
 
 
 def state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a pickled checkpoint, without `module.`; nothing of it is executed."""
+    """The tensors of a .safetensors file, of a graph model of TensorFlow.js (.json) or of a pickled checkpoint, without
+    `module.`; nothing of it is executed."""
     if Path(source).suffix == ".safetensors":
         found: Any = load_tensors(source)
+    elif Path(source).suffix == ".json":
+        found = tfjs_state_dict(source)
     else:
         try:
             if _is_script(source):

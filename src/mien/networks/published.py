@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 Rules = tuple[tuple[str, str | None], ...]  # the first pattern that matches renames a tensor, or with None drops it
@@ -21,6 +22,16 @@ _MOBILEFACENET_PRELU: Rules = (
     (r"conv_45\.(.*)", r"stages.3.0.\1"),
     (r"conv_5\.model\.(.*)", r"stages.4.\1"),
     (r"conv_6_sep\.(.*)", r"last.\1"),
+)
+_MOBILENET: Rules = (
+    (r"(?:feats|age_pred|gender_pred|global_pooling)/.*|.*/(?:Cast|Const_1)", None),
+    (r"conv1/.*", "stem.conv.weight"),
+    (r"conv1_bn/batchnorm_1/sub", "stem.bn.bias"),
+    (r"conv_dw_(\d+)/depthwise_kernel", r"blocks.<\1>.0.conv.weight"),
+    (r"conv_pw_(\d+)/.*", r"blocks.<\1>.1.conv.weight"),
+    (r"conv_dw_(\d+)_bn/batchnorm_1/mul", r"blocks.<\1>.0.bn.weight"),
+    (r"conv_dw_(\d+)_bn/batchnorm_1/sub", r"blocks.<\1>.0.bn.bias"),
+    (r"conv_pw_(\d+)_bn/batchnorm_1/sub", r"blocks.<\1>.1.bn.bias"),
 )
 _IR50: Rules = (
     (r"output_layer\..*", None),
@@ -88,7 +99,7 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tenso
             match = re.fullmatch(pattern, name)
             if match:
                 if new is not None:
-                    new = re.sub(r"<(\d)>", lambda level: str(int(level[1]) - 1), match.expand(new))
+                    new = re.sub(r"<(\d+)>", lambda level: str(int(level[1]) - 1), match.expand(new))
                     if new in renamed:
                         unknown.append(name)
                     renamed.setdefault(new, tensor)
@@ -120,6 +131,26 @@ def from_mobilefacenet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
     for pattern, new in _UNIT_PARTS:
         renamed = {re.sub(pattern, new, name): t for name, t in renamed.items()}
     return renamed, unknown
+
+
+def from_mobilenet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Of Keras' MobileNet as TensorFlow.js keeps it, for faces BGR: batch norm is part of the convolutions, or factors
+    and offsets; here they stand in a batch norm whose statistics are 0 and 1."""
+    renamed, unknown = rename(tensors, _MOBILENET)
+    state = {}
+    for name, tensor in renamed.items():
+        if name.endswith(".weight") and tensor.ndim == 4:
+            depthwise = ".0.conv." in name
+            state[name] = tensor.permute((2, 3, 0, 1) if depthwise else (3, 2, 0, 1)).contiguous()
+            continue
+        state[name] = tensor
+    if "stem.conv.weight" in state:
+        state["stem.conv.weight"] = state["stem.conv.weight"].flip(1)  # to RGB
+    for name in [name for name in state if name.endswith(".bn.bias")]:
+        norm, bias = name.removesuffix("bias"), state[name]
+        state.setdefault(f"{norm}weight", torch.ones_like(bias))
+        state |= {f"{norm}running_mean": torch.zeros_like(bias), f"{norm}running_var": torch.ones_like(bias) - 1e-5}
+    return state, unknown
 
 
 def _foamliu_rules() -> Rules:

@@ -7,10 +7,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from mien.data import DataSet, Row
 from mien.errors import MienError
+from mien.networks import Normalize
+from mien.networks.deploy import to_float
 from mien.training.cache import Cache
 from mien.training.crops import GREY48, LABEL_SHARES, Crops
 from mien.training.in_memory import InMemory
@@ -187,6 +190,12 @@ class FaceData(LightningDataModule):
 
     def _judged(self) -> list[Row]:
         return [row for row in self.data.rows(self.validation_split) if row.label >= 0]
+
+    def examples(self, count: int) -> Tensor:
+        """Training faces from all over the split, unchanged, normalised (at most `count`, 3, S, S)."""
+        rows = self.data.rows(self.train_split)
+        crops = Crops(rows[:: max(1, len(rows) // count)][:count], self.preprocess)
+        return Normalize(self.preprocess)(to_float(torch.stack([crops[i][0] for i in range(len(crops))])))
 
     def train_dataloader(self) -> DataLoader:
         weights = repeats = None

@@ -88,6 +88,11 @@ def parser() -> ArgumentParser:
         "--still_norms", action="store_true", help="batch norms keep the statistics that they start with: few faces"
     )
     parser.add_argument(
+        "--settle_norms",
+        action="store_true",
+        help="batch norms take the statistics of 256 training faces, answers stay: for weights without batch norm",
+    )
+    parser.add_argument(
         "--keep_all", action="store_true", help="keep the weights of every validation, as step_N.safetensors"
     )
     parser.add_argument("--every", type=PositiveInt, default=50, help="steps between checkpoints to resume from")

@@ -34,7 +34,7 @@ from mien.training.faces import FaceData
 from mien.training.options import parse, parser
 from mien.training.resume import LAST, check_fits, clear, facts_of, finish, goes_on
 from mien.training.silent import find_silent
-from mien.training.start import freeze, rest, seed_of_start, start_from
+from mien.training.start import freeze, rest, seed_of_start, settle_norms, start_from
 from mien.training.task import Task
 from mien.training.teachers import Teachers
 from mien.training.vouching import VouchingLog
@@ -138,6 +138,8 @@ def _build(
     rest(network, config.rest)
     torch.manual_seed(config.seed)
     faces = FaceData(data, seed=config.seed, **vars(made.faces))
+    if config.settle_norms:
+        settle_norms(network, faces.examples(256))
     heads = add_heads(network, data, config.heads)
     header = _header(config, network, faces, {output.name: output for output in heads})
     teachers = Teachers(config.teachers, data.labels, faces.preprocess, config.trust) if config.teachers else None

@@ -67,6 +67,30 @@ def start_from(
         fill(module, tensors, source)
 
 
+@torch.no_grad()
+def settle_norms(network: nn.Module, images: Tensor) -> None:
+    """Give batch norms the statistics of images, and weights with which they answer as before.
+
+    network: is changed; with weights whose batch norm was part of the convolutions it learns nothing good otherwise, as
+        the first step would normalise what never was normalised.
+    images: (B, 3, S, S), normalised.
+    """
+
+    def settle(norm: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        mean, var = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        norm.bias += scale * (mean - norm.running_mean)
+        norm.weight.copy_(scale * (var + norm.eps).sqrt())
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+
+    hooks = [m.register_forward_pre_hook(settle) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    network.eval()(images)
+    network.train()
+    for hook in hooks:
+        hook.remove()
+
+
 def _copy(parameter: nn.Parameter, tensor: Tensor | None, part: str, source: str) -> None:
     if tensor is None or tensor.shape != parameter.shape:
         there = "no such tensor" if tensor is None else f"its shape is {tuple(tensor.shape)}"
