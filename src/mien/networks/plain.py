@@ -18,7 +18,7 @@ from mien.nn.medusa import Medusa
 
 
 class PlainClassifier(Network):
-    """Images (B, 3, S, S), of 112 pixels or as the trunk says -> the trunk's last map, pooled -> dropout -> logits (B, C).
+    """Images (B, 3, S, S), S as the trunk says -> its last map, pooled -> dropout -> logits (B, C).
 
     BTN's batch branch is a companion in training alone: it reads the last map and the logits z, and no checkpoint or
     exported file has any of it.
@@ -65,7 +65,7 @@ class PlainClassifier(Network):
             raise ValueError(f"pool must be 'mean' or make a pool, not {pool!r}")
         if isinstance(refine, str) and refine not in ("none", "medusa"):
             raise ValueError(f"refine must be 'none', 'medusa' or make a refiner, not {refine!r}")
-        self.image, self.mirror, self.img_size = image, mirror, image.img_size
+        self.image, self.mirror, self.img_size = image, mirror, getattr(image, "img_size", 112)
         widths = [width for width, _ in image.levels]
         if refine == "medusa":
             self.refine = Medusa(widths)
@@ -173,8 +173,9 @@ def mobilenet(
     """A single MobileNet, the first one: 3.22 M parameters, 0.29 GMAC of faces of 160 pixels, 0.19 of 128.
 
     num_classes: int, C; 8.
-    img_size: side in pixels, for a pool, a refiner or a branch that asks; 160.
-    dropout: as of `PlainClassifier`; 0.2. pool, refine, mirror, batch_branch, logits_loss_weight: likewise.
+    img_size: side in pixels, for which the trunk's maps are told to a pool or a refiner; 160.
+    dropout: as of `PlainClassifier`; 0.2.
+    pool, refine, mirror, batch_branch, logits_loss_weight: as of `PlainClassifier`.
 
     Paper: Howard et al., MobileNets, arXiv 1704.04861.
     """

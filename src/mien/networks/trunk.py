@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 
 class Trunk(nn.Module):
-    """Images (B, 3, S, S), S is `img_size` -> maps, from low to high, of the channels and sides in `levels`.
+    """Images (B, 3, S, S), S is `img_size` or else 112 -> maps, from low to high, of the channels and sides in `levels`.
 
     One that was built with fewer levels than it can have says in `beyond` how the names of all that it lacks begin.
     """
 
-    img_size = 112  # pixels along the side of the images for which `levels` is
     levels: tuple[tuple[int, int], ...]
     beyond: tuple[str, ...] = ()
 
