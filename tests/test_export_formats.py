@@ -24,9 +24,10 @@ from mien.checkpoint import read_header
 from mien.classifier import Classifier, find_checkpoint
 from mien.engines import OnnxRuntimeEngine, open_model
 from mien.errors import CheckpointError, MienError
-from mien.export import export_program
+from mien.export import export_model, export_program
 from mien.export.ir import write_ir
 from mien.export.onnx import make_onnx, store_as_half, write_onnx
+from mien.networks import mobilefacenet, save_network
 
 # what is in the files
 
@@ -65,6 +66,26 @@ def test_fp16_is_half_the_size_and_the_same_answer(exported, network, kind):
     saved = (exported / "full" / file).stat().st_size - (exported / file).stat().st_size
     assert kind == "pt2" or saved > 1.5 * halved  # where so small a network is more graph than weights
     assert all(tensor.dtype == torch.float32 for tensor in network.parameters())
+
+
+def test_fp16_is_half_the_size_of_convolutions_with_batch_norm_too(tmp_path):
+    """The norm becomes part of the convolution on the way, whose weights fp16 does not hold then."""
+    network = mobilefacenet(num_classes=8)
+    for part in network.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 2)
+    save_network(tmp_path / "m.safetensors", network.eval(), note(112))
+    answers, sizes = {}, {}
+    for precision in ("fp32", "fp16", None):
+        out = tmp_path / f"{precision}.onnx"
+        export_model(tmp_path / "m.safetensors", out, precision=precision)
+        answers[precision] = open_model(out, device="cpu", cache=False)(faces(112))["probs"]
+        sizes[precision] = out.stat().st_size
+    parameters = sum(p.numel() for p in network.parameters())
+    assert sizes["fp32"] - sizes["fp16"] > 1.9 * parameters and sizes[None] > 0.95 * sizes["fp32"]
+    np.testing.assert_array_equal(answers[None], answers["fp32"])
+    np.testing.assert_allclose(answers["fp16"], answers["fp32"], atol=2e-3)
 
 
 def stored(folder, kind) -> list[str]:

@@ -152,15 +152,16 @@ def export_model(
     checked = measured = lost = None
     with tempfile.TemporaryDirectory() as name:
         weights, graph, small = (Path(name, f"model{ending}") for ending in (".safetensors", kind, ".int8.onnx"))
+        half: bool | Literal["rounded"] = precision != "fp32"
         if precision in ("fp16", "int8") or (folder and not precision):
             save_network(weights, network, header, torch.float16)
             network = load_network(weights, trust=trust)
+            half = "rounded"
         elif folder:
             save_network(weights, network, header)
-        half = precision != "fp32"
         faces = _training_faces(opened(calibrate or check), calibrating, header) if quantized else None
         if kind == ".pt2":
-            export_program(graph, network, header, half=half)
+            export_program(graph, network, header, half=bool(half))
         else:
             model = make_onnx(network, header, half=half, calibration=faces if int8 else None)
             write = write_ir if kind == ".xml" else write_onnx

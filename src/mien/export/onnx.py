@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -49,14 +49,22 @@ def export_onnx(
 
 
 def make_onnx(
-    network: nn.Module, header: Mapping[str, Any], *, half: bool = True, calibration: np.ndarray | None = None
+    network: nn.Module,
+    header: Mapping[str, Any],
+    *,
+    half: bool | Literal["rounded"] = True,
+    calibration: np.ndarray | None = None,
 ) -> onnx.ModelProto:
-    """The model that `export_onnx` writes, without its header."""
+    """The model that `export_onnx` writes, without its header.
+
+    half "rounded" stores weights as fp16 that it does not hold, too: those of convolutions that a batch norm became part
+    of on the way, though each was saved as fp16.
+    """
     model = to_onnx(to_program(network, header), tensor_names(header))
     if calibration is not None:
         model = quantize(model, calibration)
     if half:
-        store_as_half(model.graph)
+        store_as_half(model.graph, rounded=half == "rounded")
     return model
 
 
@@ -93,8 +101,12 @@ def write_onnx(path: str | os.PathLike[str], model: onnx.ModelProto, header: Map
         file.write(model.SerializeToString(deterministic=True))
 
 
-def store_as_half(graph: onnx.GraphProto) -> None:
-    """Replace each fp32 initializer that fp16 holds without loss by an fp16 one and a Cast to fp32."""
+def store_as_half(graph: onnx.GraphProto, rounded: bool = False) -> None:
+    """Replace each fp32 initializer that fp16 holds without loss by an fp16 one and a Cast to fp32.
+
+    rounded: convolutions' weights as well that fp16 does not hold.
+    """
+    kernels = {node.input[1] for node in graph.node if node.op_type == "Conv"} if rounded else set()
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:
@@ -104,9 +116,9 @@ def store_as_half(graph: onnx.GraphProto) -> None:
             continue
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
-        if not np.array_equal(half.astype(np.float32), values):
-            continue
         name = tensor.name
+        if not np.isfinite(half).all() or not (name in kernels or np.array_equal(half.astype(np.float32), values)):
+            continue
         tensor.CopyFrom(numpy_helper.from_array(half, name + ".half"))
         casts.append(helper.make_node("Cast", [name + ".half"], [name], to=onnx.TensorProto.FLOAT))
     nodes = casts + list(graph.node)
