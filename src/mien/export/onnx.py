@@ -57,8 +57,8 @@ def make_onnx(
 ) -> onnx.ModelProto:
     """The model that `export_onnx` writes, without its header.
 
-    half "rounded" stores weights as fp16 that it does not hold, too: those of convolutions that a batch norm became part
-    of on the way, though each was saved as fp16.
+    half "rounded" stores weights as fp16 that it does not hold, too: those of convolutions that a batch norm became
+    part of on the way, though each was saved as fp16.
     """
     model = to_onnx(to_program(network, header), tensor_names(header))
     if calibration is not None:
