@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Trunk(nn.Module):
-    """Images (B, 3, S, S) -> maps, from low to high, of the channels and sides in `levels`; S is `img_size`, or else 112.
+    """Images (B, 3, S, S) -> maps, from low to high, of `levels`' channels and sides; S is `img_size`, or else 112.
 
     One that was built with fewer levels than it can have says in `beyond` how the names of all that it lacks begin.
     """
