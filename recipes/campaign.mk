@@ -2,6 +2,8 @@
 #
 #   make campaign -j14              all of it, fourteen runs at a time: teachers, ideas, student, final, means, btn, looks
 #   make campaign PART=ideas        one part, or several with blanks between
+#   make campaign PART=mobilenet    both phases of mobilenet_ferplus, and the mean of the seeds: not part of all of it, since
+#                                   MOBILENET is weights that mien does not carry (recipes/mobilenet_ferplus.yaml says which)
 #   make campaign OPTIONS="$(make -s campaign-try)" RUNS=out/campaign SEEDS=0 STUDENTS=0 BTN_SEEDS=1 CHOOSE="--limit 32"
 #                                   a try on a CPU, two steps a run
 #
@@ -15,6 +17,7 @@ START ?= mobilefacenet_ferplus
 SEEDS ?= 0 1
 STUDENTS ?= 0 1 2
 BTN_SEEDS ?= 5
+MOBILENET ?= weights/mobilenet.safetensors
 OPTIONS ?= trainer.accelerator=gpu trainer.precision=bf16-mixed faces.in_memory=true
 CHOOSE ?=
 PARTS := teachers ideas student final means btn looks
@@ -22,16 +25,17 @@ PART ?= $(PARTS)
 TRIED := trainer.accelerator=cpu trainer.precision=32-true trainer.max_steps=2 trainer.val_check_interval=2 \
 	trainer.check_val_every_n_epoch=null trainer.limit_val_batches=1 faces.subset=300 faces.aligned=0 cache=false ema=0
 
-.PHONY: campaign campaign-try $(addprefix campaign-,$(PARTS))
+.PHONY: campaign campaign-try $(addprefix campaign-,$(PARTS) mobilenet)
 
 campaign: $(addprefix campaign-,$(PART))
 
 campaign-try:
 	@echo $(TRIED)
 
-# $(call train,recipe,options): a run whose folder has the name of the target's
-train = .venv/bin/mien train recipes/campaign_$(1).yaml --name $(notdir $(@D)) --out $(@D) \
-	--init "{'': $(START)}" --data.path $(DATA) $(2) $(addprefix --,$(OPTIONS))
+# $(call run,recipe,start,options), $(call train,recipe,options): a run whose folder has the name of the target's
+run = .venv/bin/mien train recipes/$(1).yaml --name $(notdir $(@D)) --out $(@D) \
+	--init "{$(2)}" --data.path $(DATA) $(3) $(addprefix --,$(OPTIONS))
+train = $(call run,campaign_$(1),'': $(START),$(2))
 # $(call runs,name,seeds): its finished runs, one a seed
 runs = $(foreach seed,$(2),$(RUNS)/$(1)_$(seed)/finished.json)
 
@@ -90,6 +94,19 @@ $(RUNS)/long_mean.safetensors: | campaign-teachers
 
 $(RUNS)/%_mean.safetensors: | campaign-student campaign-final
 	.venv/bin/mien average $@ $(patsubst %/finished.json,%/last.safetensors,$(call runs,$*,$(STUDENTS)))
+
+# MobileNet from weights of its own, in two phases, a run each a seed; the weights of the second are averaged.
+campaign-mobilenet: $(RUNS)/mobilenet_mean.safetensors
+
+$(RUNS)/mobilenet_mean.safetensors: | $(call runs,mobilenet_2,$(SEEDS))
+	.venv/bin/mien average $@ $(patsubst %/finished.json,%/last.safetensors,$(call runs,mobilenet_2,$(SEEDS)))
+
+$(RUNS)/mobilenet_2_%/finished.json: | $(RUNS)/mobilenet_1_%/finished.json
+	$(call run,mobilenet_ferplus_2,'': $(RUNS)/mobilenet_1_$*/last.safetensors,--seed 1$*)
+
+.PRECIOUS: $(RUNS)/mobilenet_1_%/finished.json
+$(RUNS)/mobilenet_1_%/finished.json: | .venv/testing
+	$(call run,mobilenet_ferplus,image: $(MOBILENET),--seed $*)
 
 # BTN on kept features: POSTER++ (mla=none, bt=false), BTN, and BTN without one of its parts.
 campaign-btn: .venv/testing

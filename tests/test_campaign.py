@@ -51,6 +51,25 @@ def test_every_run_is_made_once_and_can_be_made(tmp_path):
     read.parse_args(["--config", str(ROOT / runs[names.index("plain_1")][0]), *joined])
 
 
+def test_mobilenet_in_two_phases_a_seed_and_their_mean(tmp_path):
+    (tmp_path / "mobilenet_1_4").mkdir()
+    (tmp_path / "mobilenet_1_4" / "finished.json").write_text("{}")
+    found = commands(f"RUNS={tmp_path}", "SEEDS=4 5", "PART=mobilenet", "MOBILENET=trunk.safetensors")
+    *trained, averaged = found
+    last = {name: str(tmp_path / name / "last.safetensors") for name in ("mobilenet_1_4", "mobilenet_1_5")}
+    begun, read = {}, parser()
+    for _, recipe, *words in trained:
+        config = read.parse_args(["--config", str(ROOT / recipe), *words])
+        begun[config.name] = config.init
+    assert begun == {
+        "mobilenet_1_5": {"image": "trunk.safetensors"},
+        "mobilenet_2_4": {"": last["mobilenet_1_4"]},
+        "mobilenet_2_5": {"": last["mobilenet_1_5"]},
+    }
+    assert [Path(each).parent.name for each in averaged[2:]] == ["mobilenet_2_4", "mobilenet_2_5"]
+    assert (tmp_path / "mobilenet_1_4" / "finished.json").exists()
+
+
 def test_what_is_finished_is_not_made_again_and_a_try_is_two_steps(tmp_path):
     (tmp_path / "mix_0").mkdir()
     (tmp_path / "mix_0" / "finished.json").write_text("{}")
