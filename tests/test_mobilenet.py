@@ -86,13 +86,21 @@ def test_weights_stored_as_halves(converted, tmp_path):
         (lambda folder: (folder / "b.bin").write_bytes(b"cut"), "model.json: no graph model of TensorFlow.js, or"),
         (lambda folder: (folder / "model.json").write_text("[]"), "model.json: no graph model of TensorFlow.js, or"),
         (
+            lambda folder: (folder / "model.json").write_text("[" * 99999),
+            "model.json: no graph model of TensorFlow.js, or",
+        ),
+        (
+            lambda folder: (folder / "model.json").write_text('{"weightsManifest": [{"paths": [], "weights": ["a"]}]}'),
+            "model.json: no graph model of TensorFlow.js, or",
+        ),
+        (
             lambda folder: (folder / "model.json").write_text(
                 (folder / "model.json").read_text().replace('"dtype": "float32"', '"dtype": "uint8"')
             ),
             "model.json: no graph model of TensorFlow.js, or",
         ),
     ],
-    ids=["a file is missing", "cut off", "another file", "whole numbers"],
+    ids=["a file is missing", "cut off", "another file", "nested", "no entry", "whole numbers"],
 )
 def test_a_damaged_graph_model_is_one_line(damage, reason, tmp_path):
     source = write_graph(tmp_path, published_tensors())

@@ -134,22 +134,19 @@ def from_mobilefacenet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
 
 
 def from_mobilenet(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Of Keras' MobileNet as TensorFlow.js keeps it, for faces BGR: batch norm is part of the convolutions, or factors
-    and offsets; here they stand in a batch norm whose statistics are 0 and 1."""
+    """Of Keras' MobileNet as TensorFlow.js keeps it, for BGR: the factors and offsets that are left of batch norm stand
+    here in one whose statistics are 0 and 1."""
     renamed, unknown = rename(tensors, _MOBILENET)
-    state = {}
+    state = dict(renamed)
     for name, tensor in renamed.items():
-        if name.endswith(".weight") and tensor.ndim == 4:
-            depthwise = ".0.conv." in name
-            state[name] = tensor.permute((2, 3, 0, 1) if depthwise else (3, 2, 0, 1)).contiguous()
-            continue
-        state[name] = tensor
-    if "stem.conv.weight" in state:
-        state["stem.conv.weight"] = state["stem.conv.weight"].flip(1)  # to RGB
-    for name in [name for name in state if name.endswith(".bn.bias")]:
-        norm, bias = name.removesuffix("bias"), state[name]
-        state.setdefault(f"{norm}weight", torch.ones_like(bias))
-        state |= {f"{norm}running_mean": torch.zeros_like(bias), f"{norm}running_var": torch.ones_like(bias) - 1e-5}
+        if tensor.ndim == 4:  # (height, width, in, out), depthwise (height, width, channels, 1)
+            tensor = tensor.permute((2, 3, 0, 1) if ".0.conv." in name else (3, 2, 0, 1))
+            state[name] = (tensor.flip(1) if name == "stem.conv.weight" else tensor).contiguous()  # to RGB
+        elif name.endswith(".bn.bias"):
+            norm = name.removesuffix("bias")
+            state.setdefault(f"{norm}weight", torch.ones_like(tensor))
+            state[f"{norm}running_mean"] = torch.zeros_like(tensor)
+            state[f"{norm}running_var"] = torch.ones_like(tensor) - 1e-5  # what batch norm adds
     return state, unknown
 
 

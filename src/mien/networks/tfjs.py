@@ -34,7 +34,7 @@ def tfjs_state_dict(source: str | os.PathLike[str]) -> dict[str, Tensor]:
                 place += numbers.nbytes
     except FileNotFoundError as error:
         raise CheckpointError(f"{error.filename}: no such file") from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{source}: no graph model of TensorFlow.js, or damaged ({reason})") from error
     return tensors
