@@ -28,12 +28,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from mien.__main__ import main
 from mien.checkpoint import labels_of, read_header
-from mien.classifier import Classifier
+from mien.classifier import Classifier, find_checkpoint
 from mien.data import Folder, Row
 from mien.errors import CheckpointError, MienError
 from mien.faces import crop, open_picture
 from mien.losses import weighted_cross_entropy
-from mien.networks import APViT, Network, build, load_network, mobilefacenet, save_network
+from mien.networks import APViT, Network, Normalize, build, load_network, mobilefacenet, save_network
 from mien.nn import BatchTransformer, MoH
 from mien.nn.grid import to_tokens
 from mien.training.augment import APViTAugment, Augment, Erase, Jpeg, Resample, Tint, mix_up
@@ -672,10 +672,23 @@ def test_teachers_are_a_mean_of_calibrated_answers(tmp_path, monkeypatch):
     torch.testing.assert_close(told, (first(images).softmax(1) + (second(images) / 2).softmax(1)) / 2)
     assert not told.requires_grad and (first(images).softmax(1) - told).abs().max() > 0.01
     small, whole = torch.rand(2, 3, 56, 56), Teachers(files, LABELS, GREY48)
+    torch.testing.assert_close(whole(images, mirrored=True), (told + whole(images.flip(3))) / 2)
     larger = torch.nn.functional.interpolate(small, (112, 112), mode="bilinear", align_corners=False)
     torch.testing.assert_close(whole(small), whole(larger))  # in the size that they know
-    with pytest.raises(MienError, match="teacher0.safetensors is shown faces with another mean"):
-        Teachers(files, LABELS, GREY48 | {"mean": [0.5, 0.5, 0.5]})
+    other = GREY48 | {"mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]}  # of the student: the teachers see their own
+    shown = [Normalize(each)(images) for each in (GREY48, other)]
+    assert (whole(shown[1]) - whole(shown[0])).abs().max() > 1e-4
+    torch.testing.assert_close(Teachers(files, LABELS, other)(shown[1]), whole(shown[0]))
+    with pytest.raises(MienError, match="teacher0.safetensors is shown faces with another color"):
+        Teachers(files, LABELS, GREY48 | {"color": "rgb"})
+
+
+def test_a_teacher_that_looks_at_the_mirror_image_itself_is_asked_once():
+    name, image, batches = "mobilefacenet_ferplus", torch.rand(1, 3, 112, 112), []
+    teachers = Teachers([name], labels_of(read_header(find_checkpoint(name))), GREY48)
+    teachers.networks[0][0].register_forward_hook(lambda *_: batches.append(1))
+    torch.testing.assert_close(teachers(image, mirrored=True), teachers(image))
+    assert len(batches) == 2
 
 
 def test_averaged_weights_are_validated_and_kept(recipe, monkeypatch):

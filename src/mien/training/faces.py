@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -182,7 +183,8 @@ class FaceData(LightningDataModule):
             self.train_faces = InMemory(self.train_faces, self._device)
             self.validation_faces = InMemory(self.validation_faces, self._device)
             if self.teachers is not None:
-                self.train_faces.learn_from(self.teachers, self.preprocess, self.teach)
+                with nullcontext() if self.trainer is None else self.trainer.precision_plugin.forward_context():
+                    self.train_faces.learn_from(self.teachers, self.preprocess, self.teach)
 
     @property
     def _device(self) -> torch.device:

@@ -15,7 +15,7 @@ from mien.training.cache import Cached
 from mien.training.crops import Crops
 from mien.training.teachers import Teachers
 
-_CHUNK = 256  # faces that go through the teachers at a time
+_CHUNK = 32  # faces that go through the teachers at a time: on a CPU a face takes a third longer among 256
 
 
 class InMemory(Dataset):
@@ -53,12 +53,12 @@ class InMemory(Dataset):
         share: in [0, 1], the weight of the teachers.
         """
         normalize = Normalize(preprocess).to(self.shown.device)
-        for faces, targets in zip(self.shown.split(_CHUNK), self.targets.split(_CHUNK), strict=True):
+        chunks = list(zip(self.shown.split(_CHUNK), self.targets.split(_CHUNK), strict=True))
+        for faces, targets in tqdm(chunks, "what teachers answer", unit="batch"):
             for view in range(faces.shape[1]):
                 images = normalize(to_float(faces[:, view].expand(-1, -1, -1, 3)))
                 images = images.contiguous(memory_format=torch.channels_last)
-                probs = (teachers(images) + teachers(images.flip(3))) / 2
-                targets[:, view] = targets[:, view].lerp(probs, share)
+                targets[:, view] = targets[:, view].lerp(teachers(images, mirrored=True), share)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -23,7 +23,7 @@ class Teachers:
     consistent, 2022) advise; a share of a target that is lerped towards these has the gradient of Hinton et al.'s
     distillation (2015) at temperature 1.
 
-    One that reads another size is shown the image in its own.
+    One that reads another size, or other values, is shown the image in its own.
 
     models: names or files, as `mien.classifier.find_checkpoint` takes them, which are no part of a checkpoint. trust:
     see `mien.networks.checkpoint.build`. Raises MienError for a teacher of other labels, or one that is shown faces in
@@ -40,20 +40,35 @@ class Teachers:
             header = read_header(path)
             if list(labels_of(header)) != list(labels):
                 raise MienError(f"--teachers: {model} names {', '.join(labels_of(header))}, not {', '.join(labels)}")
-            for key in ("color", "mean", "std"):
-                if header["preprocess"][key] != preprocess[key]:
-                    raise MienError(f"--teachers: {model} is shown faces with another {key}")
+            own = header["preprocess"]
+            if own["color"] != preprocess["color"]:
+                raise MienError(f"--teachers: {model} is shown faces with another color")
             network = load_network(path, trust=trust).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-            size = header["preprocess"]["input_size"]
-            self.networks.append((network, size, outputs_of(header)[0].temperature))
+            rescale, temperature = _rescale(preprocess, own), outputs_of(header)[0].temperature
+            self.networks.append((network, own["input_size"], rescale, temperature))
         self.digest = digest.hexdigest()  # of their files
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, mirrored: bool = False) -> Tensor:
+        """mirrored: the mean over the images and their mirror images."""
         probs = []
-        for network, size, temperature in self.networks:
+        for network, size, rescale, temperature in self.networks:
             shown = images
+            if rescale is not None:
+                factor, offset = rescale.to(images.device)
+                shown = shown * factor + offset
             if images.shape[2] != size:
-                shown = F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            probs.append((network.to(images.device)(shown).float() / temperature).softmax(1))
-        return torch.stack(probs).mean(0)
+                shown = F.interpolate(shown, (size, size), mode="bilinear", antialias=True, align_corners=False)
+            alike = not mirrored or getattr(network, "mirror", False)  # it looks at both itself
+            for each in [shown] if alike else [shown, shown.flip(3)]:
+                logits = network.to(images.device)(each).float()
+                probs.append((logits / temperature).softmax(1) / (1 if alike else 2))
+        return torch.stack(probs).sum(0) / len(self.networks)
+
+
+def _rescale(given: Mapping[str, Any], own: Mapping[str, Any]) -> Tensor | None:
+    """Factors and offsets (2, 3, 1, 1) from images normalised as `given` to `own`; None where both are the same."""
+    if (given["mean"], given["std"]) == (own["mean"], own["std"]):
+        return None
+    mean, std, own_mean, own_std = (torch.tensor(each[key]) for each in (given, own) for key in ("mean", "std"))
+    return torch.stack([std / own_std, (mean - own_mean) / own_std])[..., None, None]
