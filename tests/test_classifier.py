@@ -216,6 +216,10 @@ def test_a_model_that_is_not_there(model, reason):
 def test_a_file_or_folder_that_is_no_model(tmp_path):
     with pytest.raises(CheckpointError, match="neither model.onnx nor model.safetensors"):
         Classifier.from_pretrained(tmp_path)
+    for name in ("last.safetensors", "best.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(CheckpointError, match=r"name one of \S+best.safetensors, \S+last.safetensors$"):
+        Classifier.from_pretrained(tmp_path)
     (tmp_path / "model.onnx").write_text("hello")
     with pytest.raises(CheckpointError, match=r"model\.onnx"):
         Classifier.from_pretrained(tmp_path)
