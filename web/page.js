@@ -40,7 +40,7 @@ const ready = model.ready.then(
   },
 );
 ready.catch(() => {}); // told above
-tell("Loading the model, 16 MB …");
+tell("Loading the model …");
 
 part("file").addEventListener("change", ({ target }) => {
   if (target.files[0]) open(target.files[0]);
