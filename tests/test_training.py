@@ -668,11 +668,11 @@ def test_teachers_are_a_mean_of_calibrated_answers(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images, files = torch.rand(2, 3, 112, 112), [teacher(0), teacher(1, temperature=2.0)]
     first, second = (load_network(file).eval() for file in files)
-    told = Teachers(files, LABELS, GREY48)(images)
-    torch.testing.assert_close(told, (first(images).softmax(1) + (second(images) / 2).softmax(1)) / 2)
-    assert not told.requires_grad and (first(images).softmax(1) - told).abs().max() > 0.01
+    answers = Teachers(files, LABELS, GREY48)(images)
+    torch.testing.assert_close(answers, (first(images).softmax(1) + (second(images) / 2).softmax(1)) / 2)
+    assert not answers.requires_grad and (first(images).softmax(1) - answers).abs().max() > 0.01
     small, whole = torch.rand(2, 3, 56, 56), Teachers(files, LABELS, GREY48)
-    torch.testing.assert_close(whole(images, mirrored=True), (told + whole(images.flip(3))) / 2)
+    torch.testing.assert_close(whole(images, mirrored=True), (answers + whole(images.flip(3))) / 2)
     larger = torch.nn.functional.interpolate(small, (112, 112), mode="bilinear", align_corners=False)
     torch.testing.assert_close(whole(small), whole(larger))  # in the size that they know
     other = GREY48 | {"mean": [0.2, 0.3, 0.4], "std": [0.1, 0.2, 0.3]}  # of the student: the teachers see their own
@@ -683,7 +683,7 @@ def test_teachers_are_a_mean_of_calibrated_answers(tmp_path, monkeypatch):
         Teachers(files, LABELS, GREY48 | {"color": "rgb"})
 
 
-def test_a_teacher_that_looks_at_the_mirror_image_itself_is_asked_once():
+def test_a_teacher_that_looks_at_the_mirror_image_itself_runs_once():
     name, image, batches = "mobilefacenet_ferplus", torch.rand(1, 3, 112, 112), []
     teachers = Teachers([name], labels_of(read_header(find_checkpoint(name))), GREY48)
     teachers.networks[0][0].register_forward_hook(lambda *_: batches.append(1))

@@ -301,9 +301,8 @@ def _file_in(folder: Path) -> Path:
     for name in _FILES:
         if (folder / name).is_file():
             return folder / name
-    models = [
-        str(path) for path in sorted(folder.iterdir()) if path.suffix in (".onnx", ".pt2", ".safetensors", ".xml")
-    ]
+    suffixes = {Path(name).suffix for name in _FILES}
+    models = [str(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes]
     one = f"; name one of {', '.join(models)}" if models else ""  # the folder of a run, for example
     raise CheckpointError(f"{folder}: neither model.onnx nor model.safetensors in it, nor model.xml or model.pt2{one}")
 

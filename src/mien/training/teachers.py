@@ -23,7 +23,7 @@ class Teachers:
     consistent, 2022) advise; a share of a target that is lerped towards these has the gradient of Hinton et al.'s
     distillation (2015) at temperature 1.
 
-    One that reads another size, or other values, is shown the image in its own.
+    One with another input size, mean or standard deviation is shown the image in its own.
 
     models: names or files, as `mien.classifier.find_checkpoint` takes them, which are no part of a checkpoint. trust:
     see `mien.networks.checkpoint.build`. Raises MienError for a teacher of other labels, or one that is shown faces in
@@ -52,23 +52,17 @@ class Teachers:
     def __call__(self, images: Tensor, mirrored: bool = False) -> Tensor:
         """mirrored: the mean over the images and their mirror images."""
         probs = []
-        for network, size, rescale, temperature in self.networks:
-            shown = images
-            if rescale is not None:
-                factor, offset = rescale.to(images.device)
-                shown = shown * factor + offset
+        for network, size, (factor, offset), temperature in self.networks:
+            network, shown = network.to(images.device), images * factor.to(images.device) + offset.to(images.device)
             if images.shape[2] != size:
                 shown = F.interpolate(shown, (size, size), mode="bilinear", antialias=True, align_corners=False)
-            alike = not mirrored or getattr(network, "mirror", False)  # it looks at both itself
-            for each in [shown] if alike else [shown, shown.flip(3)]:
-                logits = network.to(images.device)(each).float()
-                probs.append((logits / temperature).softmax(1) / (1 if alike else 2))
-        return torch.stack(probs).sum(0) / len(self.networks)
+            once = not mirrored or getattr(network, "mirror", False)  # which looks at both itself
+            looks = [shown] if once else [shown, shown.flip(3)]
+            probs.append(torch.stack([(network(look).float() / temperature).softmax(1) for look in looks]).mean(0))
+        return torch.stack(probs).mean(0)
 
 
-def _rescale(given: Mapping[str, Any], own: Mapping[str, Any]) -> Tensor | None:
-    """Factors and offsets (2, 3, 1, 1) from images normalised as `given` to `own`; None where both are the same."""
-    if (given["mean"], given["std"]) == (own["mean"], own["std"]):
-        return None
+def _rescale(given: Mapping[str, Any], own: Mapping[str, Any]) -> Tensor:
+    """Factors and offsets (2, 3, 1, 1) that turn images normalised as `given` into images normalised as `own`."""
     mean, std, own_mean, own_std = (torch.tensor(each[key]) for each in (given, own) for key in ("mean", "std"))
     return torch.stack([std / own_std, (mean - own_mean) / own_std])[..., None, None]
